@@ -1,0 +1,40 @@
+"""Show text while it is being generated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gpugrad.text.protocol import Tokenizer
+
+
+class StreamDecoder:
+    """Decode ids as they come: the pieces joined equal the decoding of all ids at once.
+
+    A character split between tokens is held back until it is complete. An incomplete UTF-8
+    sequence decodes to exactly one U+FFFD, at the very end, so everything before that is final.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._context: list[int] = []  # shown already; some decoders space a token by its neighbour
+        self._pending: list[int] = []
+        self._shown = 0  # how many characters of the decoded context + pending were returned
+
+    def feed(self, ids: Iterable[int]) -> str:
+        """Take the next ids and return the text that has become final, perhaps ""."""
+        self._pending += [int(i) for i in ids]
+        text = self._tokenizer.decode(self._context + self._pending)
+        final = text.removesuffix("\ufffd")
+        piece = final[self._shown :]
+        if final != text:
+            self._shown += len(piece)
+        elif self._pending:
+            self._context, self._pending = self._pending, []
+            self._shown = len(self._tokenizer.decode(self._context))
+        return piece
+
+    def finish(self) -> str:
+        """Return what was held back, with U+FFFD for a character that never became complete."""
+        piece = self._tokenizer.decode(self._context + self._pending)[self._shown :]
+        self._context, self._pending, self._shown = [], [], 0
+        return piece

@@ -1,0 +1,220 @@
+"""Array libraries and devices: numpy always, cupy where it works.
+
+The device of a tensor is the type of its array, so this module is the only place (beside
+``gpugrad.cuda``) that knows cupy exists. Nothing here imports cupy until a GPU is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import ml_dtypes
+import numpy as np
+
+Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray
+DTypeLike: TypeAlias = Any
+
+float16 = np.dtype("float16")
+bfloat16 = np.dtype(ml_dtypes.bfloat16)
+float32 = np.dtype("float32")
+float64 = np.dtype("float64")
+int8 = np.dtype("int8")
+int16 = np.dtype("int16")
+int32 = np.dtype("int32")
+int64 = np.dtype("int64")
+uint8 = np.dtype("uint8")
+uint16 = np.dtype("uint16")
+uint32 = np.dtype("uint32")
+uint64 = np.dtype("uint64")
+bool_ = np.dtype("bool")
+
+FLOATS = (float16, bfloat16, float32, float64)
+DTYPES = (*FLOATS, int8, int16, int32, int64, uint8, uint16, uint32, uint64, bool_)
+_BY_NAME = {dtype.name: dtype for dtype in DTYPES}
+
+
+def as_dtype(dtype: DTypeLike) -> np.dtype:
+    """Return the numpy dtype for a name, a Python type, a numpy type or a dtype.
+
+    Raises TypeError for dtypes a tensor cannot hold (complex, object, strings, dates).
+    """
+    if dtype is float:
+        return float32
+    try:
+        resolved = _BY_NAME[dtype] if isinstance(dtype, str) else np.dtype(dtype)
+    except (KeyError, TypeError):
+        resolved = None
+    if resolved not in DTYPES:
+        raise TypeError(
+            f"dtype {dtype!r} is not supported; use one of {', '.join(d.name for d in DTYPES)}"
+        )
+    return resolved
+
+
+def is_float(dtype: np.dtype) -> bool:
+    """Return whether gradients can flow through arrays of this dtype."""
+    return dtype.kind == "f" or dtype == bfloat16
+
+
+def promote(x: np.dtype, y: np.dtype) -> np.dtype:
+    """Return the dtype of an operation between two arrays.
+
+    NumPy's promotion with one exception: an integer or boolean array never widens a floating
+    array (``float32`` with ``int64`` stays ``float32``, as in PyTorch).
+    """
+    if x == y:
+        return x
+    x_is_float, y_is_float = is_float(x), is_float(y)
+    if x_is_float != y_is_float:
+        return x if x_is_float else y
+    return np.promote_types(x, y)
+
+
+@functools.cache
+def cupy_or_reason() -> tuple[ModuleType | None, str]:
+    """Return (cupy, "") if a GPU can be used, else (None, the reason in words)."""
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            return None, 'CuPy is not installed: pip install "gpugrad[cuda13]"'
+        return None, f"CuPy is installed but cannot be imported: {error}"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return None, f"CuPy is installed but finds no usable CUDA driver or device: {error}"
+    if count == 0:
+        return None, "CuPy is installed and the CUDA driver works, but no device is visible"
+    return cupy, ""
+
+
+def cuda_is_available() -> bool:
+    """Return whether tensors can live on a CUDA device."""
+    return cupy_or_reason()[0] is not None
+
+
+def cupy_module() -> ModuleType:
+    """Return cupy, or raise RuntimeError that says what is missing."""
+    cupy, reason = cupy_or_reason()
+    if cupy is None:
+        raise RuntimeError(
+            f"device 'cuda' is not available. {reason}. `gpugrad doctor` checks the machine; "
+            "GPUGRAD_DEVICE=cpu or device='cpu' computes with NumPy"
+        )
+    return cupy
+
+
+def default_device() -> str:
+    """Return where new data goes: GPUGRAD_DEVICE if set, else "cuda" if one works, else "cpu"."""
+    asked = os.environ.get("GPUGRAD_DEVICE", "auto").strip().lower()
+    if asked in ("", "auto"):
+        return "cuda" if cuda_is_available() else "cpu"
+    if asked == "cpu" or asked.partition(":")[0] == "cuda":
+        return asked
+    raise ValueError(f"GPUGRAD_DEVICE={asked!r} is not a device; use cpu, cuda, cuda:N or auto")
+
+
+def namespace(device: str | None = None) -> ModuleType:
+    """Return the array library of a device ("cpu", "cuda", "cuda:N"; None is the default)."""
+    name, _, index = (device or default_device()).partition(":")
+    if name == "cpu" and not index:
+        return np
+    if name == "cuda" and (not index or index.isdigit()):
+        cupy = cupy_module()
+        if index:
+            count = cupy.cuda.runtime.getDeviceCount()
+            if int(index) >= count:
+                raise RuntimeError(f"device {device!r} does not exist: {count} visible")
+            cupy.cuda.Device(int(index)).use()
+        return cupy
+    raise ValueError(f"device {device!r} is not a device; use 'cpu', 'cuda' or 'cuda:N'")
+
+
+def is_device(name: object) -> bool:
+    """Return whether a string names a device rather than a dtype."""
+    return isinstance(name, str) and name.partition(":")[0] in ("cpu", "cuda")
+
+
+def is_array(value: object) -> bool:
+    """Return whether value is a numpy or cupy array."""
+    if isinstance(value, np.ndarray):
+        return True
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(value, cupy.ndarray)
+
+
+def xp_of(array: Array) -> ModuleType:
+    """Return the library that owns an array: numpy or cupy."""
+    if isinstance(array, (np.ndarray, np.generic)):
+        return np
+    return sys.modules["cupy"]
+
+
+def device_of(array: Array) -> str:
+    """Return "cpu" or "cuda:N"."""
+    return "cpu" if isinstance(array, np.ndarray) else f"cuda:{array.device.id}"
+
+
+def to_device(array: Array, device: str) -> Array:
+    """Return the array on a device: itself if it is already there, else a copy."""
+    xp = namespace(device)
+    if xp is np:
+        return array if isinstance(array, np.ndarray) else sys.modules["cupy"].asnumpy(array)
+    return xp.asarray(array)
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """Return the array as numpy: itself on the CPU, a copy from a GPU."""
+    return to_device(array, "cpu")
+
+
+def as_array(data: Any, dtype: DTypeLike = None, device: str | None = None) -> Array:
+    """Return data as an array a tensor can hold, without copying when nothing has to change.
+
+    Python floats become float32, Python ints int64; arrays keep their dtype. Without a device,
+    arrays stay where they are and Python data goes to the default device.
+    """
+    if is_array(data):
+        array = data if device is None else to_device(data, device)
+    else:
+        if not isinstance(data, np.generic):
+            data = _python_data(data)
+        array = namespace(device).asarray(data)
+    wanted = array.dtype if dtype is None else as_dtype(dtype)
+    as_dtype(wanted)
+    if type(array) is not np.ndarray and isinstance(array, np.ndarray):
+        array = array.view(np.ndarray)  # memmap and other subclasses
+    return array if array.dtype == wanted else array.astype(wanted)
+
+
+def _python_data(data: Any) -> np.ndarray:
+    try:
+        array = np.asarray(data)
+    except ValueError as error:
+        raise ValueError(f"cannot make a tensor of nested data: {error}") from error
+    if array.dtype == float64 and not hasattr(data, "__array__"):
+        holds_numpy = isinstance(data, (list, tuple)) and any(
+            isinstance(item, (np.ndarray, np.generic)) for item in data
+        )
+        return array if holds_numpy else array.astype(float32)
+    return array
+
+
+def synchronize() -> None:
+    """Wait until all work queued on the current GPU is done; returns at once on the CPU."""
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and cuda_is_available():
+        cupy.cuda.get_current_stream().synchronize()
+
+
+def memory_base(array: Array) -> Array:
+    """Return the array that owns the memory a chain of views looks at."""
+    base = array.base
+    while base is not None and is_array(base):
+        array, base = base, base.base
+    return array

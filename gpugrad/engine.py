@@ -1,0 +1,450 @@
+"""The reverse sweep, and what decides whether operations are recorded.
+
+The engine owns everything general, so that pullbacks stay pure maths: the order (reachable nodes,
+newest first), accumulation where a value was used twice, summing a gradient back to the shape of a
+broadcast argument, dropping saved arrays as the sweep passes, hooks, recording the gradient itself
+(``create_graph``), and the checks of anomaly mode. It never mutates a gradient that was handed
+over, and iterates, so depth is limited by memory only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import traceback
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from . import backend, registry
+from .backend import Array
+from .registry import Node, state
+
+
+class no_grad(contextlib.ContextDecorator):
+    """Context and decorator: operations inside are not recorded (in this thread)."""
+
+    make_node: Callable[..., Node] | None = None
+
+    def __init__(self) -> None:
+        self._outer: list[Callable[..., Node] | None] = []
+
+    def __enter__(self) -> None:
+        self._outer.append(state.make_node)
+        state.make_node = self.make_node
+
+    def __exit__(self, *error: object) -> None:
+        state.make_node = self._outer.pop()
+
+
+class enable_grad(no_grad):
+    """Context and decorator: operations inside are recorded again, also within ``no_grad``."""
+
+    def __enter__(self) -> None:
+        self._outer.append(state.make_node)
+        if state.make_node is None:
+            state.make_node = Node
+
+
+def is_grad_enabled() -> bool:
+    """Return whether operations of this thread are being recorded."""
+    return state.make_node is not None
+
+
+class AnomalyNode(Node):
+    """A node that checks its result and remembers the line that made it."""
+
+    __slots__ = ()
+
+    def __init__(self, op: Any, parents: tuple, values: tuple, shapes: tuple | None) -> None:
+        super().__init__(op, parents, values, shapes)
+        self.trace = _user_line()
+        for value in values:
+            if backend.is_array(value) and backend.is_float(value.dtype):
+                _refuse_non_finite(value, f"forward of {op.name}", self.trace)
+
+
+class detect_anomaly(no_grad):
+    """Context: the first NaN or infinity in forward or backward raises FloatingPointError.
+
+    The message names the operation and the line that called it. Costs one pass over every result.
+    """
+
+    make_node = AnomalyNode
+
+
+def _user_line() -> str:
+    package = __file__.rpartition("engine.py")[0]
+    frames = [f for f in traceback.extract_stack() if not f.filename.startswith(package)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else "?"
+
+
+def _refuse_non_finite(array: Array, where: str, line: str) -> None:
+    xp = backend.xp_of(array)
+    finite = xp.isfinite(array)
+    if not finite.all():
+        first = tuple(int(i) for i in np.argwhere(~backend.to_numpy(finite))[0])
+        raise FloatingPointError(
+            f"{where}: {int((~finite).sum())} of {array.size} values are NaN or infinite, the "
+            f"first at index {first} ({array.dtype}{list(array.shape)}), made at {line}"
+        )
+
+
+class Mutations:
+    """Which arrays were changed in place, and when.
+
+    An in-place change takes a number from the same counter as nodes do, so a node older than a
+    change of an array it saved would compute a wrong gradient. Nodes pay one comparison.
+    """
+
+    def __init__(self) -> None:
+        self.last = 0
+        self._by_memory: dict[int, tuple[weakref.ref, int, str]] = {}
+
+    def record(self, array: Array, by: str) -> None:
+        """Note that array has just been changed in place."""
+        base = backend.memory_base(array)
+        key = id(base)
+        self.last = registry.next_number()
+        forget = functools.partial(self._forget, key)
+        self._by_memory[key] = (weakref.ref(base, forget), self.last, by)
+
+    def _forget(self, key: int, reference: weakref.ref) -> None:
+        if key in self._by_memory and self._by_memory[key][0] is reference:
+            del self._by_memory[key]
+
+    def check(self, node: Node, saved: Iterable[Any]) -> None:
+        """Raise RuntimeError if something node saved was changed after it was saved."""
+        for position, value in enumerate(saved):
+            if not backend.is_array(value):
+                continue
+            reference, number, by = self._by_memory.get(
+                id(backend.memory_base(value)), (None, 0, "")
+            )
+            if reference is not None and number > node.number:
+                slots = getattr(node.op, "slots", None)
+                name = repr(slots[position]) if slots else f"number {position}"
+                raise RuntimeError(
+                    f"backward: {node.op.name} saved {name} ({registry.describe(value)}) for its "
+                    f"gradient, but {by} changed that array in place afterwards; use an "
+                    "out-of-place operation, or change it after backward"
+                )
+
+
+mutations = Mutations()
+
+
+def unbroadcast(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
+    """Return g summed over the axes along which an array of this shape was broadcast."""
+    extra = g.ndim - len(shape)
+    axes = (*range(extra), *(i + extra for i, n in enumerate(shape) if n == 1))
+    if axes:
+        g = xp.sum(g, axis=axes, keepdims=True)
+    return g if g.shape == shape else xp.reshape(g, shape)
+
+
+def reachable(roots: Iterable[Any], stop: Iterable[Any] = ()) -> list[Node]:
+    """Return the nodes from which roots were computed, newest first, not looking past stop."""
+    seen: set[Any] = set(stop)
+    order: list[Node] = []
+    stack = list(roots)
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, Node):
+            order.append(node)
+            stack.extend(node.parents)
+    order.sort(key=attrgetter("number"), reverse=True)
+    return order
+
+
+def _leading_to(targets: set, order: list[Node]) -> set:
+    """Return the targets and the nodes a gradient has to pass to reach them."""
+    needed = set(targets)
+    for node in reversed(order):
+        if any(parent in needed for parent in node.parents):
+            needed.add(node)
+    return needed
+
+
+def sweep(
+    seeds: Sequence[tuple[Any, Any]],
+    targets: Sequence[Any] | None,
+    retain_graph: bool,
+    create_graph: bool,
+    local: bool = False,
+) -> dict[Any, Any]:
+    """Run the pullbacks from the seeds down and return the gradients of leaves or of targets.
+
+    ``seeds`` are (node or leaf, gradient) pairs, gradients being arrays, or tensors when
+    ``create_graph``. With ``targets`` only the paths to them are followed, and with ``local``
+    not past them (no target may then depend on another).
+    """
+    gradients: dict[Any, Any] = {}
+    for node, g in seeds:
+        previous = gradients.get(node)
+        gradients[node] = g if previous is None else previous + g
+    order = reachable(gradients, targets if local and targets is not None else ())
+    wanted = None if targets is None else set(targets)
+    needed = None if wanted is None else _leading_to(wanted, order)
+    finished: dict[Any, Any] = {}
+    xp: Any = registry.recorded if create_graph else None
+    for node in order:
+        g = gradients.pop(node, None)
+        if g is None:
+            continue
+        if node.hooks:
+            g = _through_hooks(node.hooks, g, create_graph)
+        if wanted is not None and needed is not None:
+            if node not in needed:
+                continue
+            if node in wanted:
+                finished[node] = g
+                if not any(parent in needed for parent in node.parents):
+                    continue
+        saved = node.saved
+        if saved is None:
+            raise RuntimeError(
+                f"backward: what {node.op.name} (node {node.number}) saved was freed by an earlier "
+                "backward pass; pass retain_graph=True to the first one to go back twice"
+            )
+        if node.number < mutations.last:
+            mutations.check(node, saved)
+        if not create_graph:
+            xp = np if isinstance(g, (np.ndarray, np.generic, dict)) else backend.xp_of(g)
+        pulled = node.op.pull(node, g, xp, create_graph, needed)
+        if not retain_graph:
+            node.saved = None
+            del saved
+        if node.shapes is not None:
+            pulled = [
+                p if p is None or p.shape == shape else unbroadcast(xp, p, shape)
+                for p, shape in zip(pulled, node.shapes, strict=True)
+            ]
+        if isinstance(node, AnomalyNode):
+            for p in pulled:
+                if p is not None and p.__class__ is not dict:
+                    array = p._data if create_graph else _as_array(p)
+                    _refuse_non_finite(array, f"backward of {node.op.name}", node.trace)
+        for parent, p in zip(node.parents, pulled, strict=True):
+            if p is None:
+                continue
+            previous = gradients.get(parent)
+            if previous is None:
+                gradients[parent] = p
+            elif p.__class__ is dict:
+                gradients[parent] = _merged(previous, p)
+            else:
+                gradients[parent] = previous + p
+    for leaf, g in gradients.items():
+        if (isinstance(leaf, Node) and not local) or (wanted is not None and leaf not in wanted):
+            continue
+        hooks = None if isinstance(leaf, Node) else leaf._hooks
+        finished[leaf] = _through_hooks(hooks, g, create_graph) if hooks else g
+    return finished
+
+
+def _as_array(g: Any) -> Array:
+    """Return g, which NumPy makes a scalar of where an array has no dimension, as an array."""
+    return np.asarray(g) if isinstance(g, np.generic) else g
+
+
+def _merged(x: dict[int, Any], y: dict[int, Any]) -> dict[int, Any]:
+    """Return the sum of two gradients of a node with several outputs, keyed by output."""
+    return {i: x[i] + y[i] if i in x and i in y else x.get(i, y.get(i)) for i in {*x, *y}}
+
+
+def _through_hooks(hooks: Sequence[Callable], g: Any, recorded: bool) -> Any:
+    for hook in list(hooks):
+        shown = g if recorded else registry.Tensor._wrap(_as_array(g), None)
+        changed = hook(shown)
+        if changed is None:
+            continue
+        if not isinstance(changed, registry.Tensor) or changed.shape != g.shape:
+            raise ValueError(
+                f"hook {hook!r}: must return None or a tensor of shape {g.shape}, "
+                f"got {registry.describe(changed)}"
+            )
+        g = changed if recorded else changed._data
+    return g
+
+
+class Output:
+    """The operation that picks one output of a node with several; its gradient is {index: g}."""
+
+    slots = ()
+
+    def __init__(self, name: str, index: int) -> None:
+        self.name = f"{name} output {index}"
+        self.index = index
+
+    def save(self, values: tuple) -> tuple:
+        """Save nothing."""
+        return ()
+
+    def pull(self, node: Node, g: Any, xp: Any, recorded: bool, needed: set | None) -> list:
+        """Return the gradient keyed by the output it belongs to."""
+        return [{self.index: g}]
+
+
+class _Alias:
+    """The operation that gives a saved array an identity of its own inside a replay."""
+
+    name = "alias"
+    slots = ()
+    view = False
+
+    def save(self, values: tuple) -> tuple:
+        """Save nothing."""
+        return ()
+
+    def pull(self, node: Node, g: Any, xp: Any, recorded: bool, needed: set | None) -> list:
+        """Pass the gradient on."""
+        return [g]
+
+
+_alias = _Alias()
+
+
+def alias(array: Array, parent: Any) -> Any:
+    """Return a tensor on an array saved from parent, distinct from every other one."""
+    registry.as_recorded(array, parent)  # raises if a leaf holds another array by now
+    return registry.Tensor._wrap(array, Node(_alias, (parent,), (), None))
+
+
+def _seed(output: Any, gradient: Any, where: str) -> Any:
+    """Return the gradient array an output starts with: ones for one element, else as given."""
+    data = output._data
+    if not output._requires_grad:
+        raise RuntimeError(
+            f"{where}: the output does not require grad: no tensor it was computed from has "
+            "requires_grad=True, or it was computed under no_grad"
+        )
+    xp = backend.xp_of(data)
+    if gradient is None:
+        if data.size != 1:
+            raise RuntimeError(
+                f"{where}: only an output of one element starts with gradient 1; for shape "
+                f"{data.shape} pass the gradient, a tensor of the same shape, or sum it first"
+            )
+        return xp.ones(data.shape, data.dtype)
+    array = gradient._data if isinstance(gradient, registry.Tensor) else gradient
+    array = backend.as_array(array, device=backend.device_of(data))
+    if array.shape != data.shape:
+        raise ValueError(
+            f"{where}: the gradient has shape {array.shape} but the output has shape {data.shape}"
+        )
+    if not backend.is_float(array.dtype):
+        raise TypeError(f"{where}: the gradient must be floating, got {array.dtype}")
+    return array if array.dtype == data.dtype else array.astype(data.dtype)
+
+
+def _seeds(
+    outputs: Sequence[Any], gradients: Sequence[Any], create_graph: bool, where: str
+) -> list:
+    seeds = []
+    for output, gradient in zip(outputs, gradients, strict=True):
+        seed = _seed(output, gradient, where)
+        if create_graph:
+            is_tensor = isinstance(gradient, registry.Tensor)
+            keeps_history = is_tensor and gradient.dtype == output.dtype
+            seed = gradient if keeps_history else registry.Tensor._wrap(seed, None)
+        seeds.append((output._node or output, seed))
+    return seeds
+
+
+@contextlib.contextmanager
+def _sweeping(create_graph: bool) -> Iterator[None]:
+    mode = enable_grad() if create_graph else no_grad()
+    with mode, np.errstate(all="ignore"):
+        yield
+
+
+def backward(
+    tensors: Any, gradients: Any = None, retain_graph: bool = False, create_graph: bool = False
+) -> None:
+    """Add the gradient of the sum of ``tensors`` to ``.grad`` of every leaf they depend on.
+
+    ``gradients`` are the upstream gradients, one per tensor and of its shape; None means 1 for a
+    tensor of one element. Either every leaf receives its gradient or (on an error) none does.
+    """
+    outputs = [tensors] if isinstance(tensors, registry.Tensor) else list(tensors)
+    given = [gradients] if isinstance(tensors, registry.Tensor) else gradients
+    given = [None] * len(outputs) if given is None else list(given)
+    if len(given) != len(outputs):
+        raise ValueError(f"backward: {len(outputs)} outputs but {len(given)} gradients")
+    with _sweeping(create_graph):
+        seeds = _seeds(outputs, given, create_graph, "backward")
+        found = sweep(seeds, None, retain_graph or create_graph, create_graph)
+        handed = {id(g) for _, g in seeds}
+        updates = [
+            (leaf, _leaf_gradient(leaf, g, create_graph, handed)) for leaf, g in found.items()
+        ]
+    for leaf, g in updates:
+        leaf._grad = g
+
+
+def _leaf_gradient(leaf: Any, g: Any, recorded: bool, handed: set[int]) -> Any:
+    """Return leaf's new .grad: g added to the old one, in memory nobody else holds."""
+    old = leaf._grad
+    if recorded:
+        return g if old is None else old + g
+    if old is not None:
+        return registry.Tensor._wrap(_as_array(old._data + g), None)
+    g = _as_array(g)
+    if id(g) in handed or g.base is not None or g.dtype != leaf._data.dtype:
+        g = g.astype(leaf._data.dtype)
+    handed.add(id(g))
+    return registry.Tensor._wrap(g, None)
+
+
+def grad(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+) -> tuple[Any, ...]:
+    """Return the gradients of the sum of ``outputs`` with respect to ``inputs``, as a tuple.
+
+    ``outputs`` and ``inputs`` are a tensor or a sequence of tensors (inputs may be intermediate
+    results); ``.grad`` is not touched. An input that no output depends on gets zeros. With
+    ``create_graph`` the gradients are recorded and can be differentiated again.
+    """
+    tensor = registry.Tensor
+    outs = [outputs] if isinstance(outputs, tensor) else list(outputs)
+    ins = [inputs] if isinstance(inputs, tensor) else list(inputs)
+    given = [grad_outputs] if isinstance(grad_outputs, tensor) else grad_outputs
+    given = [None] * len(outs) if given is None else list(given)
+    if len(given) != len(outs):
+        raise ValueError(f"grad: {len(outs)} outputs but {len(given)} grad_outputs")
+    for position, x in enumerate(ins):
+        if not isinstance(x, tensor) or not x._requires_grad:
+            raise ValueError(
+                f"grad: input {position} ({registry.describe(x)}) must be a tensor that requires "
+                "grad; set requires_grad=True before the forward pass"
+            )
+    retain = create_graph if retain_graph is None else retain_graph
+    with _sweeping(create_graph):
+        seeds = _seeds(outs, given, create_graph, "grad")
+        targets = [x._node or x for x in ins]
+        found = sweep(seeds, targets, retain, create_graph)
+    results = []
+    for x, target in zip(ins, targets, strict=True):
+        g = found.get(target)
+        if g is None:
+            g = backend.xp_of(x._data).zeros_like(x._data)
+        elif create_graph:
+            results.append(g)
+            continue
+        else:
+            g = _as_array(g)
+            if g.base is not None or any(g is seed for _, seed in seeds):
+                g = g.copy()
+        results.append(tensor._wrap(g, None))
+    return tuple(results)

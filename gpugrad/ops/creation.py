@@ -1,0 +1,191 @@
+"""New tensors. Without a dtype they are float32; without a device they go to the default one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import backend, registry
+from ..backend import DTypeLike
+
+Shape = int | Sequence[int]
+
+
+def _made(array: Any, requires_grad: bool) -> Any:
+    return registry.Tensor(array, requires_grad=requires_grad)
+
+
+def tensor(
+    data: Any, dtype: DTypeLike = None, device: str | None = None, requires_grad: bool = False
+) -> Any:
+    """Return a new leaf tensor holding a copy of data (numbers, nested lists, arrays, tensors).
+
+    Python floats become float32 and ints int64; arrays keep their dtype. Data without a place of
+    its own goes to ``device``, by default GPUGRAD_DEVICE or the GPU if there is one.
+    """
+    if isinstance(data, registry.Tensor):
+        data = data._data
+    if device is None and not (backend.is_array(data) and not isinstance(data, np.ndarray)):
+        device = backend.default_device()
+    array = backend.as_array(data, dtype, device)
+    return _made(array.copy() if backend.is_array(data) and array.size else array, requires_grad)
+
+
+def asarray(
+    data: Any, dtype: DTypeLike = None, device: str | None = None, copy: bool | None = None
+) -> Any:
+    """Return data as a tensor that shares memory where it can; a tensor is returned as it is."""
+    if isinstance(data, registry.Tensor):
+        moved = data.to(device) if device else data
+        moved = moved if dtype is None else moved.astype(dtype)
+        return moved.copy() if copy and moved is data else moved
+    array = backend.as_array(data, dtype, device)
+    return _made(array.copy() if copy else array, False)
+
+
+as_tensor = asarray
+
+
+def from_numpy(array: np.ndarray) -> Any:
+    """Return a CPU tensor on the memory of a numpy array."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"from_numpy: expected a numpy array, got {type(array).__name__}")
+    return _made(array, False)
+
+
+def from_dlpack(source: Any) -> Any:
+    """Return a tensor on the memory of any array that speaks DLPack (torch, jax, cupy, numpy)."""
+    device = source.__dlpack_device__()[0]
+    xp = np if device == 1 else backend.cupy_module()
+    return _made(xp.from_dlpack(source), False)
+
+
+def _shape(shape: Any, more: tuple[int, ...] = ()) -> tuple[int, ...]:
+    lengths = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
+    lengths = tuple(int(n) for n in (*lengths, *more))
+    if any(n < 0 for n in lengths):
+        raise ValueError(f"a shape has no negative lengths: {lengths}")
+    return lengths
+
+
+def full(
+    shape: Shape,
+    fill_value: float,
+    dtype: DTypeLike = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Any:
+    """Return a tensor of one number: float32 for a float, int64 for an int, bool for a bool."""
+    if dtype is None:
+        kinds = {bool: backend.bool_, int: backend.int64}
+        dtype = kinds.get(type(fill_value), backend.float32)
+    xp = backend.namespace(device)
+    return _made(xp.full(_shape(shape), fill_value, backend.as_dtype(dtype)), requires_grad)
+
+
+def zeros(
+    *shape: Any, dtype: DTypeLike = None, device: str | None = None, requires_grad: bool = False
+) -> Any:
+    """Return zeros of a shape given as a tuple or as numbers."""
+    lengths = _shape(shape[0] if len(shape) == 1 else shape)
+    xp = backend.namespace(device)
+    return _made(xp.zeros(lengths, backend.as_dtype(dtype or backend.float32)), requires_grad)
+
+
+def ones(
+    *shape: Any, dtype: DTypeLike = None, device: str | None = None, requires_grad: bool = False
+) -> Any:
+    """Return ones of a shape given as a tuple or as numbers."""
+    lengths = _shape(shape[0] if len(shape) == 1 else shape)
+    xp = backend.namespace(device)
+    return _made(xp.ones(lengths, backend.as_dtype(dtype or backend.float32)), requires_grad)
+
+
+def empty(
+    *shape: Any, dtype: DTypeLike = None, device: str | None = None, requires_grad: bool = False
+) -> Any:
+    """Return memory of a shape given as a tuple or as numbers, with whatever it holds."""
+    lengths = _shape(shape[0] if len(shape) == 1 else shape)
+    xp = backend.namespace(device)
+    return _made(xp.empty(lengths, backend.as_dtype(dtype or backend.float32)), requires_grad)
+
+
+def _like(name: str, x: Any, dtype: DTypeLike, *value: Any) -> Any:
+    data = x._data if isinstance(x, registry.Tensor) else backend.as_array(x)
+    kind = data.dtype if dtype is None else backend.as_dtype(dtype)
+    return getattr(backend.xp_of(data), name)(data.shape, *value, dtype=kind)
+
+
+def zeros_like(x: Any, dtype: DTypeLike = None, requires_grad: bool = False) -> Any:
+    """Return zeros of the shape, dtype and device of x."""
+    return _made(_like("zeros", x, dtype), requires_grad)
+
+
+def ones_like(x: Any, dtype: DTypeLike = None, requires_grad: bool = False) -> Any:
+    """Return ones of the shape, dtype and device of x."""
+    return _made(_like("ones", x, dtype), requires_grad)
+
+
+def empty_like(x: Any, dtype: DTypeLike = None, requires_grad: bool = False) -> Any:
+    """Return uninitialised memory of the shape, dtype and device of x."""
+    return _made(_like("empty", x, dtype), requires_grad)
+
+
+def full_like(
+    x: Any, fill_value: float, dtype: DTypeLike = None, requires_grad: bool = False
+) -> Any:
+    """Return one number in the shape, dtype and device of x."""
+    return _made(_like("full", x, dtype, fill_value), requires_grad)
+
+
+def arange(
+    start: float,
+    stop: float | None = None,
+    step: float = 1,
+    dtype: DTypeLike = None,
+    device: str | None = None,
+) -> Any:
+    """Return start, start + step, ... up to but without stop; int64 if all three are integers."""
+    first, last = (0, start) if stop is None else (start, stop)
+    if dtype is None:
+        integers = all(isinstance(n, (int, np.integer)) for n in (first, last, step))
+        dtype = backend.int64 if integers else backend.float32
+    return _made(
+        backend.namespace(device).arange(first, last, step, backend.as_dtype(dtype)), False
+    )
+
+
+def linspace(
+    start: float,
+    stop: float,
+    num: int = 50,
+    dtype: DTypeLike = None,
+    device: str | None = None,
+    endpoint: bool = True,
+) -> Any:
+    """Return num evenly spaced numbers from start to stop."""
+    xp = backend.namespace(device)
+    values = xp.linspace(start, stop, num, endpoint=endpoint)
+    return _made(values.astype(backend.as_dtype(dtype or backend.float32)), False)
+
+
+def eye(
+    n_rows: int,
+    n_cols: int | None = None,
+    k: int = 0,
+    dtype: DTypeLike = None,
+    device: str | None = None,
+) -> Any:
+    """Return a matrix with ones on its k-th diagonal."""
+    xp = backend.namespace(device)
+    return _made(xp.eye(n_rows, n_cols, k, dtype=backend.as_dtype(dtype or backend.float32)), False)
+
+
+def meshgrid(*vectors: Any, indexing: str = "xy") -> list[Any]:
+    """Return the coordinates of the grid that vectors span, one tensor per vector."""
+    arrays = [v._data if isinstance(v, registry.Tensor) else backend.as_array(v) for v in vectors]
+    if not arrays:
+        return []
+    return [_made(a, False) for a in backend.xp_of(arrays[0]).meshgrid(*arrays, indexing=indexing)]

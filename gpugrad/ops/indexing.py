@@ -1,0 +1,266 @@
+"""Reading and writing elements by position: x[...], take, sort, and their scatter adjoints.
+
+An index used twice receives both gradients. Indices out of range are refused, on every device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import backend, registry
+from ..registry import Sample, describe, primitive
+from ._axes import along, normalize_axis
+from .shape import asarray, moveaxis, ravel
+
+
+def raw_index(index: Any) -> Any:
+    """Return an index with tensors and lists in it as arrays."""
+    if isinstance(index, tuple):
+        return tuple(raw_index(i) for i in index)
+    if isinstance(index, registry.Tensor):
+        index = index._data
+    if isinstance(index, list):
+        index = np.asarray(index, dtype=None if index else np.intp)
+    if backend.is_array(index) and index.dtype.kind not in "iub":
+        raise IndexError(f"getitem: an index must be integer or boolean, got {describe(index)}")
+    return index
+
+
+def _is_basic(index: Any) -> bool:
+    parts = index if isinstance(index, tuple) else (index,)
+    return not any(backend.is_array(p) or isinstance(p, bool) for p in parts)
+
+
+def _check_range(index: Any, shape: tuple[int, ...]) -> None:
+    """Raise IndexError for indices CuPy would wrap around silently."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    consumed = sum(_axes_used(p) for p in parts if p is not Ellipsis)
+    axis = 0
+    for part in parts:
+        if part is Ellipsis:
+            axis += len(shape) - consumed
+            continue
+        if backend.is_array(part) and part.dtype.kind in "iu" and part.size:
+            n = shape[axis]
+            low, high = int(part.min()), int(part.max())
+            if low < -n or high >= n:
+                bad = low if low < -n else high
+                raise IndexError(f"index {bad} is out of range for axis {axis} of length {n}")
+        axis += _axes_used(part)
+
+
+def _axes_used(part: Any) -> int:
+    if part is None:
+        return 0
+    return part.ndim if backend.is_array(part) and part.dtype.kind == "b" else 1
+
+
+def _scatter(xp: Any, g: Any, index: Any, shape: tuple[int, ...]) -> Any:
+    out = xp.zeros(shape, g.dtype)
+    if _is_basic(index) or (backend.is_array(index) and index.dtype.kind == "b"):
+        out[index] = g
+    else:
+        xp.add.at(out, index, g)
+    return out
+
+
+def _scattered(g: Any, index: Any, shape: tuple[int, ...]) -> Any:
+    if isinstance(g, registry.Tensor):
+        return _scatter_row(g, index=index, shape=shape)
+    return _scatter(backend.xp_of(g), g, index, shape)
+
+
+@primitive(
+    [
+        Sample((3, 4), index=1),
+        Sample((3, 4), index=(slice(None, None, -1), slice(1, None, 2))),
+        Sample((2, 3, 4), index=(Ellipsis, None, 0)),
+        Sample((3, 4), index=(np.array([0, 2, 0]), np.array([1, 1, 1]))),
+        Sample((3, 4), index=np.array([[2, 0], [2, 2]])),
+        Sample((2, 2), index=np.array([[True, False], [True, True]])),
+        Sample((0, 3), index=slice(None)),
+    ],
+    name="getitem",
+    method=False,
+    x=lambda g, index, x_shape: _scattered(g, index, x_shape),
+)
+def _getitem(xp, x, index=None):
+    if xp is not np:
+        _check_range(index, x.shape)
+    return x[index]
+
+
+@primitive(
+    [
+        Sample((3, 2), index=(slice(None), slice(1, 3)), shape=(3, 4)),
+        Sample((3,), index=np.array([1, 1, 0]), shape=(4,)),
+    ],
+    name="scatter",
+    method=False,
+    x=lambda g, index: g[index],
+)
+def _scatter_row(xp, x, index=None, shape=None):
+    return _scatter(xp, x, index, shape)
+
+
+@primitive(
+    [Sample((3, 4), index=1), Sample((3, 4), index=(slice(1, 3), slice(None, None, 2)))],
+    name="getitem_view",
+    method=False,
+    view=True,
+    x=lambda g, index, x_shape: _scattered(g, index, x_shape),
+)
+def _getitem_view(xp, x, index=None):
+    return x[index]
+
+
+def getitem(x: Any, index: Any) -> Any:
+    """Return x[index]: a view for integers and slices, a copy for arrays of indices."""
+    index = raw_index(index)
+    return (_getitem_view if _is_basic(index) else _getitem)(x, index=index)
+
+
+def _put(xp: Any, x: Any, index: Any, value: Any) -> Any:
+    out = x.copy()
+    out[index] = value
+    return out
+
+
+def _cleared(g: Any, index: Any) -> Any:
+    if isinstance(g, registry.Tensor):
+        return put(g, index, 0.0)
+    return _put(None, g, index, 0)
+
+
+@primitive(
+    [
+        Sample((3, 4), (4,), index=1),
+        Sample((3, 4), (2, 1), index=(slice(0, 2), slice(1, 3))),
+        Sample((4,), (2,), index=np.array([3, 0])),
+    ],
+    name="put",
+    method=False,
+    x=lambda g, index: _cleared(g, index),
+    value=lambda g, index, value_shape, xp: _summed_to(g[index], value_shape, xp),
+)
+def _put_row(xp, x, value, index=None):
+    return _put(xp, x, index, value)
+
+
+def _summed_to(g: Any, shape: tuple[int, ...], xp: Any) -> Any:
+    """Return g summed over the axes an assignment broadcast the value along."""
+    extra = len(g.shape) - len(shape)
+    axes = (*range(extra), *(i + extra for i, n in enumerate(shape) if n == 1))
+    g = xp.sum(g, axis=axes, keepdims=True) if axes else g
+    return xp.reshape(g, shape)
+
+
+def put(x: Any, index: Any, value: Any) -> Any:
+    """Return a copy of x with x[index] replaced by value; an index given twice is undefined."""
+    x = asarray(x)
+    if not isinstance(value, registry.Tensor):
+        value = registry.Tensor(value, device=x.device)
+    return _put_row(x, value.astype(x.dtype), index=raw_index(index))
+
+
+def index_add(x: Any, index: Any, value: Any) -> Any:
+    """Return x with value added at x[index]; an index given twice adds twice."""
+    x, value = asarray(x), asarray(value)
+    index = raw_index(index)
+    return x + _scatter_row(value.astype(x.dtype), index=index, shape=x.shape)
+
+
+def take(x: Any, indices: Any, axis: int | None = None) -> Any:
+    """Return the slices of x at integer indices along an axis (of the flat tensor by default)."""
+    if axis is None:
+        return getitem(ravel(x), asarray(indices))
+    x = asarray(x)
+    axis = normalize_axis(axis, x.ndim)
+    return getitem(x, along(axis, asarray(indices)))
+
+
+def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
+    """Return x[..., indices, ...] along one axis, all other axes walked in step."""
+    x, indices = asarray(x), asarray(indices)
+    if indices.ndim != x.ndim:
+        raise ValueError(
+            f"take_along_axis: indices have {indices.ndim} dimensions but x has {x.ndim}"
+        )
+    axis = normalize_axis(axis, x.ndim)
+    xp = backend.xp_of(x._data)
+    places: list[Any] = []
+    for i, n in enumerate(x.shape):
+        steps = [1] * x.ndim
+        steps[i] = n
+        places.append(indices if i == axis else xp.arange(n).reshape(steps))
+    return getitem(x, tuple(places))
+
+
+def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
+    """Return x with each element along axis repeated, by one number or one number each."""
+    x = asarray(x) if axis is not None else ravel(x)
+    axis = 0 if axis is None else normalize_axis(axis, x.ndim)
+    counts = np.asarray(repeats.numpy() if isinstance(repeats, registry.Tensor) else repeats)
+    if counts.size and counts.min() < 0:
+        raise ValueError("repeat: repeats must not be negative")
+    xp = backend.xp_of(x._data)
+    return take(x, xp.asarray(np.repeat(np.arange(x.shape[axis]), counts)), axis)
+
+
+@primitive()
+def argsort(xp, x, axis=-1, descending=False):
+    """Return the indices that sort x along an axis; equal elements keep their order."""
+    if not descending:
+        return xp.argsort(x, axis=axis, kind="stable")
+    order = xp.flip(xp.argsort(xp.flip(x, axis=axis), axis=axis, kind="stable"), axis=axis)
+    return x.shape[axis] - 1 - order
+
+
+def sort(x: Any, axis: int = -1, descending: bool = False) -> Any:
+    """Return x sorted along an axis; each gradient goes back where its element came from."""
+    return take_along_axis(x, argsort(x, axis=axis, descending=descending), axis)
+
+
+def topk(x: Any, k: int, axis: int = -1) -> tuple[Any, Any]:
+    """Return the k largest elements along an axis, largest first, and their indices."""
+    x = asarray(x)
+    axis = normalize_axis(axis, x.ndim)
+    if not 0 <= k <= x.shape[axis]:
+        raise ValueError(f"topk: k={k} is not in 0..{x.shape[axis]}, the length of axis {axis}")
+    order = argsort(x, axis=axis, descending=True)
+    order = getitem(order, along(axis, slice(0, k)))
+    return take_along_axis(x, order, axis), order
+
+
+def diagonal(x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
+    """Return the diagonal of two axes as a new last axis; a positive offset lies above it."""
+    x = moveaxis(x, (axis1, axis2), (-2, -1))
+    rows, columns = x.shape[-2:]
+    n = max(0, min(rows - max(-offset, 0), columns - max(offset, 0)))
+    i = np.arange(n)
+    return getitem(x, (Ellipsis, i + max(-offset, 0), i + max(offset, 0)))
+
+
+def diag(x: Any, k: int = 0) -> Any:
+    """Return a matrix with x on its k-th diagonal, or for a matrix x that diagonal."""
+    x = asarray(x)
+    if x.ndim == 2:
+        return diagonal(x, k)
+    if x.ndim != 1:
+        raise ValueError(f"diag: x must have one or two dimensions, got shape {x.shape}")
+    i = np.arange(x.shape[0])
+    n = x.shape[0] + abs(k)
+    return _scatter_row(x, index=(i + max(-k, 0), i + max(k, 0)), shape=(n, n))
+
+
+@primitive()
+def nonzero(xp, x):
+    """Return the positions of the elements that are not zero, one row each: (count, ndim)."""
+    return xp.argwhere(x)
+
+
+def masked_fill(x: Any, mask: Any, value: float) -> Any:
+    """Return x with value wherever mask is true."""
+    return registry.OPS["where"].function(mask, value, x)

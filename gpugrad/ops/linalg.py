@@ -1,0 +1,211 @@
+"""Matrix products. Reduced precision accumulates in float32."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Sequence
+from typing import Any
+
+from .. import backend
+from ..registry import Sample, primitive
+from .elementwise import multiply
+from .indexing import diagonal
+from .reduction import sum as sum_
+from .shape import asarray, expand_dims, permute_dims, reshape, squeeze
+
+
+def _left(g: Any, y: Any, xp: Any) -> Any:
+    return xp.matmul(g, xp.swapaxes(y, -1, -2))
+
+
+def _right(g: Any, x: Any, y_shape: tuple[int, ...], xp: Any) -> Any:
+    if len(y_shape) == 2 and len(x.shape) > 2:  # one product instead of a batch and a sum
+        x = xp.reshape(x, (-1, x.shape[-1]) if x.size else (0, x.shape[-1]))
+        g = xp.reshape(g, (x.shape[0], g.shape[-1]))
+    return xp.matmul(xp.swapaxes(x, -1, -2), g)
+
+
+@primitive(
+    [
+        Sample((3, 4), (4, 2)),
+        Sample((2, 3, 4), (4, 5)),
+        Sample((2, 3, 4), (2, 4, 2)),
+        Sample((3, 4), (2, 4, 2)),
+        Sample((2, 1, 3, 4), (5, 4, 1)),
+        Sample((3, 0), (0, 2)),
+    ],
+    name="matmul",
+    broadcasts=True,
+    method=False,
+    x=_left,
+    y=_right,
+)
+def _matmul(xp, x, y):
+    narrow = x.dtype in (backend.float16, backend.bfloat16)
+    a, b = (x.astype(backend.float32), y.astype(backend.float32)) if narrow else (x, y)
+    if b.ndim == 2 and a.ndim > 2 and a.size:
+        out = xp.matmul(a.reshape(-1, a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
+    else:
+        out = xp.matmul(a, b)
+    return out.astype(x.dtype) if narrow else out
+
+
+def matmul(x: Any, y: Any) -> Any:
+    """Return the matrix product over the last two axes, other axes broadcast.
+
+    x is (..., N, K), y (..., K, M), the result (..., N, M). A vector x counts as (1, K), a vector
+    y as (K, 1), and that axis is dropped from the result. Raises ValueError naming both shapes.
+    """
+    x, y = asarray(x), asarray(y)
+    if not x.ndim or not y.ndim:
+        raise ValueError(f"matmul: needs at least one dimension, got {x.shape} and {y.shape}")
+    inner = y.shape[-2] if y.ndim > 1 else y.shape[0]
+    if x.shape[-1] != inner:
+        raise ValueError(
+            f"matmul: x {x.shape} and y {y.shape} do not fit: the last axis of x is "
+            f"{x.shape[-1]} long, the {'second to last' if y.ndim > 1 else 'only'} of y {inner}"
+        )
+    if x.ndim > 1 and y.ndim > 1:
+        return _matmul(x, y)
+    a = expand_dims(x, 0) if x.ndim == 1 else x
+    b = expand_dims(y, 1) if y.ndim == 1 else y
+    out = _matmul(a, b)
+    gone = [-2] * (x.ndim == 1) + [-1] * (y.ndim == 1)
+    return squeeze(out, tuple(gone))
+
+
+def outer(x: Any, y: Any) -> Any:
+    """Return the products of all elements of x (N) with all of y (M): (N, M)."""
+    return multiply(reshape(x, (-1, 1)), reshape(y, (1, -1)))
+
+
+def vecdot(x: Any, y: Any, axis: int = -1) -> Any:
+    """Return the sums of x*y along an axis."""
+    return sum_(multiply(x, y), axis=axis)
+
+
+def trace(x: Any, offset: int = 0) -> Any:
+    """Return the sum of the diagonal of the last two axes."""
+    return sum_(diagonal(x, offset, -2, -1), axis=-1)
+
+
+def tensordot(x: Any, y: Any, axes: int | Sequence[Sequence[int]] = 2) -> Any:
+    """Return the products of x and y summed over pairs of axes.
+
+    ``axes`` is a number n (the last n of x with the first n of y) or a pair of lists of axes.
+    """
+    x, y = asarray(x), asarray(y)
+    if isinstance(axes, int):
+        pairs = (list(range(x.ndim - axes, x.ndim)), list(range(axes)))
+    else:
+        pairs = ([a % x.ndim for a in axes[0]], [a % y.ndim for a in axes[1]])
+    if [x.shape[a] for a in pairs[0]] != [y.shape[a] for a in pairs[1]]:
+        raise ValueError(f"tensordot: x {x.shape} and y {y.shape} do not fit along axes {axes}")
+    x_rest = [i for i in range(x.ndim) if i not in pairs[0]]
+    y_rest = [i for i in range(y.ndim) if i not in pairs[1]]
+    inner = math.prod(x.shape[a] for a in pairs[0])
+    rows = math.prod(x.shape[i] for i in x_rest)
+    columns = math.prod(y.shape[i] for i in y_rest)
+    out = matmul(
+        reshape(permute_dims(x, x_rest + pairs[0]), (rows, inner)),
+        reshape(permute_dims(y, pairs[1] + y_rest), (inner, columns)),
+    )
+    return reshape(out, [x.shape[i] for i in x_rest] + [y.shape[i] for i in y_rest])
+
+
+def einsum(subscripts: str, *operands: Any) -> Any:
+    """Return the sum of products that Einstein's notation describes, as numpy.einsum.
+
+    Letters repeated between operands are multiplied, letters missing in the output summed;
+    ``...`` stands for leading axes that broadcast. Operands are contracted from left to right,
+    each step as one matrix product.
+    """
+    tensors = [asarray(x) for x in operands]
+    inputs, output = _parse(subscripts, [t.ndim for t in tensors])
+    sizes: dict[str, int] = {}
+    for labels, t in zip(inputs, tensors, strict=True):
+        for label, n in zip(labels, t.shape, strict=True):
+            if sizes.setdefault(label, n) != n and 1 not in (n, sizes[label]):
+                raise ValueError(
+                    f"einsum: {label!r} is {sizes[label]} and {n} long in {subscripts!r} with "
+                    f"shapes {[t.shape for t in tensors]}"
+                )
+            sizes[label] = n if sizes[label] == 1 else sizes[label]
+    terms = [_simplified(t, labels, sizes) for t, labels in zip(tensors, inputs, strict=True)]
+    while len(terms) > 1:
+        rest = {label for _, labels in terms[2:] for label in labels} | set(output)
+        terms[:2] = [_contract(*terms[0], *terms[1], rest)]
+    out, labels = _summed(*terms[0], set(output))
+    missing = [label for label in output if label not in labels]  # axes that were 1 long
+    out = reshape(out, (*out.shape, *[1] * len(missing)))
+    labels += "".join(missing)
+    return permute_dims(out, [labels.index(label) for label in output])
+
+
+def _parse(subscripts: str, ndims: Sequence[int]) -> tuple[list[str], str]:
+    """Return the labels of each operand and of the output, ellipses written out."""
+    left, arrow, right = subscripts.replace(" ", "").partition("->")
+    inputs = left.split(",")
+    if len(inputs) != len(ndims):
+        raise ValueError(f"einsum: {subscripts!r} names {len(inputs)} operands, got {len(ndims)}")
+    free = [c for c in string.ascii_letters if c not in subscripts]
+    longest = 0
+    written = []
+    for labels, ndim in zip(inputs, ndims, strict=True):
+        extra = ndim - len(labels.replace("...", ""))
+        if extra < 0 or (extra and "..." not in labels):
+            raise ValueError(f"einsum: {labels!r} does not fit an operand of {ndim} dimensions")
+        longest = max(longest, extra if "..." in labels else 0)
+        written.append(labels.replace("...", "".join(reversed(free[:extra]))))
+    ellipsis = "".join(reversed(free[:longest]))
+    if arrow:
+        output = right.replace("...", ellipsis)
+    else:
+        together = "".join(inputs).replace("...", "")
+        output = ellipsis + "".join(sorted(c for c in set(together) if together.count(c) == 1))
+    for label in output:
+        if output.count(label) > 1 or not any(label in labels for labels in written):
+            raise ValueError(f"einsum: output label {label!r} of {subscripts!r} is repeated or new")
+    letters = "".join([*written, output])
+    if letters and not letters.isalpha():
+        raise ValueError(f"einsum: {subscripts!r} may hold letters, ',', '->' and '...' only")
+    return written, output
+
+
+def _simplified(x: Any, labels: str, sizes: dict[str, int]) -> tuple[Any, str]:
+    """Return x with repeated labels reduced to their diagonal and broadcast axes dropped."""
+    for label in dict.fromkeys(labels):
+        while labels.count(label) > 1:
+            i = labels.index(label)
+            j = labels.index(label, i + 1)
+            x = diagonal(x, 0, i, j)
+            labels = labels[:i] + labels[i + 1 : j] + labels[j + 1 :] + label
+    gone = tuple(i for i, c in enumerate(labels) if x.shape[i] == 1 and sizes[c] != 1)
+    x = squeeze(x, gone) if gone else x
+    return x, "".join(c for i, c in enumerate(labels) if i not in gone)
+
+
+def _summed(x: Any, labels: str, wanted: set[str]) -> tuple[Any, str]:
+    axes = tuple(i for i, label in enumerate(labels) if label not in wanted)
+    x = sum_(x, axis=axes) if axes else x
+    return x, "".join(label for label in labels if label in wanted)
+
+
+def _contract(x: Any, a: str, y: Any, b: str, rest: set[str]) -> tuple[Any, str]:
+    """Return the product of two terms, summed over the labels nobody else uses."""
+    x, a = _summed(x, a, rest | set(b))
+    y, b = _summed(y, b, rest | set(a))
+    batch = [c for c in a if c in b and c in rest]
+    inner = [c for c in a if c in b and c not in rest]
+    left, right = [c for c in a if c not in b], [c for c in b if c not in a]
+    size = dict(zip(a + b, x.shape + y.shape, strict=True))
+
+    def matrix(t: Any, labels: str, *groups: list[str]) -> Any:
+        order = [labels.index(c) for group in groups for c in group]
+        shape = [size[c] for c in groups[0]] + [math.prod(size[c] for c in g) for g in groups[1:]]
+        return reshape(permute_dims(t, order), shape)
+
+    out = matmul(matrix(x, a, batch, left, inner), matrix(y, b, batch, inner, right))
+    labels = batch + left + right
+    return reshape(out, [size[c] for c in labels]), "".join(labels)

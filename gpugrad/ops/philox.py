@@ -1,0 +1,253 @@
+"""Random numbers as a pure function of (seed, offset, element): Philox4x32-10.
+
+Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). The 64-bit
+seed is the key, low word first. Block j of a draw at block offset o encrypts the 128-bit counter
+o + j, low word first, into four 32-bit words; word i of the draw is word i % 4 of block i // 4.
+No state is carried from element to element, so a CUDA thread can compute any of them alone, and
+a draw cut into pieces at multiples of four words, each piece at its own offset, is the same draw:
+
+    philox_uint32(xp, seed, o, n)[4 * j :] == philox_uint32(xp, seed, o + j, n - 4 * j)
+
+A caller that must not see a number twice advances its offset by `blocks_used` after each draw.
+
+Integers, uniforms and masks are exact integer arithmetic, equal bit for bit on every device.
+Each function takes the array namespace `xp` (numpy or cupy) and returns a 1-d array of n values.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import threading
+from collections.abc import Iterator
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+__all__ = ["blocks_used", "keep_mask", "normal", "philox_uint32", "randint", "uniform"]
+
+ROUNDS = 10
+MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+KEY_STEPS = 0x9E3779B9, 0xBB67AE85
+
+# The state is kept as 64-bit integers below 2**32, so that one product holds both halves.
+LOW = np.uint64(0xFFFFFFFF)
+HALF = np.uint64(32)
+
+# Blocks encrypted at a time: on the CPU the temporaries stay in a 1 MiB second-level cache and
+# NumPy's cost per call is spread over enough elements; on a GPU only the launches matter.
+CPU_BLOCKS = 12288
+GPU_BLOCKS = 1 << 22
+
+
+def blocks_used(n: int, words_per_element: int = 1) -> int:
+    """Counter blocks that a draw of n elements consumes: ceil(n * words_per_element / 4).
+
+    Words per element: philox_uint32, keep_mask 1; uniform, normal 1 in float32 and 2 in float64;
+    randint 2.
+    """
+    return -(-n * words_per_element // 4)
+
+
+def philox_uint32(xp: ModuleType, seed: int, offset: int, n: int) -> Any:
+    """Words 0 to n of the draw, (n,) uint32."""
+    out = xp.empty(n, dtype=xp.uint32)
+    for part, words in _pieces(xp, seed, offset, n):
+        out[part] = words
+    return out
+
+
+def uniform(xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.float32) -> Any:
+    """Uniform on [0, 1), (n,) in dtype, on a grid that makes every step exact.
+
+    float32: (word >> 8) * 2**-24, one word per element. float64: (pair >> 11) * 2**-53, where
+    the pair of words 2i and 2i + 1 is read as one 64-bit integer, low word first.
+    """
+    out = xp.empty(n, dtype=_float_dtype("uniform", dtype))
+    per = out.itemsize // 4
+    for part, words in _pieces(xp, seed, offset, n, per):
+        _unit(xp, words, out[part])
+    return out
+
+
+def normal(xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.float32) -> Any:
+    """Standard normal by Box and Muller (1958), (n,) in dtype, evaluated in that dtype.
+
+    Elements 2j and 2j + 1 are r cos(a) and r sin(a), where r = sqrt(-2 log(u)), a = 2 pi v:
+
+    float32, words w and w' = words 2j and 2j + 1:
+        u = float32(w) * 2**-32 + 2**-33, in (0, 1], so |value| <= 6.77
+        v = (w' >> 8) * 2**-24
+    float64, pairs p and p' = words 4j, 4j + 1 and 4j + 2, 4j + 3, low word first:
+        u = (p >> 11) * 2**-53 + 2**-54, in (0, 1], so |value| <= 8.66
+        v = (p' >> 11) * 2**-53
+
+    Each operation is rounded to dtype, 2 pi too. u and a are equal on every device; log, sqrt,
+    cos and sin may differ by a few units in the last place between maths libraries.
+    """
+    out = xp.empty(n, dtype=_float_dtype("normal", dtype))
+    per = out.itemsize // 4
+    for part, words in _pieces(xp, seed, offset, n + n % 2, per):
+        pairs = words.reshape(-1, 2, per)
+        radius = xp.empty(len(pairs), dtype=out.dtype)
+        angle = xp.empty_like(radius)
+        _unit(xp, xp.ascontiguousarray(pairs[:, 1]).reshape(-1), angle)
+        if per == 1:
+            radius[...] = pairs[:, 0, 0]
+            radius *= 2.0**-32
+            radius += 2.0**-33
+        else:
+            _unit(xp, xp.ascontiguousarray(pairs[:, 0]).reshape(-1), radius)
+            radius += 2.0**-54
+        xp.log(radius, out=radius)
+        radius *= -2
+        xp.sqrt(radius, out=radius)
+        angle *= 2 * math.pi
+        target = out[part]
+        xp.multiply(radius, xp.cos(angle), out=target[::2])
+        sine = xp.sin(angle, out=angle)
+        odd = target[1::2]
+        xp.multiply(radius[: len(odd)], sine[: len(odd)], out=odd)
+    return out
+
+
+def keep_mask(xp: ModuleType, seed: int, offset: int, n: int, p: float) -> Any:
+    """Dropout mask, (n,) bool: True, meaning keep, where word >= round(p * 2**32).
+
+    An element is dropped with probability p to within 2**-33; p = 0 keeps all, p = 1 none.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"keep_mask: p is a probability, expected 0 <= p <= 1, got {p}")
+    threshold = round(p * 2**32)
+    mask = xp.empty(n, dtype=xp.bool_)
+    if threshold == 2**32:  # does not fit the 32 bits of a word
+        mask[...] = False
+        return mask
+    for part, words in _pieces(xp, seed, offset, n):
+        xp.greater_equal(words, np.uint32(threshold), out=mask[part])
+    return mask
+
+
+def randint(xp: ModuleType, seed: int, offset: int, n: int, low: int, high: int) -> Any:
+    """Integers in [low, high), (n,) int64: low + ((pair * (high - low)) >> 64).
+
+    The pair of words 2i and 2i + 1 is one 64-bit integer, low word first; the product is exact
+    (128 bits). Without rejection element i depends on nothing but i; the price is a bias: the
+    probability of a value is off by less than 2**-64, a relative (high - low) / 2**64.
+    """
+    low, high = operator.index(low), operator.index(high)
+    if not -(2**63) <= low < high <= 2**63:
+        raise ValueError(
+            f"randint: expected low < high, both within int64, got low={low}, high={high}"
+        )
+    span_high, span_low = (np.uint64(half) for half in divmod(high - low, 2**32))
+    out = xp.empty(n, dtype=xp.int64)
+    for part, words in _pieces(xp, seed, offset, n, 2):
+        pair = words.view(xp.uint64)
+        pair_high, pair_low = pair >> HALF, pair & LOW
+        # Schoolbook product of 32-bit halves, high 64 bits only; no sum here reaches 2**64.
+        upper = pair_high * span_low + (pair_low * span_low >> HALF)
+        lower = pair_low * span_high + (upper & LOW)
+        value = pair_high * span_high + (upper >> HALF) + (lower >> HALF)
+        xp.add(value.view(xp.int64), np.int64(low), out=out[part])
+    return out
+
+
+def _float_dtype(name: str, dtype: Any) -> Any:
+    dtype = np.dtype(dtype)
+    if dtype not in (np.float32, np.float64):
+        raise TypeError(f"{name}: dtype must be float32 or float64, got {dtype}; cast the result")
+    return dtype
+
+
+def _unit(xp: ModuleType, words: Any, out: Any) -> None:
+    """Write the uniforms on [0, 1) made of the words into out; the words are overwritten."""
+    bits = 24 if out.itemsize == 4 else 53
+    integers = words if out.itemsize == 4 else words.view(xp.uint64)
+    unused = integers.dtype.type(8 * integers.itemsize - bits)
+    xp.right_shift(integers, unused, out=integers)
+    out[...] = integers
+    out *= 2.0**-bits
+
+
+def _pieces(
+    xp: ModuleType, seed: int, offset: int, n: int, per: int = 1
+) -> Iterator[tuple[slice, Any]]:
+    """Yield (slice of elements, their words) for n elements of `per` words each, piece by piece.
+
+    The words are uint32 in a buffer that the consumer may overwrite and the next piece reuses.
+    """
+    seed, offset, n = (operator.index(value) for value in (seed, offset, n))
+    blocks = blocks_used(n, per)
+    if n < 0:
+        raise ValueError(f"philox: n is a number of elements, expected n >= 0, got {n}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"philox: the seed is the 64-bit key, expected 0 <= seed < 2**64: {seed}")
+    if not 0 <= offset <= 2**64 - blocks:
+        raise ValueError(f"philox: blocks {offset} to {offset + blocks} are not within 0 to 2**64")
+    pieces = -(-blocks // (CPU_BLOCKS if xp is np else GPU_BLOCKS))
+    size = -(-blocks // max(pieces, 1))  # equal pieces: a short last one would cost as much
+    index, work, words = _kept.buffers if xp is np else _buffers(xp, size)
+    for start in range(0, blocks, max(size, 1)):
+        count = min(size, blocks - start)
+        even, odd, product = work[: 6 * count].reshape(3, 2, count)
+        xp.add(index[:count], np.uint64(offset + start), out=product[0])
+        xp.bitwise_and(product[0], LOW, out=even[0])
+        xp.right_shift(product[0], HALF, out=odd[0])
+        even[1] = odd[1] = 0
+        _encrypt(xp, even, odd, product, seed)
+        words[:count, 0], words[:count, 1] = even[0], odd[0]
+        words[:count, 2], words[:count, 3] = even[1], odd[1]
+        first, last = start * 4 // per, min((start + count) * 4 // per, n)
+        yield slice(first, last), words.reshape(-1)[: (last - first) * per]
+
+
+def _buffers(xp: ModuleType, blocks: int) -> tuple[Any, Any, Any]:
+    """0, 1, 2, ... (blocks,) uint64; room for the state, 48 bytes per block; the words."""
+    index = xp.arange(blocks, dtype=xp.uint64)
+    return index, xp.empty(6 * blocks, dtype=xp.uint64), xp.empty((blocks, 4), dtype=xp.uint32)
+
+
+class _Kept(threading.local):
+    """NumPy's buffers, one set per thread: fresh pages can cost as much as the draw itself."""
+
+    def __init__(self) -> None:
+        self.buffers = _buffers(np, CPU_BLOCKS)
+
+
+_kept = _Kept()
+
+
+def _encrypt(xp: ModuleType, even: Any, odd: Any, product: Any, seed: int) -> None:
+    """Ten rounds, in place, on counter words 0 and 2 (even) and 1 and 3 (odd), each (2, blocks).
+
+    A round with key (k0, k1) maps the counter (c0, c1, c2, c3) to
+    (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0)) and adds KEY_STEPS to the key.
+    Here what comes of c0 stays in its row although it is the next c2, so that nothing moves:
+    multipliers and keys alternate between the rows, and ten rounds end where they began.
+    """
+    (a, b), (a_low, b_low), (a_product, b_product) = even, odd, product
+    for a_multiplier, b_multiplier, a_key, b_key in _schedule(seed):
+        xp.multiply(a, a_multiplier, out=a_product)
+        xp.multiply(b, b_multiplier, out=b_product)
+        xp.right_shift(product, HALF, out=even)
+        xp.bitwise_xor(a, b_low, out=a)
+        xp.bitwise_xor(b, a_low, out=b)
+        xp.bitwise_xor(a, a_key, out=a)
+        xp.bitwise_xor(b, b_key, out=b)
+        xp.bitwise_and(product, LOW, out=odd)
+
+
+@lru_cache(maxsize=64)
+def _schedule(seed: int) -> list[tuple[np.uint64, ...]]:
+    """The multipliers and keys of the two rows, round by round."""
+    m0, m1 = MULTIPLIERS
+    k0, k1 = seed & 0xFFFFFFFF, seed >> 32
+    rounds = []
+    for r in range(ROUNDS):
+        values = (m0, m1, k1, k0) if r % 2 == 0 else (m1, m0, k0, k1)
+        rounds.append(tuple(np.uint64(value) for value in values))
+        k0, k1 = ((k + step) & 0xFFFFFFFF for k, step in zip((k0, k1), KEY_STEPS, strict=True))
+    return rounds

@@ -1,0 +1,336 @@
+"""Reductions and scans over axes.
+
+float16 and bfloat16 accumulate in float32. Conventions where rules usually break: ties in max and
+min share the gradient equally; products with zeros, norms and standard deviations of zero have
+finite gradients (0 where none exists); sums over nothing are 0, products 1, means NaN, and the
+maximum of nothing is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import backend
+from ..registry import Sample, primitive
+from . import elementwise as ew
+from ._axes import Axis, count, kept, normalize_axes
+from .shape import reshape
+
+AXES = (
+    Sample((3, 4)),
+    Sample((3, 4), axis=0),
+    Sample((2, 3, 4), axis=(0, -1)),
+    Sample((2, 3, 4), axis=1, keepdims=True),
+    Sample(()),
+)
+DISTINCT = tuple(Sample(*s.arguments, distinct=True, **s.statics) for s in AXES)
+
+
+def _expanded(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool, xp: Any) -> Any:
+    """Return a reduced array with its axes back as axes of length 1."""
+    return g if keepdims else xp.reshape(g, kept(shape, axis))
+
+
+def _spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool, xp: Any) -> Any:
+    """Return a reduced array copied along the axes it was reduced over."""
+    return xp.broadcast_to(_expanded(g, shape, axis, keepdims, xp), shape)
+
+
+def _sum(xp: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
+    axis = tuple(axis) if isinstance(axis, list) else axis
+    if x.dtype in (backend.float16, backend.bfloat16):
+        total = xp.sum(x, axis=axis, keepdims=keepdims, dtype=backend.float32)
+        return total.astype(x.dtype)
+    return xp.sum(x, axis=axis, keepdims=keepdims)
+
+
+@primitive(
+    [*AXES, Sample((0, 3), axis=0), Sample((3, 4), axis=[0, 1])],
+    name="sum",
+    x=lambda g, x_shape, axis, keepdims, xp: _spread(g, x_shape, axis, keepdims, xp),
+)
+def _sum_row(xp, x, axis=None, keepdims=False):
+    return _sum(xp, x, axis, keepdims)
+
+
+def sum(x: Any, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Any:
+    """Return the sum over axis (all axes by default), computed in dtype if given."""
+    if dtype is not None:
+        x = ew.positive(x).astype(dtype)
+    return _sum_row(x, axis=axis, keepdims=keepdims)
+
+
+@primitive(
+    AXES,
+    floats_only=True,
+    x=lambda g, x_shape, axis, keepdims, xp: _spread(
+        g / (count(x_shape, axis) or math.nan), x_shape, axis, keepdims, xp
+    ),
+)
+def mean(xp, x, axis=None, keepdims=False):
+    """Return the mean over axis; integers give float32, an empty axis NaN."""
+    total = _sum(xp, x, axis, keepdims)
+    return (total / (count(x.shape, axis) or math.nan)).astype(x.dtype)
+
+
+def _others_product(x: Any, axis: Axis, xp: Any) -> Any:
+    """Return for each element the product of the other elements along axis, zeros or not."""
+    axes = normalize_axes(axis, len(x.shape))
+    rest = [i for i in range(len(x.shape)) if i not in axes]
+    order = (*rest, *axes)
+    moved = xp.transpose(x, order)
+    n = math.prod(x.shape[a] for a in axes)
+    flat = xp.reshape(moved, (*(x.shape[i] for i in rest), 1, n))
+    own = np.eye(n, dtype=bool) if isinstance(x, (np.ndarray, np.generic)) else xp.eye(n) == 1
+    others = xp.prod(xp.where(own, 1, flat).astype(x.dtype), axis=-1)
+    return xp.transpose(
+        xp.reshape(others, moved.shape), [order.index(i) for i in range(len(order))]
+    )
+
+
+def _prod_rule(g: Any, x: Any, out: Any, axis: Axis, keepdims: bool, xp: Any) -> Any:
+    g = _expanded(g, x.shape, axis, keepdims, xp)
+    if (x == 0).any():
+        return g * _others_product(x, axis, xp)
+    return g * (_expanded(out, x.shape, axis, keepdims, xp) / x)
+
+
+@primitive(
+    [
+        *(Sample(*s.arguments, domain=(0.5, 2.0), **s.statics) for s in AXES),
+        Sample(np.array([[0.0, 2.0, 3.0], [0.0, 0.0, 5.0], [1.0, 2.0, 0.5]]), axis=1),
+        Sample(np.array([[0.0, 2.0], [3.0, 1.5]])),
+    ],
+    x=_prod_rule,
+)
+def prod(xp, x, axis=None, keepdims=False):
+    """Return the product over axis; exact gradients also where elements are zero."""
+    if x.dtype in (backend.float16, backend.bfloat16):
+        total = xp.prod(x.astype(backend.float32), axis=axis, keepdims=keepdims)
+        return total.astype(x.dtype)
+    return xp.prod(x, axis=axis, keepdims=keepdims)
+
+
+def _extremum_rule(g: Any, x: Any, out: Any, axis: Axis, keepdims: bool, xp: Any) -> Any:
+    ties = (x == _expanded(out, x.shape, axis, keepdims, xp)).astype(x.dtype)
+    share = ties / xp.sum(ties, axis=axis, keepdims=True)
+    return _expanded(g, x.shape, axis, keepdims, xp) * share
+
+
+@primitive(DISTINCT, x=_extremum_rule)
+def max(xp, x, axis=None, keepdims=False):
+    """Return the largest element over axis, NaN if there is one; ties share the gradient."""
+    return xp.max(x, axis=axis, keepdims=keepdims)
+
+
+@primitive(DISTINCT, x=_extremum_rule)
+def min(xp, x, axis=None, keepdims=False):
+    """Return the smallest element over axis, NaN if there is one; ties share the gradient."""
+    return xp.min(x, axis=axis, keepdims=keepdims)
+
+
+def _centred(x: Any, axis: Axis, xp: Any) -> Any:
+    return x - xp.mean(x, axis=axis, keepdims=True)
+
+
+def _freedom(shape: tuple[int, ...], axis: Axis, correction: float) -> float:
+    """Return what the squares are divided by; NaN where it would be zero or less."""
+    n = count(shape, axis) - correction
+    return n if n > 0 else math.nan
+
+
+def _var(xp: Any, x: Any, axis: Axis, correction: float, keepdims: bool) -> Any:
+    wide = x.astype(backend.float32) if x.dtype in (backend.float16, backend.bfloat16) else x
+    centred = wide - mean_of(xp, wide, axis)
+    return _sum(xp, centred * centred, axis, keepdims) / _freedom(x.shape, axis, correction)
+
+
+def mean_of(xp: Any, x: Any, axis: Axis) -> Any:
+    """Return the mean of an array with kept axes, NaN (and no warning) where it is empty."""
+    return _sum(xp, x, axis, True) / (count(x.shape, axis) or math.nan)
+
+
+@primitive(
+    [*AXES, Sample((3, 4), axis=1, correction=1), Sample((3, 1), axis=1)],
+    floats_only=True,
+    x=lambda g, x, axis, correction, keepdims, xp: (
+        _expanded(g, x.shape, axis, keepdims, xp)
+        * (_centred(x, axis, xp) * (2 / _freedom(x.shape, axis, correction)))
+    ),
+)
+def var(xp, x, axis=None, correction=0, keepdims=False):
+    """Return the variance over axis, squares divided by n - correction (NaN if that is <= 0)."""
+    return _var(xp, x, axis, correction, keepdims).astype(x.dtype)
+
+
+def _std_rule(
+    g: Any, x: Any, out: Any, axis: Axis, correction: float, keepdims: bool, xp: Any
+) -> Any:
+    out = _expanded(out, x.shape, axis, keepdims, xp)
+    scale = _expanded(g, x.shape, axis, keepdims, xp) / (
+        xp.where(out == 0, 1, out) * _freedom(x.shape, axis, correction)
+    )
+    return xp.where(out == 0, 0, scale) * _centred(x, axis, xp)
+
+
+@primitive(
+    [*AXES[:-1], Sample((3, 4), axis=1, correction=1)],
+    floats_only=True,
+    x=_std_rule,
+)
+def std(xp, x, axis=None, correction=0, keepdims=False):
+    """Return the standard deviation over axis; where it is 0 the gradient is 0."""
+    return xp.sqrt(_var(xp, x, axis, correction, keepdims)).astype(x.dtype)
+
+
+def _norm(xp: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
+    wide = x.astype(backend.float32) if x.dtype in (backend.float16, backend.bfloat16) else x
+    out = xp.sqrt(xp.sum(wide * wide, axis=axis, keepdims=keepdims))
+    if bool(((out == 0) | ~xp.isfinite(out)).any()) and x.size:  # squares may have under/overflown
+        largest = xp.max(xp.abs(wide), axis=axis, keepdims=True)
+        scale = xp.where((largest > 0) & xp.isfinite(largest), largest, 1).astype(wide.dtype)
+        total = xp.sum((wide / scale) ** 2, axis=axis, keepdims=True)
+        out = (xp.sqrt(total) * scale).reshape(out.shape)
+    return out.astype(x.dtype)
+
+
+@primitive(
+    AXES,
+    name="norm",
+    floats_only=True,
+    x=lambda g, x, out, axis, keepdims, xp: (
+        _expanded(g, x.shape, axis, keepdims, xp)
+        * (x / _nonzero(_expanded(out, x.shape, axis, keepdims, xp), xp))
+    ),
+)
+def _norm_row(xp, x, axis=None, keepdims=False):
+    with np.errstate(over="ignore"):
+        return _norm(xp, x, axis, keepdims)
+
+
+def _nonzero(x: Any, xp: Any) -> Any:
+    return xp.where(x == 0, 1, x)
+
+
+def norm(x: Any, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Any:
+    """Return the vector norm over axis: (sum |x|**ord)**(1/ord), the largest |x| for ord=inf.
+
+    For ord=2 huge and tiny elements neither overflow nor vanish; the gradient at 0 is 0.
+    """
+    if ord == 2:
+        return _norm_row(x, axis=axis, keepdims=keepdims)
+    if ord == 1:
+        return sum(ew.abs(x), axis=axis, keepdims=keepdims)
+    if ord == math.inf:
+        return max(ew.abs(x), axis=axis, keepdims=keepdims)
+    if ord <= 0:
+        raise ValueError(f"norm: ord must be positive, got {ord}")
+    return ew.power(sum(ew.power(ew.abs(x), ord), axis=axis, keepdims=keepdims), 1 / ord)
+
+
+def _logsumexp_rule(g: Any, x: Any, out: Any, axis: Axis, keepdims: bool, xp: Any) -> Any:
+    out = _expanded(out, x.shape, axis, keepdims, xp)
+    weights = xp.exp(x - xp.where(xp.isfinite(out), out, 0))  # a row of -inf has gradient 0
+    return _expanded(g, x.shape, axis, keepdims, xp) * weights
+
+
+@primitive(AXES, floats_only=True, x=_logsumexp_rule)
+def logsumexp(xp, x, axis=None, keepdims=False):
+    """Return log(sum(exp(x))) over axis without overflow; -inf over nothing or over -inf."""
+    wide = x.astype(backend.float32) if x.dtype in (backend.float16, backend.bfloat16) else x
+    largest = xp.max(wide, axis=axis, keepdims=True, initial=-math.inf)
+    largest = xp.where(xp.isfinite(largest), largest, 0).astype(wide.dtype)
+    with np.errstate(divide="ignore", over="ignore"):
+        total = xp.log(xp.sum(xp.exp(wide - largest), axis=axis, keepdims=True)) + largest
+    shape = total.shape if keepdims else xp.sum(x, axis=axis).shape
+    return total.reshape(shape).astype(x.dtype)
+
+
+@primitive()
+def any(xp, x, axis=None, keepdims=False):
+    """Return whether any element over axis is true."""
+    return xp.any(x, axis=axis, keepdims=keepdims)
+
+
+@primitive()
+def all(xp, x, axis=None, keepdims=False):
+    """Return whether all elements over axis are true."""
+    return xp.all(x, axis=axis, keepdims=keepdims)
+
+
+@primitive()
+def argmax(xp, x, axis=None, keepdims=False):
+    """Return the position of the first largest element over one axis (or of the flat tensor)."""
+    return xp.argmax(x, axis=axis, keepdims=keepdims)
+
+
+@primitive()
+def argmin(xp, x, axis=None, keepdims=False):
+    """Return the position of the first smallest element over one axis (or of the flat tensor)."""
+    return xp.argmin(x, axis=axis, keepdims=keepdims)
+
+
+@primitive()
+def count_nonzero(xp, x, axis=None, keepdims=False):
+    """Return how many elements over axis are not zero."""
+    return xp.count_nonzero(x, axis=axis, keepdims=keepdims)
+
+
+@primitive(
+    [Sample((3, 4), axis=0), Sample((2, 3, 4), axis=-2), Sample((5,), axis=0)],
+    name="cumulative_sum",
+    x=lambda g, axis, xp: xp.flip(xp.cumsum(xp.flip(g, axis=axis), axis=axis), axis=axis),
+)
+def _cumulative_sum(xp, x, axis=0):
+    if x.dtype in (backend.float16, backend.bfloat16):
+        return xp.cumsum(x.astype(backend.float32), axis=axis).astype(x.dtype)
+    return xp.cumsum(x, axis=axis)
+
+
+def _cumulative_prod_rule(g: Any, x: Any, out: Any, axis: int, xp: Any) -> Any:
+    if not (x == 0).any():
+        total = xp.flip(xp.cumsum(xp.flip(g * out, axis=axis), axis=axis), axis=axis)
+        return total / x
+    # with zeros: d out[j] / d x[i] = product of x[k] over k <= j, k != i, taken literally
+    last = len(x.shape) - 1
+    x, g = xp.swapaxes(x, axis, last), xp.swapaxes(g, axis, last)
+    n = x.shape[-1]
+    i, j, k = np.ogrid[:n, :n, :n]
+    factor = (k <= j) & (k != i)
+    terms = xp.where(_like(factor, x, xp), xp.reshape(x, (*x.shape[:-1], 1, 1, n)), 1)
+    slopes = xp.where(_like((j >= i)[..., 0], x, xp), xp.prod(terms.astype(x.dtype), axis=-1), 0)
+    rows = xp.sum(slopes * xp.reshape(g, (*g.shape[:-1], 1, n)), axis=-1)
+    return xp.swapaxes(rows, axis, last)
+
+
+def _like(array: np.ndarray, x: Any, xp: Any) -> Any:
+    """Return a numpy array on the device of x."""
+    if isinstance(x, np.ndarray):
+        return array
+    return xp.asarray(array, device=x.device) if hasattr(x, "requires_grad") else xp.asarray(array)
+
+
+@primitive(
+    [
+        Sample((3, 4), axis=0, domain=(0.5, 2.0)),
+        Sample((2, 5), axis=-1, domain=(-2.0, -0.5)),
+        Sample(np.array([[1.0, 0.0, 2.0, 0.0], [0.0, 3.0, 1.5, 2.0]]), axis=1),
+    ],
+    name="cumulative_prod",
+    x=_cumulative_prod_rule,
+)
+def _cumulative_prod(xp, x, axis=0):
+    return xp.cumprod(x, axis=axis)
+
+
+def cumulative_sum(x: Any, axis: int | None = None) -> Any:
+    """Return the running sum along axis; without an axis, of the flattened tensor."""
+    return _cumulative_sum(reshape(x, -1)) if axis is None else _cumulative_sum(x, axis=axis)
+
+
+def cumulative_prod(x: Any, axis: int | None = None) -> Any:
+    """Return the running product along axis; without an axis, of the flattened tensor."""
+    return _cumulative_prod(reshape(x, -1)) if axis is None else _cumulative_prod(x, axis=axis)

@@ -1,0 +1,397 @@
+"""Operations that move elements without computing: reshape, transpose, join, split, pad.
+
+Like NumPy's, they return views where they can; a tensor that is a view cannot be changed in place
+while operations are recorded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import backend, registry
+from ..registry import Node, Sample, primitive, state
+from ._axes import Axis, along, normalize_axes, normalize_axis
+
+
+@primitive(
+    name="astype",
+    samples=[Sample((3, 4), dtype=backend.float64)],
+    method=False,
+    x=lambda g, x_dtype: g.astype(x_dtype),
+)
+def _astype(xp, x, dtype=None):
+    return x.astype(dtype)
+
+
+def astype(x: Any, dtype: Any, copy: bool = False) -> Any:
+    """Return x in another dtype; the gradient comes back in the dtype of x."""
+    return asarray(x).astype(dtype, copy=copy)
+
+
+@primitive(
+    name="to_device",
+    method=False,
+    x=lambda g, x_device: to_device(g, x_device),
+)
+def _to_device(xp, x, device=None):
+    return backend.to_device(x, device)
+
+
+def to_device(x: Any, device: str) -> Any:
+    """Return x on another device; the gradient comes back on the device of x."""
+    if not isinstance(x, registry.Tensor):
+        return backend.to_device(x, device)
+    if x.device == device or x.device == f"{device}:0":
+        return x
+    return _to_device(x, device=device)
+
+
+def asarray(x: Any) -> Any:
+    """Return x as a tensor, sharing memory where it can."""
+    return x if isinstance(x, registry.Tensor) else registry.Tensor(x)
+
+
+def copy(x: Any) -> Any:
+    """Return a copy in memory of its own; gradients flow through it."""
+    return _copy(x)
+
+
+@primitive([Sample((3, 4))], name="copy", x=lambda g: g)
+def _copy(xp, x):
+    return x.copy()
+
+
+@primitive(
+    [Sample((3, 4), shape=(2, 6)), Sample((3, 4), shape=(-1,)), Sample((), shape=(1, 1))],
+    name="reshape",
+    view=True,
+    method=False,
+    x=lambda g, x_shape, xp: xp.reshape(g, x_shape),
+)
+def _reshape(xp, x, shape=None):
+    return x.reshape(shape)
+
+
+def reshape(x: Any, *shape: Any) -> Any:
+    """Return the elements in another shape; one length may be -1. A view where possible."""
+    if len(shape) == 1 and not isinstance(shape[0], int):
+        shape = tuple(int(n) for n in shape[0]) if isinstance(shape[0], (tuple, list)) else shape
+    return _reshape(x, shape=tuple(int(n) for n in shape))
+
+
+def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    """Return x with the axes from start_dim to end_dim merged into one."""
+    x = asarray(x)
+    if not x.ndim:
+        return reshape(x, 1)
+    start, end = (normalize_axis(a, x.ndim, "dim") for a in (start_dim, end_dim))
+    if start > end:
+        raise ValueError(f"flatten: start_dim {start_dim} lies behind end_dim {end_dim}")
+    return reshape(
+        x,
+        (
+            *x.shape[:start],
+            -1 if x.size else math.prod(x.shape[start : end + 1]),
+            *x.shape[end + 1 :],
+        ),
+    )
+
+
+def ravel(x: Any) -> Any:
+    """Return the elements in one axis."""
+    return reshape(x, -1)
+
+
+def _inverse(axes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(axes)), key=axes.__getitem__))
+
+
+@primitive(
+    [Sample((2, 3, 4), axes=(2, 0, 1)), Sample((3, 4), axes=(1, 0)), Sample((), axes=())],
+    name="permute_dims",
+    view=True,
+    method=False,
+    x=lambda g, axes, xp: xp.transpose(g, _inverse(axes)),
+)
+def _permute_dims(xp, x, axes=None):
+    return x.transpose(axes)
+
+
+def permute_dims(x: Any, axes: Sequence[int]) -> Any:
+    """Return x with its axes in the order given, a view."""
+    x = asarray(x)
+    order = normalize_axes(tuple(axes), x.ndim)
+    if len(order) != x.ndim:
+        raise ValueError(f"permute_dims: axes {tuple(axes)} do not name all {x.ndim} axes")
+    return _permute_dims(x, axes=order)
+
+
+def transpose(x: Any, axes: Sequence[int] | None = None) -> Any:
+    """Return x with its axes in the order given, reversed by default, a view."""
+    x = asarray(x)
+    return permute_dims(x, tuple(range(x.ndim))[::-1] if axes is None else axes)
+
+
+def swapaxes(x: Any, axis1: int, axis2: int) -> Any:
+    """Return x with two axes exchanged, a view."""
+    x = asarray(x)
+    order = list(range(x.ndim))
+    i, j = normalize_axis(axis1, x.ndim, "axis1"), normalize_axis(axis2, x.ndim, "axis2")
+    order[i], order[j] = order[j], order[i]
+    return _permute_dims(x, axes=tuple(order))
+
+
+def matrix_transpose(x: Any) -> Any:
+    """Return x with its last two axes exchanged, a view."""
+    return swapaxes(x, -1, -2)
+
+
+def moveaxis(x: Any, source: Axis, destination: Axis) -> Any:
+    """Return x with the source axes moved to the destinations, the others in order."""
+    x = asarray(x)
+    sources, places = normalize_axes(source, x.ndim), normalize_axes(destination, x.ndim)
+    if len(sources) != len(places):
+        raise ValueError(f"moveaxis: {len(sources)} source axes but {len(places)} destinations")
+    order = [i for i in range(x.ndim) if i not in sources]
+    for place, axis in sorted(zip(places, sources, strict=True)):
+        order.insert(place, axis)
+    return _permute_dims(x, axes=tuple(order))
+
+
+def expand_dims(x: Any, axis: Axis = 0) -> Any:
+    """Return x with axes of length 1 inserted at these positions of the result."""
+    x = asarray(x)
+    count = len(axis) if isinstance(axis, (tuple, list)) else 1
+    places = normalize_axes(axis, x.ndim + count)
+    rest = iter(x.shape)
+    return _reshape(x, shape=tuple(1 if i in places else next(rest) for i in range(x.ndim + count)))
+
+
+def squeeze(x: Any, axis: Axis = None) -> Any:
+    """Return x without the axes given, which must have length 1; without all such by default."""
+    x = asarray(x)
+    if axis is None:
+        gone = tuple(i for i, n in enumerate(x.shape) if n == 1)
+    else:
+        gone = normalize_axes(axis, x.ndim)
+        if builtin_any(x.shape[i] != 1 for i in gone):
+            raise ValueError(f"squeeze: axis {axis} of shape {x.shape} does not have length 1")
+    return _reshape(x, shape=tuple(n for i, n in enumerate(x.shape) if i not in gone))
+
+
+builtin_any = any
+
+
+@primitive(
+    [
+        Sample((4,), shape=(3, 4)),
+        Sample((3, 1), shape=(2, 3, 4)),
+        Sample((), shape=(2, 2)),
+        Sample((1, 3), shape=(0, 3)),
+    ],
+    name="broadcast_to",
+    view=True,
+    broadcasts=True,
+    x=lambda g: g,
+)
+def broadcast_to(xp, x, shape=None):
+    """Return x repeated along new and length-1 axes to fill shape: a read-only view."""
+    return xp.broadcast_to(x, shape)
+
+
+def broadcast_arrays(*tensors: Any) -> list[Any]:
+    """Return the tensors broadcast to their common shape."""
+    tensors = tuple(asarray(t) for t in tensors)
+    shape = np.broadcast_shapes(*(t.shape for t in tensors))
+    return [t if t.shape == shape else broadcast_to(t, shape=shape) for t in tensors]
+
+
+@primitive(
+    [Sample((3, 4)), Sample((3, 4), axis=0), Sample((2, 3, 4), axis=(1, -1))],
+    view=True,
+    x=lambda g, axis, xp: xp.flip(g, axis=axis),
+)
+def flip(xp, x, axis=None):
+    """Return x with the order of elements along axis (all axes by default) reversed, a view."""
+    return xp.flip(x, axis=axis)
+
+
+def _negated(shift: Any) -> Any:
+    return tuple(-s for s in shift) if isinstance(shift, (tuple, list)) else -shift
+
+
+@primitive(
+    [
+        Sample((3, 4), shift=1),
+        Sample((3, 4), shift=-5, axis=1),
+        Sample((3, 4), shift=(1, 2), axis=(0, 1)),
+    ],
+    x=lambda g, shift, axis, xp: xp.roll(g, _negated(shift), axis=axis),
+)
+def roll(xp, x, shift=0, axis=None):
+    """Return x with elements moved by shift along axis, those pushed out re-entering."""
+    return xp.roll(x, shift, axis=axis)
+
+
+@primitive(
+    [Sample((3, 4)), Sample((3, 4), k=1), Sample((2, 3, 3), k=-1)],
+    x=lambda g, k, xp: xp.tril(g, k=k),
+)
+def tril(xp, x, k=0):
+    """Return x with the elements above the k-th diagonal of the last two axes set to 0."""
+    return xp.tril(x, k=k)
+
+
+@primitive(
+    [Sample((3, 4)), Sample((3, 4), k=1), Sample((2, 3, 3), k=-1)],
+    x=lambda g, k, xp: xp.triu(g, k=k),
+)
+def triu(xp, x, k=0):
+    """Return x with the elements below the k-th diagonal of the last two axes set to 0."""
+    return xp.triu(x, k=k)
+
+
+def _inner(pad_width: Sequence[tuple[int, int]], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(slice(low, n - high) for (low, high), n in zip(pad_width, shape, strict=True))
+
+
+@primitive(
+    [Sample((3, 4), pad_width=((1, 0), (2, 1))), Sample((3,), pad_width=((2, 2),), value=1.5)],
+    name="pad",
+    method=False,
+    x=lambda g, pad_width, out_shape: g[_inner(pad_width, out_shape)],
+)
+def _pad(xp, x, pad_width=None, value=0):
+    return xp.pad(x, pad_width, constant_values=value)
+
+
+def pad(x: Any, pad_width: Any, value: float = 0) -> Any:
+    """Return x with ``value`` added around it.
+
+    ``pad_width`` is (before, after) for every axis, one such pair for all axes, or one number.
+    """
+    x = asarray(x)
+    widths = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2))
+    if widths.size and widths.min() < 0:
+        raise ValueError(f"pad: pad_width must not be negative, got {pad_width}")
+    return _pad(x, pad_width=tuple((int(a), int(b)) for a, b in widths), value=value)
+
+
+class _Concat:
+    """The operation behind concat, whose number of arguments varies."""
+
+    name = "concat"
+    view = False
+    slots = ("axis", "lengths", "positions")
+
+    def save(self, values: tuple) -> tuple:
+        """Save the axis, the arguments' lengths along it, and which of them want a gradient."""
+        return values
+
+    def pull(self, node: Node, g: Any, xp: Any, recorded: bool, needed: set | None) -> list:
+        """Return each parent's slice of g."""
+        assert node.saved is not None
+        axis, lengths, positions = node.saved
+        grads = []
+        for parent, i in zip(node.parents, positions, strict=True):
+            start = builtin_sum(lengths[:i])
+            wanted = needed is None or parent in needed
+            part = slice(start, start + lengths[i])
+            grads.append(g[along(axis, part)] if wanted else None)
+        return grads
+
+
+_concat = _Concat()
+builtin_sum = sum
+
+
+def concat(arrays: Sequence[Any], axis: int | None = 0) -> Any:
+    """Return the tensors joined along an axis; with axis None, flattened first.
+
+    They must agree in all other axes; dtypes promote. Raises ValueError naming the first that
+    does not fit.
+    """
+    tensors = [asarray(a) for a in arrays]
+    if not tensors:
+        raise ValueError("concat: needs at least one tensor")
+    if axis is None:
+        return concat([ravel(t) for t in tensors], 0)
+    first = tensors[0]
+    axis = normalize_axis(axis, first.ndim)
+    for i, t in enumerate(tensors):
+        if t.device != first.device:
+            raise ValueError(f"concat: tensor 0 is on {first.device}, tensor {i} on {t.device}")
+        expected = first.shape[:axis] + t.shape[axis : axis + 1] + first.shape[axis + 1 :]
+        if t.shape != expected:
+            raise ValueError(
+                f"concat: tensor {i} of shape {t.shape} does not fit tensor 0 of shape "
+                f"{first.shape} along axis {axis}; all other lengths must agree"
+            )
+    dtype = first.dtype
+    for t in tensors[1:]:
+        dtype = backend.promote(dtype, t.dtype)
+    tensors = [t if t.dtype == dtype else t.astype(dtype) for t in tensors]
+    xp = backend.xp_of(first._data)
+    out = xp.concatenate([t._data for t in tensors], axis=axis)
+    make_node = state.make_node
+    positions = tuple(i for i, t in enumerate(tensors) if t._requires_grad)
+    if make_node is None or not positions:
+        return registry.Tensor._wrap(out, None)
+    lengths = tuple(t.shape[axis] for t in tensors)
+    parents = tuple(tensors[i]._node or tensors[i] for i in positions)
+    return registry.Tensor._wrap(out, make_node(_concat, parents, (axis, lengths, positions), None))
+
+
+def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
+    """Return tensors of one shape joined along a new axis."""
+    tensors = [asarray(a) for a in arrays]
+    for i, t in enumerate(tensors):
+        if t.shape != tensors[0].shape:
+            raise ValueError(
+                f"stack: tensor {i} has shape {t.shape}, tensor 0 has {tensors[0].shape}"
+            )
+    if not tensors:
+        raise ValueError("stack: needs at least one tensor")
+    axis = normalize_axis(axis, tensors[0].ndim + 1)
+    return concat([expand_dims(t, axis) for t in tensors], axis)
+
+
+def split(x: Any, indices_or_sections: Any, axis: int = 0) -> list[Any]:
+    """Return x cut along an axis into equal sections, or before each of the indices, as views."""
+    x = asarray(x)
+    axis = normalize_axis(axis, x.ndim)
+    n = x.shape[axis]
+    if isinstance(indices_or_sections, int):
+        if indices_or_sections < 1 or n % indices_or_sections:
+            raise ValueError(
+                f"split: axis {axis} of length {n} does not divide into {indices_or_sections}"
+            )
+        step = n // indices_or_sections
+        cuts = [i * step for i in range(1, indices_or_sections)]
+    else:
+        cuts = [int(i) for i in indices_or_sections]
+    return [x[along(axis, slice(a, b))] for a, b in itertools.pairwise([0, *cuts, n])]
+
+
+def unstack(x: Any, axis: int = 0) -> tuple[Any, ...]:
+    """Return the slices of x along an axis, without it, as views."""
+    x = asarray(x)
+    axis = normalize_axis(axis, x.ndim)
+    return tuple(x[along(axis, i)] for i in range(x.shape[axis]))
+
+
+def tile(x: Any, repetitions: int | Sequence[int]) -> Any:
+    """Return x repeated as a whole along each axis."""
+    x = asarray(x)
+    reps = (repetitions,) if isinstance(repetitions, int) else tuple(repetitions)
+    reps = (1,) * (x.ndim - len(reps)) + reps
+    shape = (1,) * (len(reps) - x.ndim) + x.shape
+    paired = [n for pair in zip(reps, shape, strict=True) for n in pair]
+    ones = [n for s in shape for n in (1, s)]
+    wide = broadcast_to(reshape(x, ones), shape=tuple(paired))
+    return reshape(wide, tuple(r * n for r, n in zip(reps, shape, strict=True)))

@@ -1,0 +1,471 @@
+"""Operations as rows: forward, one pullback per argument, and what each pullback saves.
+
+A primitive is written once over an array namespace ``xp``::
+
+    @primitive(x=lambda g, out: g * out)
+    def exp(xp, x):
+        return xp.exp(x)
+
+The parameter names of a pullback are the list of what is saved for backward: an argument, ``out``,
+a keyword of the forward, or a shape such as ``x_shape`` (which keeps no array alive). ``xp`` is
+handed over at backward time: numpy or cupy, or gpugrad's own ops when the gradient itself is
+recorded, which is all there is to second derivatives.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from . import backend
+from .backend import Array
+
+Rule = Callable[..., Any]
+OPS: dict[str, Op] = {}
+Tensor: Any = None  # the class that holds results: tensor.py defines it and sets this
+recorded: Any = None  # gpugrad's own operations as a namespace: ops/__init__.py sets this
+
+# what a pullback may ask about an argument without keeping its array, as x_shape, x_dtype, x_device
+_METADATA: dict[str, Callable[[Any], Any]] = {
+    "shape": np.shape,
+    "dtype": lambda x: x.dtype,
+    "device": backend.device_of,
+}
+
+next_number = itertools.count(1).__next__
+
+
+class State(threading.local):
+    """What a thread does with the operations it runs; ``make_node`` is None under no_grad."""
+
+    def __init__(self) -> None:
+        self.make_node: Callable[..., Node] | None = Node
+
+
+class Node:
+    """One recorded operation: points at its parents only, so a graph never holds a cycle.
+
+    ``parents`` are the nodes (or leaf tensors) that want a gradient, in argument order; ``saved``
+    is what their pullbacks need and None once a backward pass has used it; ``shapes`` are the
+    parents' shapes where the operation broadcast them. ``number`` grows with creation, so newest
+    first is a reverse topological order.
+    """
+
+    __slots__ = ("__weakref__", "hooks", "number", "op", "parents", "saved", "shapes", "trace")
+
+    def __init__(self, op: Any, parents: tuple, values: tuple, shapes: tuple | None) -> None:
+        self.op = op
+        self.parents = parents
+        self.saved: tuple | None = op.save(values)
+        self.shapes = shapes
+        self.number = next_number()
+        self.hooks: list | None = None
+
+    def __repr__(self) -> str:
+        return f"<Node {self.number} {self.op.name}>"
+
+
+state = State()
+
+
+class Pullback:
+    """How the gradients of one operation reach the arguments that want one.
+
+    There is one Pullback per operation and set of such arguments, so that nothing is saved and
+    nothing computed for the others.
+    """
+
+    __slots__ = ("name", "op", "save", "slots", "steps", "view")
+
+    def __init__(self, op: Op, wanted: tuple[int, ...]) -> None:
+        self.op = op
+        self.name = op.name
+        self.view = op.view
+        rules = [op.rules[op.arguments[i]] for i in wanted]
+        needs = [_parameters(rule) for rule in rules]
+        self.slots = tuple(n for n in op.values if any(n in need for need in needs))
+        self.save = _picker([op.values.index(n) for n in self.slots])
+        self.steps = []
+        for rule, need in zip(rules, needs, strict=True):
+            wants_xp = bool(need) and need[-1] == "xp"
+            picked = [self.slots.index(n) for n in (need[:-1] if wants_xp else need)]
+            everything = picked == list(range(len(self.slots)))
+            self.steps.append((rule, None if everything else _picker(picked), wants_xp))
+
+    def pull(self, node: Node, g: Any, xp: Any, recorded: bool, needed: set | None) -> list:
+        """Return the gradient of each of node's parents, None for those not needed."""
+        saved: Any = self.lift(node) if recorded else node.saved
+        dtype = g.dtype
+        grads: list = []
+        for i, (rule, pick, wants_xp) in enumerate(self.steps):
+            if needed is not None and node.parents[i] not in needed:
+                grads.append(None)
+                continue
+            args = saved if pick is None else pick(saved)
+            grad = rule(g, *args, xp) if wants_xp else rule(g, *args)
+            if grad.dtype is not dtype and grad.dtype != dtype and self.op.name != "astype":
+                grad = grad.astype(dtype)  # bfloat16 with a Python scalar is float32 in NumPy
+            grads.append(grad)
+        return grads
+
+    def lift(self, node: Node) -> tuple:
+        """Return what was saved with its arrays as tensors that remember where they came from."""
+        assert node.saved is not None
+        wanted = self.wanted
+        lifted = []
+        for name, value in zip(self.slots, node.saved, strict=True):
+            if name == "out":
+                lifted.append(Tensor._wrap(value, node))
+            elif name in wanted:
+                lifted.append(as_recorded(value, node.parents[wanted.index(name)]))
+            elif name in self.op.arguments and backend.is_array(value):
+                lifted.append(Tensor._wrap(value, None))
+            else:
+                lifted.append(value)
+        return tuple(lifted)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The names of the arguments this pullback serves, in the order of node.parents."""
+        rules = [step[0] for step in self.steps]
+        return tuple(n for n in self.op.arguments if self.op.rules.get(n) in rules)
+
+
+def as_recorded(value: Array, parent: Any) -> Any:
+    """Return a tensor holding value whose gradient flows to parent, a node or a leaf tensor."""
+    if isinstance(parent, Node):
+        return Tensor._wrap(value, parent)
+    if parent._data is not value:
+        raise RuntimeError(
+            "the .data of a leaf tensor was replaced after the forward pass; a recorded gradient "
+            "(create_graph=True) needs the original. Compute the loss again first"
+        )
+    return parent
+
+
+@functools.cache
+def _parameters(rule: Rule) -> tuple[str, ...]:
+    return tuple(inspect.signature(rule).parameters)[1:]
+
+
+def _picker(indices: Sequence[int]) -> Callable[[tuple], tuple]:
+    if len(indices) > 1:
+        return itemgetter(*indices)
+    return itemgetter(slice(indices[0], indices[0] + 1) if indices else slice(0, 0))
+
+
+class Op:
+    """One row of the registry.
+
+    ``rules`` maps an argument to its pullback (an argument without one gets no gradient);
+    ``samples`` are the inputs the generated tests use; ``view`` tells that the result may share
+    memory with its input; ``broadcasts`` that the engine has to sum gradients back to the
+    arguments' shapes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        forward: Callable[..., Array],
+        rules: dict[str, Rule],
+        arguments: Sequence[str],
+        statics: dict[str, Any],
+        samples: Sequence[Sample] = (),
+        view: bool = False,
+        broadcasts: bool = False,
+        floats_only: bool = False,
+        method: bool = True,
+    ) -> None:
+        if name in OPS:
+            raise ValueError(f"an operation named {name!r} is registered already")
+        self.name = name
+        self.forward = forward
+        self.rules = rules
+        self.arguments = tuple(arguments)
+        self.statics = statics
+        self.samples = tuple(samples)
+        self.view = view
+        self.broadcasts = broadcasts
+        self.floats_only = floats_only
+        self.method = method
+        self.metadata = [
+            (i, kind)
+            for i, a in enumerate((*arguments, "out"))
+            for kind in _METADATA
+            if self._is_used(f"{a}_{kind}")
+        ]
+        named = (*arguments, "out")
+        self.values = (*named, *statics, *(f"{named[i]}_{kind}" for i, kind in self.metadata))
+        self._pullbacks: dict[tuple[int, ...], Pullback] = {}
+        for argument, rule in rules.items():
+            unknown = set(_parameters(rule)) - {*self.values, "xp"}
+            if argument not in self.arguments or unknown:
+                raise TypeError(
+                    f"{name}: the pullback of {argument!r} asks for {sorted(unknown)}; "
+                    f"it may ask for {', '.join(self.values)} and xp (last)"
+                )
+        self.function: Callable[..., Any] = forward
+        OPS[name] = self
+
+    def _is_used(self, parameter: str) -> bool:
+        return any(parameter in _parameters(rule) for rule in self.rules.values())
+
+    def pullback(self, wanted: tuple[int, ...]) -> Pullback:
+        """Return the pullback that serves the arguments at these positions."""
+        found = self._pullbacks.get(wanted)
+        if found is None:
+            found = self._pullbacks[wanted] = Pullback(self, wanted)
+        return found
+
+    def __call__(self, args: Sequence[Any], statics: dict[str, Any]) -> Any:
+        """Run the operation on tensors and Python scalars of agreeing device and dtype."""
+        arrays = [a._data if isinstance(a, Tensor) else a for a in args]
+        xp = next((backend.xp_of(a) for a in arrays if backend.is_array(a)), np)
+        try:
+            out = self.forward(xp, *arrays, **statics)
+        except (ValueError, TypeError, IndexError) as error:
+            raise explained(error, self.name, self.arguments, arrays, statics) from error
+        if isinstance(out, np.generic):
+            out = np.asarray(out)
+        make_node = state.make_node
+        if make_node is None:
+            return Tensor._wrap(out, None)
+        wanted = tuple(
+            i
+            for i, (name, a) in enumerate(zip(self.arguments, args, strict=True))
+            if isinstance(a, Tensor) and a._requires_grad and name in self.rules
+        )
+        if not wanted:
+            return Tensor._wrap(out, None)
+        values = (*arrays, out, *statics.values())
+        if self.metadata:
+            values += tuple(_METADATA[kind](values[i]) for i, kind in self.metadata)
+        shapes = tuple(arrays[i].shape for i in wanted) if self.broadcasts else None
+        parents = tuple(args[i]._node or args[i] for i in wanted)
+        return Tensor._wrap(out, make_node(self.pullback(wanted), parents, values, shapes))
+
+
+class Sample:
+    """One input of an operation for the generated tests.
+
+    Each argument is a shape (drawn uniformly from ``domain`` of that argument or of all) or a
+    ready array; keywords are the operation's own. ``distinct`` spaces the values out, for
+    operations that compare them.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        domain: Sequence[Any] = (-2.0, 2.0),
+        distinct: bool = False,
+        **statics: Any,
+    ) -> None:
+        self.arguments = arguments
+        one = isinstance(domain[0], (int, float))
+        self.domains: Sequence[Any] = [domain] * len(arguments) if one else domain
+        self.distinct = distinct
+        self.statics = statics
+
+    def __repr__(self) -> str:
+        parts = [
+            "x".join(map(str, a)) or "scalar" if isinstance(a, tuple) else "array"
+            for a in self.arguments
+        ]
+        parts += [f"{k}={v}".replace(" ", "") for k, v in self.statics.items()]
+        return ",".join(parts)
+
+    def draw(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """Return float64 arrays (ready arrays unchanged)."""
+        drawn = []
+        for i, argument in enumerate(self.arguments):
+            if not isinstance(argument, tuple):
+                drawn.append(argument)
+                continue
+            low, high = self.domains[i]
+            size = int(np.prod(argument))
+            if self.distinct:
+                values = np.linspace(low, high, size + 2)[1:-1]
+                rng.shuffle(values)
+            else:
+                values = rng.uniform(low, high, size)
+            drawn.append(values.reshape(argument))
+        return drawn
+
+
+def primitive(
+    samples: Sequence[Sample] = (),
+    *,
+    name: str | None = None,
+    arguments: int | None = None,
+    view: bool = False,
+    broadcasts: bool = False,
+    floats_only: bool = False,
+    method: bool = True,
+    **rules: Rule,
+) -> Callable[[Callable[..., Array]], Callable[..., Any]]:
+    """Register a forward over ``xp`` and its pullbacks as an operation.
+
+    Parameters of the forward without a default are array arguments (``arguments`` overrides how
+    many); the others are static. The decorated name becomes the public function on tensors. The
+    name of each pullback's argument is the keyword it is given by.
+    """
+
+    def decorate(forward: Callable[..., Array]) -> Callable[..., Any]:
+        signature = inspect.signature(forward)
+        parameters = list(signature.parameters.values())[1:]
+        count = arguments
+        if count is None:
+            count = sum(p.default is p.empty for p in parameters)
+        op_name = name or forward.__name__.rstrip("_")
+        names = [p.name for p in parameters[:count]]
+        statics = {p.name: p.default for p in parameters[count:]}
+        op = Op(
+            op_name, forward, rules, names, statics, samples, view, broadcasts, floats_only, method
+        )
+
+        @functools.wraps(forward)
+        def function(*args: Any, **kwargs: Any) -> Any:
+            if len(args) < count or kwargs or len(args) > count:
+                args, given = _bind(op, args, kwargs)
+            else:
+                given = statics
+            return op(prepare(op, args), given)
+
+        del function.__wrapped__
+        function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        op.function = function
+        return function
+
+    return decorate
+
+
+def _bind(op: Op, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Return the array arguments and all static ones, defaults filled in."""
+    names = (*op.arguments, *op.statics)
+    if len(args) > len(names):
+        raise TypeError(f"{op.name}: takes at most {len(names)} arguments, got {len(args)}")
+    given = dict(zip(names, args, strict=False))
+    for key, value in kwargs.items():
+        if key not in names:
+            raise TypeError(f"{op.name}: unknown argument {key!r}; it takes {', '.join(names)}")
+        if key in given:
+            raise TypeError(f"{op.name}: argument {key!r} is given twice")
+        given[key] = value
+    missing = [a for a in op.arguments if a not in given]
+    if missing:
+        raise TypeError(f"{op.name}: missing argument {missing[0]!r}; it takes {', '.join(names)}")
+    return tuple(given[a] for a in op.arguments), {
+        key: given.get(key, default) for key, default in op.statics.items()
+    }
+
+
+def prepare(op: Op, args: Sequence[Any]) -> Sequence[Any]:
+    """Return the arguments as tensors (or Python scalars) that agree in device and dtype.
+
+    Casts are recorded, so gradients come back in each argument's own dtype.
+    """
+    if len(args) == 1:
+        x = args[0]
+        if not isinstance(x, Tensor):
+            x = Tensor._wrap(_as_array(op, 0, x, None), None)
+        if op.floats_only and not backend.is_float(x._data.dtype):
+            x = x.astype(backend.float32)
+        return (x,)
+    device = _common_device(op, args)
+    args = [a.item() if isinstance(a, np.float64) else a for a in args]  # as weak as a float
+    tensors = [
+        a
+        if isinstance(a, Tensor) or type(a) in (bool, int, float) or a is None
+        else Tensor._wrap(_as_array(op, i, a, device), None)
+        for i, a in enumerate(args)
+    ]
+    if not op.broadcasts:
+        tensors = [
+            t
+            if isinstance(t, Tensor) or t is None
+            else Tensor._wrap(_as_array(op, i, t, device), None)
+            for i, t in enumerate(tensors)
+        ]
+    common = _common_dtype(op, tensors)
+    if common is None:
+        return tensors
+    xp = backend.namespace(device)
+    for i, t in enumerate(tensors):
+        if op.arguments[i] not in op.rules and op.rules:
+            if not isinstance(t, Tensor) and t is not None:
+                tensors[i] = Tensor._wrap(xp.asarray(t), None)
+        elif isinstance(t, Tensor):
+            if t._data.dtype != common:
+                tensors[i] = t.astype(common)
+        elif t is not None:
+            tensors[i] = Tensor._wrap(xp.asarray(t, dtype=common), None)
+    return tensors
+
+
+def _as_array(op: Op, position: int, value: Any, device: str | None) -> Array:
+    try:
+        return backend.as_array(value, device=None if backend.is_array(value) else device)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{op.name}: argument {op.arguments[position]!r}: {error}") from error
+
+
+def _common_device(op: Op, args: Sequence[Any]) -> str | None:
+    devices: dict[str, str] = {}
+    for name, a in zip(op.arguments, args, strict=True):
+        if isinstance(a, Tensor):
+            a = a._data
+        if backend.is_array(a):
+            devices.setdefault(backend.device_of(a), name)
+    if len(devices) > 1:
+        (first, x), (second, y) = list(devices.items())[:2]
+        raise ValueError(
+            f"{op.name}: {x!r} is on {first} but {y!r} is on {second}; move one with .to(device)"
+        )
+    return next(iter(devices), None)
+
+
+def _common_dtype(op: Op, args: Sequence[Any]) -> np.dtype | None:
+    """Return the dtype all differentiable arguments are cast to; None if they have it already."""
+    dtypes = [
+        a._data.dtype
+        for name, a in zip(op.arguments, args, strict=True)
+        if isinstance(a, Tensor) and (name in op.rules or not op.rules)
+    ]
+    scalars = [
+        type(a)
+        for name, a in zip(op.arguments, args, strict=True)
+        if a is not None and not isinstance(a, Tensor) and (name in op.rules or not op.rules)
+    ]
+    common = functools.reduce(backend.promote, dtypes) if dtypes else backend.bool_
+    if float in scalars and not backend.is_float(common):
+        common = backend.float32
+    elif int in scalars and common == backend.bool_:
+        common = backend.int64
+    if op.floats_only and not backend.is_float(common):
+        common = backend.float32
+    same = not scalars and all(d == common for d in dtypes)
+    return None if same else common
+
+
+def explained(
+    error: Exception, name: str, names: Sequence[str], values: Sequence[Any], statics: dict
+) -> Exception:
+    """Return an error of the same kind that names the operation and what it was given."""
+    parts = [f"{n}: {describe(v)}" for n, v in zip(names, values, strict=True)]
+    parts += [f"{key}={value!r}" for key, value in statics.items() if value is not None]
+    kind = next(k for k in (IndexError, TypeError, ValueError) if isinstance(error, k))
+    return kind(f"{name}: {error} ({', '.join(parts)})")
+
+
+def describe(value: Any) -> str:
+    """Return dtype and shape of an array or tensor, or the value itself."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype}{list(value.shape)}"
+    return repr(value)

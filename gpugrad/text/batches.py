@@ -101,7 +101,7 @@ def _windows(tokens: npt.NDArray[np.integer], starts: npt.NDArray[np.int64], blo
 def _check_tokens(
     tokens: npt.NDArray[np.integer], block: int, where: str
 ) -> npt.NDArray[np.integer]:
-    tokens = np.asarray(tokens)  # a plain view also of a memory map
+    tokens = np.asarray(tokens)
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
         raise ValueError(
             f"{where}: tokens must be 1-D integers, got shape {tokens.shape} "

@@ -64,7 +64,8 @@ def stdlib_files() -> list[Path]:
     Left out: site-packages, tests, generated tables, and what is particular to one machine.
     """
     folder = Path(sysconfig.get_path("stdlib"))
-    files = [path for path in _walk(folder, _in_stdlib) if path.suffix == ".py"]
+    found = _walk(folder, _in_stdlib) if folder.is_dir() else []  # it may be a zip file
+    files = [path for path in found if path.suffix == ".py"]
     if not files:
         raise FileNotFoundError(
             f"load_text: no Python source code below {folder}; give a text file or a folder instead"

@@ -183,7 +183,7 @@ def as_array(data: Any, dtype: DTypeLike = None, device: str | None = None) -> A
         array = data if device is None else to_device(data, device)
     else:
         if not isinstance(data, np.generic):
-            data = _python_data(data)
+            data = _python_data(data, narrow=dtype is None)
         array = namespace(device).asarray(data)
     wanted = array.dtype if dtype is None else as_dtype(dtype)
     as_dtype(wanted)
@@ -192,12 +192,12 @@ def as_array(data: Any, dtype: DTypeLike = None, device: str | None = None) -> A
     return array if array.dtype == wanted else array.astype(wanted)
 
 
-def _python_data(data: Any) -> np.ndarray:
+def _python_data(data: Any, narrow: bool) -> np.ndarray:
     try:
         array = np.asarray(data)
     except ValueError as error:
         raise ValueError(f"cannot make a tensor of nested data: {error}") from error
-    if array.dtype == float64 and not hasattr(data, "__array__"):
+    if narrow and array.dtype == float64 and not hasattr(data, "__array__"):
         holds_numpy = isinstance(data, (list, tuple)) and any(
             isinstance(item, (np.ndarray, np.generic)) for item in data
         )

@@ -229,7 +229,7 @@ def sweep(
         if isinstance(node, AnomalyNode):
             for p in pulled:
                 if p is not None and p.__class__ is not dict:
-                    array = p._data if create_graph else _as_array(p)
+                    array = p._data if create_graph else as_array(p)
                     _refuse_non_finite(array, f"backward of {node.op.name}", node.trace)
         for parent, p in zip(node.parents, pulled, strict=True):
             if p is None:
@@ -249,7 +249,7 @@ def sweep(
     return finished
 
 
-def _as_array(g: Any) -> Array:
+def as_array(g: Any) -> Array:
     """Return g, which NumPy makes a scalar of where an array has no dimension, as an array."""
     return np.asarray(g) if isinstance(g, np.generic) else g
 
@@ -261,7 +261,7 @@ def _merged(x: dict[int, Any], y: dict[int, Any]) -> dict[int, Any]:
 
 def _through_hooks(hooks: Sequence[Callable], g: Any, recorded: bool) -> Any:
     for hook in list(hooks):
-        shown = g if recorded else registry.Tensor._wrap(_as_array(g), None)
+        shown = g if recorded else registry.Tensor._wrap(as_array(g), None)
         changed = hook(shown)
         if changed is None:
             continue
@@ -395,8 +395,8 @@ def _leaf_gradient(leaf: Any, g: Any, recorded: bool, handed: set[int]) -> Any:
     if recorded:
         return g if old is None else old + g
     if old is not None:
-        return registry.Tensor._wrap(_as_array(old._data + g), None)
-    g = _as_array(g)
+        return registry.Tensor._wrap(as_array(old._data + g), None)
+    g = as_array(g)
     if id(g) in handed or g.base is not None or g.dtype != leaf._data.dtype:
         g = g.astype(leaf._data.dtype)
     handed.add(id(g))
@@ -443,7 +443,7 @@ def grad(
             results.append(g)
             continue
         else:
-            g = _as_array(g)
+            g = as_array(g)
             if g.base is not None or any(g is seed for _, seed in seeds):
                 g = g.copy()
         results.append(tensor._wrap(g, None))

@@ -171,7 +171,9 @@ class _Launch:
         several = outs if self.outputs else (outs,)
         upstream = g if self.outputs else {0: g}
         seeds = [(several[i]._node, gi) for i, gi in upstream.items()]
-        targets = [t._node for t, w in zip(tensors, self.wanted, strict=True) if w]
+        targets = [
+            t._node for t, w in zip(tensors, self.wanted, strict=True) if t is not None and w
+        ]
         found = engine.sweep(seeds, targets, retain_graph=True, create_graph=True, local=True)
         return [found.get(target) for target in targets]
 

@@ -1,0 +1,160 @@
+"""Random tensors from one counter-based generator: the state is two integers.
+
+Every draw is a pure function of (seed, offset), see ``philox``; drawing advances the offset. The
+same seed gives the same integers, uniforms and masks on NumPy, the emulator and a GPU, and a
+checkpoint stores the whole state with ``get_state()``. All threads share the generator.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from .. import backend, registry
+from ..backend import DTypeLike
+from . import philox
+
+Size = int | Sequence[int] | None
+
+_lock = threading.Lock()
+_state = {"seed": 0, "offset": 0}
+
+
+def manual_seed(seed: int) -> None:
+    """Restart the generator from a seed, an integer in [0, 2**64)."""
+    set_state({"seed": seed, "offset": 0})
+
+
+def get_state() -> dict[str, int]:
+    """Return the generator's state: its seed and the number of 128-bit blocks drawn so far."""
+    with _lock:
+        return dict(_state)
+
+
+def set_state(state: dict[str, int]) -> None:
+    """Continue from a state that get_state returned."""
+    seed, offset = state["seed"], state["offset"]
+    if not (isinstance(seed, int) and 0 <= seed < 2**64):
+        raise ValueError(f"random: the seed must be an integer in [0, 2**64), got {seed!r}")
+    if not (isinstance(offset, int) and offset >= 0):
+        raise ValueError(f"random: the offset must be an integer >= 0, got {offset!r}")
+    with _lock:
+        _state["seed"], _state["offset"] = seed, offset
+
+
+def reserve(blocks: int) -> tuple[int, int]:
+    """Return (seed, offset) of the next draw and advance the generator by that many blocks."""
+    with _lock:
+        seed, offset = _state["seed"], _state["offset"]
+        _state["offset"] = offset + blocks
+    return seed, offset
+
+
+def _size(size: Size) -> tuple[int, ...]:
+    lengths = () if size is None else tuple(size) if isinstance(size, (tuple, list)) else (size,)
+    lengths = tuple(int(n) for n in lengths)
+    if any(n < 0 for n in lengths):
+        raise ValueError(f"random: a size has no negative lengths: {lengths}")
+    return lengths
+
+
+def _draw(kind: Any, size: Size, dtype: DTypeLike, device: str | None) -> tuple[Any, Any]:
+    """Return standard numbers of a kind as an array of the size, and the dtype wanted."""
+    lengths = _size(size)
+    wanted = backend.as_dtype(dtype or backend.float32)
+    if not backend.is_float(wanted):
+        raise TypeError(f"random: dtype {wanted} is not floating; use random.integers")
+    n = math.prod(lengths)
+    computed = backend.float64 if wanted == backend.float64 else backend.float32
+    words = 2 if computed == backend.float64 else 1
+    seed, offset = reserve(philox.blocks_used(n, words))
+    values = kind(backend.namespace(device), seed, offset, n, computed)
+    return values.reshape(lengths), wanted
+
+
+def _finished(values: Any, dtype: Any, requires_grad: bool) -> Any:
+    values = values if values.dtype == dtype else values.astype(dtype)
+    return registry.Tensor(values, requires_grad=requires_grad)
+
+
+def uniform(
+    low: float = 0.0,
+    high: float = 1.0,
+    size: Size = None,
+    dtype: DTypeLike = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Any:
+    """Return numbers spread evenly over [low, high)."""
+    if not low <= high:
+        raise ValueError(f"random.uniform: low {low} is larger than high {high}")
+    values, wanted = _draw(philox.uniform, size, dtype, device)
+    if high - low != 1.0:
+        values *= high - low
+    if low:
+        values += low
+    return _finished(values, wanted, requires_grad)
+
+
+def normal(
+    loc: float = 0.0,
+    scale: float = 1.0,
+    size: Size = None,
+    dtype: DTypeLike = None,
+    device: str | None = None,
+    requires_grad: bool = False,
+) -> Any:
+    """Return normally distributed numbers of mean loc and standard deviation scale."""
+    if not scale >= 0:
+        raise ValueError(f"random.normal: scale must be >= 0, got {scale}")
+    values, wanted = _draw(philox.normal, size, dtype, device)
+    if scale != 1.0:
+        values *= scale
+    if loc:
+        values += loc
+    return _finished(values, wanted, requires_grad)
+
+
+def integers(
+    low: int,
+    high: int | None = None,
+    size: Size = None,
+    dtype: DTypeLike = None,
+    device: str | None = None,
+) -> Any:
+    """Return integers spread evenly over [low, high), or [0, low) if high is None; int64."""
+    first, end = (0, low) if high is None else (low, high)
+    if not first < end:
+        raise ValueError(f"random.integers: there is no integer in [{first}, {end})")
+    lengths = _size(size)
+    n = math.prod(lengths)
+    seed, offset = reserve(philox.blocks_used(n, 2))
+    values = philox.randint(backend.namespace(device), seed, offset, n, first, end)
+    wanted = backend.as_dtype(dtype or backend.int64)
+    values = values if values.dtype == wanted else values.astype(wanted)
+    return registry.Tensor(values.reshape(lengths))
+
+
+def bernoulli(
+    p: float, size: Size = None, dtype: DTypeLike = None, device: str | None = None
+) -> Any:
+    """Return ones with probability p and zeros else."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"random.bernoulli: p must lie in [0, 1], got {p}")
+    lengths = _size(size)
+    n = math.prod(lengths)
+    seed, offset = reserve(philox.blocks_used(n))
+    mask = philox.keep_mask(backend.namespace(device), seed, offset, n, 1 - p)
+    return registry.Tensor(mask.astype(backend.as_dtype(dtype or backend.float32)).reshape(lengths))
+
+
+def permutation(n: int, device: str | None = None) -> Any:
+    """Return 0, 1, ..., n - 1 in random order, int64."""
+    if n < 0:
+        raise ValueError(f"random.permutation: n must be >= 0, got {n}")
+    seed, offset = reserve(philox.blocks_used(n, 2))
+    xp = backend.namespace(device)
+    keys = philox.uniform(xp, seed, offset, n, backend.float64)
+    return registry.Tensor(xp.argsort(keys, kind="stable"))

@@ -57,11 +57,11 @@ def is_grad_enabled() -> bool:
 class AnomalyNode(Node):
     """A node that checks its result and remembers the line that made it."""
 
-    __slots__ = ()
+    __slots__ = ("trace",)
 
     def __init__(self, op: Any, parents: tuple, values: tuple, shapes: tuple | None) -> None:
         super().__init__(op, parents, values, shapes)
-        self.trace = _user_line()
+        self.trace: str = _user_line()
         for value in values:
             if backend.is_array(value) and backend.is_float(value.dtype):
                 _refuse_non_finite(value, f"forward of {op.name}", self.trace)
@@ -193,7 +193,6 @@ def sweep(
     wanted = None if targets is None else set(targets)
     needed = None if wanted is None else _leading_to(wanted, order)
     finished: dict[Any, Any] = {}
-    xp: Any = registry.recorded if create_graph else None
     for node in order:
         g = gradients.pop(node, None)
         if g is None:
@@ -215,38 +214,42 @@ def sweep(
             )
         if node.number < mutations.last:
             mutations.check(node, saved)
-        if not create_graph:
-            xp = np if isinstance(g, (np.ndarray, np.generic, dict)) else backend.xp_of(g)
+        if create_graph:
+            xp: Any = registry.recorded
+        else:
+            xp = np if g.__class__ is np.ndarray or g.__class__ is dict else backend.xp_of(g)
         pulled = node.op.pull(node, g, xp, create_graph, needed)
         if not retain_graph:
-            node.saved = None
-            del saved
+            node.saved = saved = None
         if node.shapes is not None:
             pulled = [
                 p if p is None or p.shape == shape else unbroadcast(xp, p, shape)
                 for p, shape in zip(pulled, node.shapes, strict=True)
             ]
-        if isinstance(node, AnomalyNode):
-            for p in pulled:
-                if p is not None and p.__class__ is not dict:
-                    array = p._data if create_graph else as_array(p)
-                    _refuse_non_finite(array, f"backward of {node.op.name}", node.trace)
+        if node.__class__ is not Node and isinstance(node, AnomalyNode):
+            _check_gradients(node, pulled, create_graph)
         for parent, p in zip(node.parents, pulled, strict=True):
             if p is None:
                 continue
-            previous = gradients.get(parent)
-            if previous is None:
+            if parent not in gradients:
                 gradients[parent] = p
             elif p.__class__ is dict:
-                gradients[parent] = _merged(previous, p)
+                gradients[parent] = _merged(gradients[parent], p)
             else:
-                gradients[parent] = previous + p
+                gradients[parent] = gradients[parent] + p
     for leaf, g in gradients.items():
         if (isinstance(leaf, Node) and not local) or (wanted is not None and leaf not in wanted):
             continue
         hooks = None if isinstance(leaf, Node) else leaf._hooks
         finished[leaf] = _through_hooks(hooks, g, create_graph) if hooks else g
     return finished
+
+
+def _check_gradients(node: AnomalyNode, pulled: Sequence[Any], recorded: bool) -> None:
+    for p in pulled:
+        if p is not None and p.__class__ is not dict:
+            array = p._data if recorded else as_array(p)
+            _refuse_non_finite(array, f"backward of {node.op.name}", node.trace)
 
 
 def as_array(g: Any) -> Array:

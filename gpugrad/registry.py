@@ -34,7 +34,7 @@ recorded: Any = None  # gpugrad's own operations as a namespace: ops/__init__.py
 
 # what a pullback may ask about an argument without keeping its array, as x_shape, x_dtype, x_device
 _METADATA: dict[str, Callable[[Any], Any]] = {
-    "shape": np.shape,
+    "shape": lambda x: x.shape if hasattr(x, "shape") else (),
     "dtype": lambda x: x.dtype,
     "device": backend.device_of,
 }
@@ -58,7 +58,7 @@ class Node:
     first is a reverse topological order.
     """
 
-    __slots__ = ("__weakref__", "hooks", "number", "op", "parents", "saved", "shapes", "trace")
+    __slots__ = ("__weakref__", "hooks", "number", "op", "parents", "saved", "shapes")
 
     def __init__(self, op: Any, parents: tuple, values: tuple, shapes: tuple | None) -> None:
         self.op = op
@@ -73,6 +73,7 @@ class Node:
 
 
 state = State()
+_ONE, _ALL, _SOME = range(3)  # how much of what a node saved a pullback asks for
 
 
 class Pullback:
@@ -92,25 +93,32 @@ class Pullback:
         needs = [_parameters(rule) for rule in rules]
         self.slots = tuple(n for n in op.values if any(n in need for need in needs))
         self.save = _picker([op.values.index(n) for n in self.slots])
-        self.steps = []
+        self.steps: list[tuple[Rule, int, Any, bool]] = []
         for rule, need in zip(rules, needs, strict=True):
             wants_xp = bool(need) and need[-1] == "xp"
             picked = [self.slots.index(n) for n in (need[:-1] if wants_xp else need)]
-            everything = picked == list(range(len(self.slots)))
-            self.steps.append((rule, None if everything else _picker(picked), wants_xp))
+            if len(picked) == 1:
+                self.steps.append((rule, _ONE, picked[0], wants_xp))
+            elif picked == list(range(len(self.slots))):
+                self.steps.append((rule, _ALL, None, wants_xp))
+            else:
+                self.steps.append((rule, _SOME, _picker(picked), wants_xp))
 
     def pull(self, node: Node, g: Any, xp: Any, recorded: bool, needed: set | None) -> list:
         """Return the gradient of each of node's parents, None for those not needed."""
         saved: Any = self.lift(node) if recorded else node.saved
         dtype = g.dtype
         grads: list = []
-        for i, (rule, pick, wants_xp) in enumerate(self.steps):
-            if needed is not None and node.parents[i] not in needed:
+        for rule, kind, pick, wants_xp in self.steps:
+            if needed is not None and node.parents[len(grads)] not in needed:
                 grads.append(None)
                 continue
-            args = saved if pick is None else pick(saved)
-            grad = rule(g, *args, xp) if wants_xp else rule(g, *args)
-            if grad.dtype is not dtype and grad.dtype != dtype and self.op.name != "astype":
+            if kind == _ONE:
+                grad = rule(g, saved[pick], xp) if wants_xp else rule(g, saved[pick])
+            else:
+                args = saved if kind == _ALL else pick(saved)
+                grad = rule(g, *args, xp) if wants_xp else rule(g, *args)
+            if grad.dtype is not dtype and grad.dtype != dtype and self.name != "astype":
                 grad = grad.astype(dtype)  # bfloat16 with a Python scalar is float32 in NumPy
             grads.append(grad)
         return grads
@@ -203,6 +211,7 @@ class Op:
         ]
         named = (*arguments, "out")
         self.values = (*named, *statics, *(f"{named[i]}_{kind}" for i, kind in self.metadata))
+        self.able = tuple(i for i, a in enumerate(self.arguments) if a in rules)
         self._pullbacks: dict[tuple[int, ...], Pullback] = {}
         for argument, rule in rules.items():
             unknown = set(_parameters(rule)) - {*self.values, "xp"}
@@ -226,30 +235,36 @@ class Op:
 
     def __call__(self, args: Sequence[Any], statics: dict[str, Any]) -> Any:
         """Run the operation on tensors and Python scalars of agreeing device and dtype."""
-        arrays = [a._data if isinstance(a, Tensor) else a for a in args]
-        xp = next((backend.xp_of(a) for a in arrays if backend.is_array(a)), np)
+        if len(args) == 1:
+            x = args[0]
+            arrays: tuple = (x._data,)
+            xp = np if arrays[0].__class__ is np.ndarray else backend.xp_of(arrays[0])
+            wanted = self.able if x._requires_grad else ()
+        else:
+            arrays = tuple([a._data if isinstance(a, Tensor) else a for a in args])
+            xp = np
+            for a in arrays:
+                if a.__class__ is not np.ndarray and backend.is_array(a):
+                    xp = backend.xp_of(a)
+            wanted = tuple(
+                [i for i in self.able if isinstance(args[i], Tensor) and args[i]._requires_grad]
+            )
         try:
             out = self.forward(xp, *arrays, **statics)
         except (ValueError, TypeError, IndexError) as error:
             raise explained(error, self.name, self.arguments, arrays, statics) from error
-        if isinstance(out, np.generic):
+        if out.__class__ is not np.ndarray and isinstance(out, np.generic):
             out = np.asarray(out)
         make_node = state.make_node
-        if make_node is None:
-            return Tensor._wrap(out, None)
-        wanted = tuple(
-            i
-            for i, (name, a) in enumerate(zip(self.arguments, args, strict=True))
-            if isinstance(a, Tensor) and a._requires_grad and name in self.rules
-        )
-        if not wanted:
+        if make_node is None or not wanted:
             return Tensor._wrap(out, None)
         values = (*arrays, out, *statics.values())
-        if self.metadata:
-            values += tuple(_METADATA[kind](values[i]) for i, kind in self.metadata)
-        shapes = tuple(arrays[i].shape for i in wanted) if self.broadcasts else None
-        parents = tuple(args[i]._node or args[i] for i in wanted)
-        return Tensor._wrap(out, make_node(self.pullback(wanted), parents, values, shapes))
+        for i, kind in self.metadata:
+            values += (_METADATA[kind](values[i]),)
+        shapes = tuple([arrays[i].shape for i in wanted]) if self.broadcasts else None
+        parents = tuple([args[i]._node or args[i] for i in wanted])
+        pullback = self._pullbacks.get(wanted) or self.pullback(wanted)
+        return Tensor._wrap(out, make_node(pullback, parents, values, shapes))
 
 
 class Sample:
@@ -332,10 +347,9 @@ def primitive(
 
         @functools.wraps(forward)
         def function(*args: Any, **kwargs: Any) -> Any:
-            if len(args) < count or kwargs or len(args) > count:
+            given = {**statics, **kwargs} if kwargs else statics
+            if len(args) != count or len(given) != len(statics):
                 args, given = _bind(op, args, kwargs)
-            else:
-                given = statics
             return op(prepare(op, args), given)
 
         del function.__wrapped__
@@ -373,11 +387,15 @@ def prepare(op: Op, args: Sequence[Any]) -> Sequence[Any]:
     """
     if len(args) == 1:
         x = args[0]
+        if isinstance(x, Tensor) and not op.floats_only:
+            return args
         if not isinstance(x, Tensor):
             x = Tensor._wrap(_as_array(op, 0, x, None), None)
         if op.floats_only and not backend.is_float(x._data.dtype):
             x = x.astype(backend.float32)
         return (x,)
+    if _agree(op, args):
+        return args
     device = _common_device(op, args)
     args = [a.item() if isinstance(a, np.float64) else a for a in args]  # as weak as a float
     tensors = [
@@ -407,6 +425,22 @@ def prepare(op: Op, args: Sequence[Any]) -> Sequence[Any]:
         elif t is not None:
             tensors[i] = Tensor._wrap(xp.asarray(t, dtype=common), None)
     return tensors
+
+
+def _agree(op: Op, args: Sequence[Any]) -> bool:
+    """Return whether all arguments are numpy tensors of one dtype, the common case."""
+    x = args[0]
+    if not isinstance(x, Tensor) or (op.floats_only and x._data.dtype.kind != "f"):
+        return False
+    dtype = x._data.dtype
+    for a in args:
+        if (
+            not isinstance(a, Tensor)
+            or a._data.dtype is not dtype
+            or a._data.__class__ is not np.ndarray
+        ):
+            return False
+    return True
 
 
 def _as_array(op: Op, position: int, value: Any, device: str | None) -> Array:

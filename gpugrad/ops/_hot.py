@@ -21,7 +21,7 @@ def unary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any]
     This is the hot path: one NumPy call, one node, one tensor.
     """
     pullback = op.pullback((0,)) if op.rules else None
-    ndarray, asarray = np.ndarray, np.asarray
+    ndarray, asarray, wrap = np.ndarray, np.asarray, Tensor._wrap
 
     def function(x: Any) -> Any:
         if isinstance(x, Tensor):
@@ -34,8 +34,8 @@ def unary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any]
                     make_node = state.make_node
                     if make_node is not None:
                         node = make_node(pullback, (x._node or x,), (data, out), None)
-                        return Tensor._wrap(out, node)
-                return Tensor._wrap(out, None)
+                        return wrap(out, node)
+                return wrap(out, None)
         return op(prepare(op, (x,)), {})
 
     return function
@@ -46,7 +46,7 @@ def binary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any
     if not op.rules:
         return lambda x, y: op(prepare(op, (x, y)), {})
     both, left, right = op.pullback((0, 1)), op.pullback((0,)), op.pullback((1,))
-    ndarray, asarray = np.ndarray, np.asarray
+    ndarray, asarray, wrap = np.ndarray, np.asarray, Tensor._wrap
 
     def function(x: Any, y: Any) -> Any:
         if isinstance(x, Tensor):
@@ -68,7 +68,7 @@ def binary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any
                     out = asarray(out)
                 make_node = state.make_node
                 if make_node is None:
-                    return Tensor._wrap(out, None)
+                    return wrap(out, None)
                 shapes: tuple | None = None
                 same = xd.shape == yd.shape
                 if x._requires_grad:
@@ -87,7 +87,7 @@ def binary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any
                     node = make_node(right, (y._node or y,), (xd, yd, out), shapes)
                 else:
                     node = None
-                return Tensor._wrap(out, node)
+                return wrap(out, node)
             if (y.__class__ is float or y.__class__ is int) and (
                 xd.__class__ is ndarray and xd.dtype.kind == "f"
             ):
@@ -98,8 +98,8 @@ def binary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any
                     make_node = state.make_node
                     if make_node is not None:
                         node = make_node(left, (x._node or x,), (xd, y, out), None)
-                        return Tensor._wrap(out, node)
-                return Tensor._wrap(out, None)
+                        return wrap(out, node)
+                return wrap(out, None)
         return op(prepare(op, (x, y)), {})
 
     return function

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, registry
-from ..registry import Sample, describe, primitive
+from ..registry import OPS, Sample, describe, primitive
 from ._axes import along, normalize_axis
 from .shape import asarray, moveaxis, ravel
 
@@ -119,7 +119,8 @@ def _getitem_view(xp, x, index=None):
 def getitem(x: Any, index: Any) -> Any:
     """Return x[index]: a view for integers and slices, a copy for arrays of indices."""
     index = raw_index(index)
-    return (_getitem_view if _is_basic(index) else _getitem)(x, index=index)
+    op = OPS["getitem_view" if _is_basic(index) else "getitem"]
+    return op((asarray(x),), {"index": index})
 
 
 def _put(xp: Any, x: Any, index: Any, value: Any) -> Any:

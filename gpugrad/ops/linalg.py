@@ -7,8 +7,11 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from .. import backend
-from ..registry import Sample, primitive
+from ..registry import OPS, Sample, primitive
+from ._hot import binary_function
 from .elementwise import multiply
 from .indexing import diagonal
 from .reduction import sum as sum_
@@ -42,13 +45,20 @@ def _right(g: Any, x: Any, y_shape: tuple[int, ...], xp: Any) -> Any:
     y=_right,
 )
 def _matmul(xp, x, y):
+    return _matmul_arrays(xp, x, y)
+
+
+def _matmul_arrays(xp: Any, x: Any, y: Any) -> Any:
     narrow = x.dtype in (backend.float16, backend.bfloat16)
     a, b = (x.astype(backend.float32), y.astype(backend.float32)) if narrow else (x, y)
-    if b.ndim == 2 and a.ndim > 2 and a.size:
+    if a.ndim > 2 and b.ndim == 2 and a.size:
         out = xp.matmul(a.reshape(-1, a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
     else:
         out = xp.matmul(a, b)
     return out.astype(x.dtype) if narrow else out
+
+
+_product = binary_function(OPS["matmul"], lambda x, y: _matmul_arrays(np, x, y))
 
 
 def matmul(x: Any, y: Any) -> Any:
@@ -58,19 +68,20 @@ def matmul(x: Any, y: Any) -> Any:
     y as (K, 1), and that axis is dropped from the result. Raises ValueError naming both shapes.
     """
     x, y = asarray(x), asarray(y)
-    if not x.ndim or not y.ndim:
-        raise ValueError(f"matmul: needs at least one dimension, got {x.shape} and {y.shape}")
-    inner = y.shape[-2] if y.ndim > 1 else y.shape[0]
-    if x.shape[-1] != inner:
+    xs, ys = x._data.shape, y._data.shape
+    if not xs or not ys:
+        raise ValueError(f"matmul: needs at least one dimension, got {xs} and {ys}")
+    inner = ys[-2] if len(ys) > 1 else ys[0]
+    if xs[-1] != inner:
         raise ValueError(
-            f"matmul: x {x.shape} and y {y.shape} do not fit: the last axis of x is "
-            f"{x.shape[-1]} long, the {'second to last' if y.ndim > 1 else 'only'} of y {inner}"
+            f"matmul: x {xs} and y {ys} do not fit: the last axis of x is {xs[-1]} long, "
+            f"the {'second to last' if len(ys) > 1 else 'only'} of y {inner}"
         )
-    if x.ndim > 1 and y.ndim > 1:
-        return _matmul(x, y)
+    if len(xs) > 1 and len(ys) > 1:
+        return _product(x, y)
     a = expand_dims(x, 0) if x.ndim == 1 else x
     b = expand_dims(y, 1) if y.ndim == 1 else y
-    out = _matmul(a, b)
+    out = _product(a, b)
     gone = [-2] * (x.ndim == 1) + [-1] * (y.ndim == 1)
     return squeeze(out, tuple(gone))
 

@@ -53,7 +53,7 @@ def blocks_used(n: int, words_per_element: int = 1) -> int:
 
 def philox_uint32(xp: ModuleType, seed: int, offset: int, n: int) -> Any:
     """Words 0 to n of the draw, (n,) uint32."""
-    out = xp.empty(n, dtype=xp.uint32)
+    out = _empty(xp, "philox_uint32", n, xp.uint32)
     for part, words in _pieces(xp, seed, offset, n):
         out[part] = words
     return out
@@ -65,7 +65,7 @@ def uniform(xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.floa
     float32: (word >> 8) * 2**-24, one word per element. float64: (pair >> 11) * 2**-53, where
     the pair of words 2i and 2i + 1 is read as one 64-bit integer, low word first.
     """
-    out = xp.empty(n, dtype=_float_dtype("uniform", dtype))
+    out = _empty(xp, "uniform", n, _float_dtype("uniform", dtype))
     per = out.itemsize // 4
     for part, words in _pieces(xp, seed, offset, n, per):
         _unit(xp, words, out[part])
@@ -87,7 +87,7 @@ def normal(xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.float
     Each operation is rounded to dtype, 2 pi too. u and a are equal on every device; log, sqrt,
     cos and sin may differ by a few units in the last place between maths libraries.
     """
-    out = xp.empty(n, dtype=_float_dtype("normal", dtype))
+    out = _empty(xp, "normal", n, _float_dtype("normal", dtype))
     per = out.itemsize // 4
     for part, words in _pieces(xp, seed, offset, n + n % 2, per):
         pairs = words.reshape(-1, 2, per)
@@ -121,7 +121,7 @@ def keep_mask(xp: ModuleType, seed: int, offset: int, n: int, p: float) -> Any:
     if not 0 <= p <= 1:
         raise ValueError(f"keep_mask: p is a probability, expected 0 <= p <= 1, got {p}")
     threshold = round(p * 2**32)
-    mask = xp.empty(n, dtype=xp.bool_)
+    mask = _empty(xp, "keep_mask", n, xp.bool_)
     if threshold == 2**32:  # does not fit the 32 bits of a word
         mask[...] = False
         return mask
@@ -143,7 +143,7 @@ def randint(xp: ModuleType, seed: int, offset: int, n: int, low: int, high: int)
             f"randint: expected low < high, both within int64, got low={low}, high={high}"
         )
     span_high, span_low = (np.uint64(half) for half in divmod(high - low, 2**32))
-    out = xp.empty(n, dtype=xp.int64)
+    out = _empty(xp, "randint", n, xp.int64)
     for part, words in _pieces(xp, seed, offset, n, 2):
         pair = words.view(xp.uint64)
         pair_high, pair_low = pair >> HALF, pair & LOW
@@ -153,6 +153,12 @@ def randint(xp: ModuleType, seed: int, offset: int, n: int, low: int, high: int)
         value = pair_high * span_high + (upper >> HALF) + (lower >> HALF)
         xp.add(value.view(xp.int64), np.int64(low), out=out[part])
     return out
+
+
+def _empty(xp: ModuleType, name: str, n: int, dtype: Any) -> Any:
+    if operator.index(n) < 0:
+        raise ValueError(f"{name}: n is a number of elements, expected n >= 0, got {n}")
+    return xp.empty(n, dtype=dtype)
 
 
 def _float_dtype(name: str, dtype: Any) -> Any:
@@ -181,8 +187,6 @@ def _pieces(
     """
     seed, offset, n = (operator.index(value) for value in (seed, offset, n))
     blocks = blocks_used(n, per)
-    if n < 0:
-        raise ValueError(f"philox: n is a number of elements, expected n >= 0, got {n}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"philox: the seed is the 64-bit key, expected 0 <= seed < 2**64: {seed}")
     if not 0 <= offset <= 2**64 - blocks:

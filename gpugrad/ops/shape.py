@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import backend, registry
-from ..registry import Node, Sample, primitive, state
+from ..registry import OPS, Node, Sample, primitive, state
 from ._axes import Axis, along, normalize_axes, normalize_axis
 
 
@@ -79,9 +80,10 @@ def _reshape(xp, x, shape=None):
 
 def reshape(x: Any, *shape: Any) -> Any:
     """Return the elements in another shape; one length may be -1. A view where possible."""
-    if len(shape) == 1 and not isinstance(shape[0], int):
-        shape = tuple(int(n) for n in shape[0]) if isinstance(shape[0], (tuple, list)) else shape
-    return _reshape(x, shape=tuple(int(n) for n in shape))
+    if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
+        shape = tuple(shape[0])
+    lengths = tuple([operator.index(n) for n in shape])
+    return OPS["reshape"]((asarray(x),), {"shape": lengths})
 
 
 def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:

@@ -233,6 +233,10 @@ class Op:
             found = self._pullbacks[wanted] = Pullback(self, wanted)
         return found
 
+    def with_metadata(self, values: tuple) -> tuple:
+        """Return the values of a call followed by the shapes and dtypes its pullbacks ask for."""
+        return values + tuple([_METADATA[kind](values[i]) for i, kind in self.metadata])
+
     def __call__(self, args: Sequence[Any], statics: dict[str, Any]) -> Any:
         """Run the operation on tensors and Python scalars of agreeing device and dtype."""
         if len(args) == 1:
@@ -259,8 +263,8 @@ class Op:
         if make_node is None or not wanted:
             return Tensor._wrap(out, None)
         values = (*arrays, out, *statics.values())
-        for i, kind in self.metadata:
-            values += (_METADATA[kind](values[i]),)
+        if self.metadata:
+            values = self.with_metadata(values)
         shapes = tuple([arrays[i].shape for i in wanted]) if self.broadcasts else None
         parents = tuple([args[i]._node or args[i] for i in wanted])
         pullback = self._pullbacks.get(wanted) or self.pullback(wanted)

@@ -241,12 +241,17 @@ def _logsumexp_rule(g: Any, x: Any, out: Any, axis: Axis, keepdims: bool, xp: An
 def logsumexp(xp, x, axis=None, keepdims=False):
     """Return log(sum(exp(x))) over axis without overflow; -inf over nothing or over -inf."""
     wide = x.astype(backend.float32) if x.dtype in (backend.float16, backend.bfloat16) else x
-    largest = xp.max(wide, axis=axis, keepdims=True, initial=-math.inf)
-    largest = xp.where(xp.isfinite(largest), largest, 0).astype(wide.dtype)
+    if count(x.shape, axis):
+        largest = xp.max(wide, axis=axis, keepdims=True)
+        largest = xp.where(xp.isfinite(largest), largest, 0).astype(wide.dtype)
+    else:
+        largest = xp.zeros(kept(x.shape, axis), wide.dtype)
     with np.errstate(divide="ignore", over="ignore"):
         total = xp.log(xp.sum(xp.exp(wide - largest), axis=axis, keepdims=True)) + largest
-    shape = total.shape if keepdims else xp.sum(x, axis=axis).shape
-    return total.reshape(shape).astype(x.dtype)
+    if not keepdims:
+        axes = normalize_axes(axis, x.ndim)
+        total = total.reshape([n for i, n in enumerate(x.shape) if i not in axes])
+    return total.astype(x.dtype)
 
 
 @primitive()
@@ -276,7 +281,7 @@ def argmin(xp, x, axis=None, keepdims=False):
 @primitive()
 def count_nonzero(xp, x, axis=None, keepdims=False):
     """Return how many elements over axis are not zero."""
-    return xp.count_nonzero(x, axis=axis, keepdims=keepdims)
+    return xp.sum(x != 0, axis=axis, keepdims=keepdims)
 
 
 @primitive(

@@ -1,0 +1,92 @@
+"""The public generator: its state, its arguments, its distributions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpugrad as gg
+from gpugrad import random
+
+
+def test_one_seed_one_sequence():
+    draws = []
+    for _ in range(2):
+        gg.manual_seed(7)
+        draws.append([random.normal(size=5).tolist(), random.uniform(size=(2, 3)).tolist()])
+    assert draws[0] == draws[1]
+    gg.manual_seed(8)
+    assert random.normal(size=5).tolist() != draws[0][0]
+
+
+def test_state_round_trip_continues_exactly():
+    gg.manual_seed(1)
+    random.normal(size=17)
+    state = random.get_state()
+    expected = random.uniform(size=9).tolist()
+    random.normal(size=3)
+    random.set_state(state)
+    assert random.uniform(size=9).tolist() == expected
+
+
+def test_draws_do_not_overlap():
+    gg.manual_seed(2)
+    values = np.concatenate([random.uniform(size=5, dtype="float64").numpy() for _ in range(200)])
+    assert len(np.unique(values)) == 1000
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_moments_and_dtypes(dtype):
+    gg.manual_seed(3)
+    x = random.normal(2.0, 3.0, 40_000, dtype=dtype)
+    u = random.uniform(-1.0, 3.0, 40_000, dtype=dtype)
+    assert x.dtype == u.dtype == dtype
+    x, u = x.numpy().astype(float), u.numpy().astype(float)
+    assert abs(x.mean() - 2) < 0.08
+    assert abs(x.std() - 3) < 0.06
+    assert abs(u.mean() - 1) < 0.04
+    assert u.min() >= -1
+    assert u.max() <= 3
+
+
+def test_integers_bernoulli_permutation():
+    gg.manual_seed(4)
+    drawn = random.integers(-2, 3, (100, 50)).numpy()
+    assert drawn.dtype == np.int64
+    assert set(np.unique(drawn)) == {-2, -1, 0, 1, 2}
+    counts = np.bincount((drawn + 2).ravel(), minlength=5)
+    assert ((counts - 1000) ** 2 / 1000).sum() < 18.5  # chi-square, 4 degrees, p = 0.001
+    assert abs(random.bernoulli(0.3, 20_000).numpy().mean() - 0.3) < 0.015
+    assert random.bernoulli(0.0, 100).numpy().sum() == 0
+    assert random.bernoulli(1.0, 100).numpy().sum() == 100
+    assert sorted(random.permutation(101).tolist()) == list(range(101))
+    assert random.permutation(0).shape == (0,)
+
+
+@pytest.mark.parametrize("size", [None, (), 0, (0, 3), 1, 7, (3, 1, 5)])
+def test_sizes(size):
+    shape = () if size is None else size if isinstance(size, tuple) else (size,)
+    for draw in (random.normal, random.uniform):
+        assert draw(size=size).shape == shape
+    assert random.integers(3, size=size).shape == shape
+    assert random.bernoulli(0.5, size).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: gg.manual_seed(-1), "seed"),
+        (lambda: gg.manual_seed(1.5), "seed"),
+        (lambda: random.set_state({"seed": 1, "offset": -1}), "offset"),
+        (lambda: random.normal(scale=-1.0), "scale"),
+        (lambda: random.uniform(1.0, 0.0), "larger than high"),
+        (lambda: random.integers(3, 3), r"\[3, 3\)"),
+        (lambda: random.bernoulli(1.5), r"\[0, 1\]"),
+        (lambda: random.normal(size=(2, -1)), "negative"),
+        (lambda: random.normal(dtype="int64"), "integers"),
+        (lambda: random.permutation(-1), ">= 0"),
+    ],
+)
+def test_misuse_is_explained(call, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call()

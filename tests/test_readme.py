@@ -1,0 +1,26 @@
+"""The README's examples print what it says they print, and its commands are what CI runs."""
+
+from __future__ import annotations
+
+import doctest
+import pathlib
+import re
+
+import pytest
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+
+
+def test_examples_run_as_printed():
+    text = README.read_text(encoding="utf-8").replace("```", "   ")
+    test = doctest.DocTestParser().get_doctest(text, {}, "README.md", str(README), 0)
+    assert len(test.examples) > 15
+    output: list[str] = []
+    doctest.DocTestRunner(verbose=False).run(test, out=output.append)
+    assert not output, "".join(output)
+
+
+@pytest.mark.parametrize("ends_with", ["gpugrad train", "pytest"])
+def test_two_commands_of_one_line(ends_with):
+    pattern = r"^python3 -m venv \.venv && \.venv/bin/pip install -e .* && \.venv/bin/" + ends_with
+    assert len(re.findall(pattern + "$", README.read_text(encoding="utf-8"), re.MULTILINE)) == 1

@@ -294,7 +294,11 @@ class Sample:
 
     def __repr__(self) -> str:
         parts = [
-            "x".join(map(str, a)) or "scalar" if isinstance(a, tuple) else "array"
+            "x".join(map(str, a)) or "scalar"
+            if isinstance(a, tuple)
+            else "none"
+            if a is None
+            else "array"
             for a in self.arguments
         ]
         parts += [f"{k}={v}".replace(" ", "") for k, v in self.statics.items()]
@@ -305,7 +309,7 @@ class Sample:
         drawn = []
         for i, argument in enumerate(self.arguments):
             if not isinstance(argument, tuple):
-                drawn.append(argument)
+                drawn.append(argument)  # a ready array, or None
                 continue
             low, high = self.domains[i]
             size = int(np.prod(argument))
@@ -438,7 +442,7 @@ def _agree(op: Op, args: Sequence[Any]) -> bool:
         return False
     dtype = x._data.dtype
     for a in args:
-        if (
+        if a is not None and (
             not isinstance(a, Tensor)
             or a._data.dtype is not dtype
             or a._data.__class__ is not np.ndarray

@@ -115,7 +115,7 @@ from .indexing import (
     take_along_axis,
     topk,
 )
-from .linalg import einsum, matmul, outer, tensordot, trace, vecdot
+from .linalg import einsum, linear, matmul, outer, tensordot, trace, vecdot
 from .reduction import (
     all,
     any,
@@ -384,6 +384,7 @@ __all__ = [
     "isnan",
     "less",
     "less_equal",
+    "linear",
     "linspace",
     "log",
     "log1p",

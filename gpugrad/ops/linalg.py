@@ -86,6 +86,55 @@ def matmul(x: Any, y: Any) -> Any:
     return squeeze(out, tuple(gone))
 
 
+def _flat(x: Any, xp: Any) -> Any:
+    """Return an array (..., C) as a matrix (N, C)."""
+    rows = math.prod(x.shape[:-1])
+    return x if len(x.shape) == 2 else xp.reshape(x, (rows, x.shape[-1]))
+
+
+@primitive(
+    [
+        Sample((3, 4), (5, 4), (5,)),
+        Sample((2, 3, 4), (5, 4), None),
+        Sample((4,), (2, 4), (2,)),
+        Sample((0, 4), (2, 4), (2,)),
+    ],
+    name="linear",
+    arguments=3,
+    method=False,
+    x=lambda g, weight, x_shape, xp: xp.reshape(xp.matmul(_flat(g, xp), weight), x_shape),
+    weight=lambda g, x, xp: xp.matmul(xp.swapaxes(_flat(g, xp), 0, 1), _flat(x, xp)),
+    bias=lambda g, xp: xp.sum(_flat(g, xp), axis=0),
+)
+def _linear(xp, x, weight, bias):
+    out = _matmul_arrays(xp, _flat(x, xp), weight.T)
+    if bias is not None:
+        out += bias
+    return out.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def linear(x: Any, weight: Any, bias: Any = None) -> Any:
+    """Return x @ weight.T + bias: x (..., in), weight (out, in), bias (out), result (..., out).
+
+    Raises ValueError naming the shapes that do not fit.
+    """
+    x, weight = asarray(x), asarray(weight)
+    xs, ws = x._data.shape, weight._data.shape
+    if len(ws) != 2 or xs[-1:] != ws[1:]:
+        raise ValueError(
+            f"linear: input {xs} and weight {ws} do not fit: the last axis of the input must be as "
+            "long as the last of the weight, which is (out, in)"
+        )
+    if bias is not None:
+        bias = asarray(bias)
+        if bias._data.shape != ws[:1]:
+            raise ValueError(
+                f"linear: bias {bias.shape} and weight {ws} do not fit: the bias must have shape "
+                f"{ws[:1]}"
+            )
+    return _linear(x, weight, bias)
+
+
 def outer(x: Any, y: Any) -> Any:
     """Return the products of all elements of x (N) with all of y (M): (N, M)."""
     return multiply(reshape(x, (-1, 1)), reshape(y, (1, -1)))

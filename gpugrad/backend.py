@@ -38,6 +38,9 @@ DTYPES = (*FLOATS, int8, int16, int32, int64, uint8, uint16, uint32, uint64, boo
 _BY_NAME = {dtype.name: dtype for dtype in DTYPES}
 
 
+NARROW = (float16, bfloat16)  # accumulate in float32
+
+
 def as_dtype(dtype: DTypeLike) -> np.dtype:
     """Return the numpy dtype for a name, a Python type, a numpy type or a dtype.
 
@@ -210,6 +213,16 @@ def synchronize() -> None:
     cupy = sys.modules.get("cupy")
     if cupy is not None and cuda_is_available():
         cupy.cuda.get_current_stream().synchronize()
+
+
+def total(xp: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """Return the sum over axes in the dtype of x, accumulated in float32 at least.
+
+    ``xp`` is numpy, cupy or gpugrad's own operations.
+    """
+    if x.dtype in NARROW:
+        return xp.sum(x, axis=axis, keepdims=keepdims, dtype=float32).astype(x.dtype)
+    return xp.sum(x, axis=axis, keepdims=keepdims)
 
 
 def memory_base(array: Array) -> Array:

@@ -142,7 +142,7 @@ def unbroadcast(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
     extra = g.ndim - len(shape)
     axes = (*range(extra), *(i + extra for i, n in enumerate(shape) if n == 1))
     if axes:
-        g = xp.sum(g, axis=axes, keepdims=True)
+        g = backend.total(xp, g, axes, keepdims=True)
     return g if g.shape == shape else xp.reshape(g, shape)
 
 

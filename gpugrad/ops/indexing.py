@@ -154,7 +154,7 @@ def _summed_to(g: Any, shape: tuple[int, ...], xp: Any) -> Any:
     """Return g summed over the axes an assignment broadcast the value along."""
     extra = len(g.shape) - len(shape)
     axes = (*range(extra), *(i + extra for i, n in enumerate(shape) if n == 1))
-    g = xp.sum(g, axis=axes, keepdims=True) if axes else g
+    g = backend.total(xp, g, axes, keepdims=True) if axes else g
     return xp.reshape(g, shape)
 
 

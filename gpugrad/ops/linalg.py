@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import backend
 from ..registry import OPS, Sample, primitive
+from ..tensor import Tensor
 from ._hot import binary_function
 from .elementwise import multiply
 from .indexing import diagonal
@@ -18,15 +19,20 @@ from .reduction import sum as sum_
 from .shape import asarray, expand_dims, permute_dims, reshape, squeeze
 
 
+def _times(x: Any, y: Any, xp: Any) -> Any:
+    """Return the matrix product of arrays or of tensors."""
+    return xp.matmul(x, y) if isinstance(x, Tensor) else _matmul_arrays(xp, x, y)
+
+
 def _left(g: Any, y: Any, xp: Any) -> Any:
-    return xp.matmul(g, xp.swapaxes(y, -1, -2))
+    return _times(g, xp.swapaxes(y, -1, -2), xp)
 
 
 def _right(g: Any, x: Any, y_shape: tuple[int, ...], xp: Any) -> Any:
     if len(y_shape) == 2 and len(x.shape) > 2:  # one product instead of a batch and a sum
         x = xp.reshape(x, (-1, x.shape[-1]) if x.size else (0, x.shape[-1]))
         g = xp.reshape(g, (x.shape[0], g.shape[-1]))
-    return xp.matmul(xp.swapaxes(x, -1, -2), g)
+    return _times(xp.swapaxes(x, -1, -2), g, xp)
 
 
 @primitive(
@@ -49,7 +55,7 @@ def _matmul(xp, x, y):
 
 
 def _matmul_arrays(xp: Any, x: Any, y: Any) -> Any:
-    narrow = x.dtype in (backend.float16, backend.bfloat16)
+    narrow = x.dtype in backend.NARROW
     a, b = (x.astype(backend.float32), y.astype(backend.float32)) if narrow else (x, y)
     if a.ndim > 2 and b.ndim == 2 and a.size:
         out = xp.matmul(a.reshape(-1, a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
@@ -102,9 +108,9 @@ def _flat(x: Any, xp: Any) -> Any:
     name="linear",
     arguments=3,
     method=False,
-    x=lambda g, weight, x_shape, xp: xp.reshape(xp.matmul(_flat(g, xp), weight), x_shape),
-    weight=lambda g, x, xp: xp.matmul(xp.swapaxes(_flat(g, xp), 0, 1), _flat(x, xp)),
-    bias=lambda g, xp: xp.sum(_flat(g, xp), axis=0),
+    x=lambda g, weight, x_shape, xp: xp.reshape(_times(_flat(g, xp), weight, xp), x_shape),
+    weight=lambda g, x, xp: _times(xp.swapaxes(_flat(g, xp), 0, 1), _flat(x, xp), xp),
+    bias=lambda g, xp: backend.total(xp, _flat(g, xp), 0),
 )
 def _linear(xp, x, weight, bias):
     out = _matmul_arrays(xp, _flat(x, xp), weight.T)

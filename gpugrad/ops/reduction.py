@@ -40,11 +40,7 @@ def _spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool, xp: Any)
 
 
 def _sum(xp: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
-    axis = tuple(axis) if isinstance(axis, list) else axis
-    if x.dtype in (backend.float16, backend.bfloat16):
-        total = xp.sum(x, axis=axis, keepdims=keepdims, dtype=backend.float32)
-        return total.astype(x.dtype)
-    return xp.sum(x, axis=axis, keepdims=keepdims)
+    return backend.total(xp, x, tuple(axis) if isinstance(axis, list) else axis, keepdims)
 
 
 @primitive(
@@ -108,7 +104,7 @@ def _prod_rule(g: Any, x: Any, out: Any, axis: Axis, keepdims: bool, xp: Any) ->
 )
 def prod(xp, x, axis=None, keepdims=False):
     """Return the product over axis; exact gradients also where elements are zero."""
-    if x.dtype in (backend.float16, backend.bfloat16):
+    if x.dtype in backend.NARROW:
         total = xp.prod(x.astype(backend.float32), axis=axis, keepdims=keepdims)
         return total.astype(x.dtype)
     return xp.prod(x, axis=axis, keepdims=keepdims)
@@ -116,7 +112,7 @@ def prod(xp, x, axis=None, keepdims=False):
 
 def _extremum_rule(g: Any, x: Any, out: Any, axis: Axis, keepdims: bool, xp: Any) -> Any:
     ties = (x == _expanded(out, x.shape, axis, keepdims, xp)).astype(x.dtype)
-    share = ties / xp.sum(ties, axis=axis, keepdims=True)
+    share = ties / backend.total(xp, ties, axis, keepdims=True)
     return _expanded(g, x.shape, axis, keepdims, xp) * share
 
 
@@ -133,7 +129,7 @@ def min(xp, x, axis=None, keepdims=False):
 
 
 def _centred(x: Any, axis: Axis, xp: Any) -> Any:
-    return x - xp.mean(x, axis=axis, keepdims=True)
+    return x - mean_of(xp, x, axis)
 
 
 def _freedom(shape: tuple[int, ...], axis: Axis, correction: float) -> float:
@@ -143,14 +139,14 @@ def _freedom(shape: tuple[int, ...], axis: Axis, correction: float) -> float:
 
 
 def _var(xp: Any, x: Any, axis: Axis, correction: float, keepdims: bool) -> Any:
-    wide = x.astype(backend.float32) if x.dtype in (backend.float16, backend.bfloat16) else x
+    wide = x.astype(backend.float32) if x.dtype in backend.NARROW else x
     centred = wide - mean_of(xp, wide, axis)
     return _sum(xp, centred * centred, axis, keepdims) / _freedom(x.shape, axis, correction)
 
 
 def mean_of(xp: Any, x: Any, axis: Axis) -> Any:
     """Return the mean of an array with kept axes, NaN (and no warning) where it is empty."""
-    return _sum(xp, x, axis, True) / (count(x.shape, axis) or math.nan)
+    return (_sum(xp, x, axis, True) / (count(x.shape, axis) or math.nan)).astype(x.dtype)
 
 
 @primitive(
@@ -187,7 +183,7 @@ def std(xp, x, axis=None, correction=0, keepdims=False):
 
 
 def _norm(xp: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
-    wide = x.astype(backend.float32) if x.dtype in (backend.float16, backend.bfloat16) else x
+    wide = x.astype(backend.float32) if x.dtype in backend.NARROW else x
     out = xp.sqrt(xp.sum(wide * wide, axis=axis, keepdims=keepdims))
     if bool(((out == 0) | ~xp.isfinite(out)).any()) and x.size:  # squares may have under/overflown
         largest = xp.max(xp.abs(wide), axis=axis, keepdims=True)
@@ -240,7 +236,7 @@ def _logsumexp_rule(g: Any, x: Any, out: Any, axis: Axis, keepdims: bool, xp: An
 @primitive(AXES, floats_only=True, x=_logsumexp_rule)
 def logsumexp(xp, x, axis=None, keepdims=False):
     """Return log(sum(exp(x))) over axis without overflow; -inf over nothing or over -inf."""
-    wide = x.astype(backend.float32) if x.dtype in (backend.float16, backend.bfloat16) else x
+    wide = x.astype(backend.float32) if x.dtype in backend.NARROW else x
     if count(x.shape, axis):
         largest = xp.max(wide, axis=axis, keepdims=True)
         largest = xp.where(xp.isfinite(largest), largest, 0).astype(wide.dtype)
@@ -287,18 +283,23 @@ def count_nonzero(xp, x, axis=None, keepdims=False):
 @primitive(
     [Sample((3, 4), axis=0), Sample((2, 3, 4), axis=-2), Sample((5,), axis=0)],
     name="cumulative_sum",
-    x=lambda g, axis, xp: xp.flip(xp.cumsum(xp.flip(g, axis=axis), axis=axis), axis=axis),
+    x=lambda g, axis, xp: _running_total(g, axis, xp),
 )
 def _cumulative_sum(xp, x, axis=0):
-    if x.dtype in (backend.float16, backend.bfloat16):
+    if x.dtype in backend.NARROW:
         return xp.cumsum(x.astype(backend.float32), axis=axis).astype(x.dtype)
     return xp.cumsum(x, axis=axis)
 
 
+def _running_total(g: Any, axis: int, xp: Any) -> Any:
+    """Return the running sum from the end, accumulated in float32 at least."""
+    wide = g.astype(backend.float32) if g.dtype in backend.NARROW else g
+    return xp.flip(xp.cumsum(xp.flip(wide, axis=axis), axis=axis), axis=axis)
+
+
 def _cumulative_prod_rule(g: Any, x: Any, out: Any, axis: int, xp: Any) -> Any:
     if not (x == 0).any():
-        total = xp.flip(xp.cumsum(xp.flip(g * out, axis=axis), axis=axis), axis=axis)
-        return total / x
+        return _running_total(g * out, axis, xp) / x
     # with zeros: d out[j] / d x[i] = product of x[k] over k <= j, k != i, taken literally
     last = len(x.shape) - 1
     x, g = xp.swapaxes(x, axis, last), xp.swapaxes(g, axis, last)

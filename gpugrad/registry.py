@@ -301,7 +301,7 @@ class Sample:
             else "array"
             for a in self.arguments
         ]
-        parts += [f"{k}={v}".replace(" ", "") for k, v in self.statics.items()]
+        parts += [f"{k}={''.join(repr(v).split())}" for k, v in self.statics.items()]
         return ",".join(parts)
 
     def draw(self, rng: np.random.Generator) -> list[np.ndarray]:

@@ -1,0 +1,31 @@
+"""Checks for operations of your own: gradients, implementations beside a spec, hard cases.
+
+Derivatives against finite differences, in float64::
+
+    x = gg.tensor(np.random.rand(3, 4), requires_grad=True)
+    gg.testing.gradcheck(my_op, x)        # the gradient
+    gg.testing.gradgradcheck(my_op, x)    # the gradient of the gradient
+
+A faster implementation against a plain one, in the precision it will run in::
+
+    gg.testing.assert_implements(my_kernel, my_spec, [x], gg.bfloat16)
+
+``shapes`` and ``layouts`` give the inputs that break kernels.
+"""
+
+from __future__ import annotations
+
+from .cases import LENGTHS, layouts, shapes
+from .closeness import assert_close, assert_implements, tolerance
+from .derivatives import gradcheck, gradgradcheck
+
+__all__ = [
+    "LENGTHS",
+    "assert_close",
+    "assert_implements",
+    "gradcheck",
+    "gradgradcheck",
+    "layouts",
+    "shapes",
+    "tolerance",
+]

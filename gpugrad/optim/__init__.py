@@ -1,0 +1,22 @@
+"""Optimisers with PyTorch's names and arguments, gradient clipping, learning-rate schedules."""
+
+from __future__ import annotations
+
+from . import schedule
+from .adam import Adam, AdamW
+from .clip import clip_grad_norm_
+from .groups import decay_groups
+from .optimizer import Optimizer
+from .schedule import LRScheduler
+from .sgd import SGD
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "LRScheduler",
+    "Optimizer",
+    "clip_grad_norm_",
+    "decay_groups",
+    "schedule",
+]

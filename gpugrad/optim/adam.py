@@ -1,0 +1,108 @@
+"""Adam, and AdamW with decoupled weight decay."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..backend import Array
+from .optimizer import Group, Optimizer, Parameters, require
+
+
+class Adam(Optimizer):
+    """Adam; weight decay, if any, is added to the gradient (L2).
+
+    At a parameter's step t, with g = gradient + weight_decay x and betas = (b1, b2):
+
+        m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
+        x = x - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+
+    A float32 gradient above 1.8e19 overflows v (NumPy warns) and stops its element for good: clip
+    with ``clip_grad_norm_``. Kingma, Ba, "Adam: a method for stochastic optimization" (ICLR 2015).
+    """
+
+    decoupled = False
+
+    def __init__(
+        self,
+        params: Parameters,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        )
+
+    def slots(self, group: Group) -> tuple[str, ...]:
+        """Return the names of the first and second moment."""
+        return "exp_avg", "exp_avg_sq"
+
+    def check(self, group: Group) -> None:
+        """Raise ValueError for a setting that makes no sense."""
+        for key in ("lr", "eps", "weight_decay"):
+            require(self._name, key, group[key], 0)
+        betas = group["betas"]
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise ValueError(f"{self._name}: betas must be two numbers, got {betas!r}")
+        for i, beta in enumerate(betas):
+            require(self._name, f"betas[{i}]", beta, 0, 1)
+        group["betas"] = tuple(betas)
+
+    def numbers(self, group: Group, step: int) -> tuple:
+        """Return the constants of one step, with both bias corrections folded into two numbers.
+
+        (m / c1) / (sqrt(v / c2) + eps) = m (sqrt(c2) / c1) / (sqrt(v) + eps sqrt(c2)).
+        """
+        # NumPy's float64 scalars would widen every float32 pass
+        lr, eps, weight_decay = (float(group[key]) for key in ("lr", "eps", "weight_decay"))
+        beta1, beta2 = map(float, group["betas"])
+        root = math.sqrt(1 - beta2**step)
+        keep, penalty = (1 - lr * weight_decay, 0) if self.decoupled else (1, weight_decay)
+        return 1 - beta1, beta2, eps * root, lr * root / (1 - beta1**step), keep, penalty
+
+    def update(
+        self, xp: Any, x: Array, g: Array, state: list[Array], work: tuple, numbers: tuple
+    ) -> None:
+        """Change x and both moments in place."""
+        new, beta2, eps, rate, keep, penalty = numbers
+        m, v = state
+        change, decayed = work
+        if penalty:
+            xp.multiply(x, penalty, out=decayed)
+            decayed += g
+            g = decayed
+        xp.subtract(g, m, out=change)
+        change *= new
+        m += change
+        xp.multiply(g, g, out=change)
+        change *= 1 - beta2
+        v *= beta2
+        v += change
+        xp.sqrt(v, out=change)
+        change += eps
+        xp.divide(m, change, out=change)
+        change *= rate
+        if keep != 1:
+            x *= keep
+        x -= change
+
+
+class AdamW(Adam):
+    """Adam with decoupled decay: x = x - lr weight_decay x on the old value, then Adam's step.
+
+    Loshchilov, Hutter, "Decoupled weight decay regularization" (ICLR 2019).
+    """
+
+    decoupled = True
+
+    def __init__(
+        self,
+        params: Parameters,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay)

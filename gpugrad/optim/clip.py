@@ -1,0 +1,105 @@
+"""Clipping gradients by their common norm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from .. import backend, registry
+from ..backend import Array
+from ..engine import mutations
+from ..tensor import Tensor
+from .blocks import blocks
+
+
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor], max_norm: float, *, error_if_nonfinite: bool = False
+) -> float:
+    """Scale the gradients in place so that their common 2-norm is at most ``max_norm``.
+
+    Returns the norm before clipping, sqrt of the sum of the squares of all elements of all
+    gradients, summed in float64 (and scaled by the largest element where even that would
+    overflow), so gradients of 1e25 in float32 have the norm they should. The factor is PyTorch's,
+    min(1, max_norm / (norm + 1e-6)). Parameters without a gradient are passed over.
+
+    When a gradient holds NaN or infinity the norm is nan or inf and the gradients stay as they
+    are: skip the step if ``not math.isfinite(norm)``. With ``error_if_nonfinite`` that raises
+    RuntimeError, which names the first such gradient.
+    """
+    if not max_norm >= 0:
+        raise ValueError(f"clip_grad_norm_: max_norm must be a number >= 0, got {max_norm!r}")
+    given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    for position, p in enumerate(given):
+        if not isinstance(p, Tensor):
+            raise TypeError(
+                f"clip_grad_norm_: parameter {position} must be a tensor, got {type(p).__name__}"
+            )
+    gradients = [p._grad._data for p in dict.fromkeys(given) if p._grad is not None]
+    norm = _norm(gradients)
+    if not math.isfinite(norm):
+        if error_if_nonfinite:
+            raise RuntimeError(f"clip_grad_norm_: the norm is {norm}; {_culprit(given)}")
+        return norm
+    factor = float(max_norm) / (norm + 1e-6)
+    if factor < 1:
+        for g in gradients:
+            _scale(g, factor)
+            mutations.record(g, "clip_grad_norm_")
+    return norm
+
+
+def _norm(gradients: list[Array]) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):  # looked for right below
+        total = _sum_of_squares(gradients, 1.0)
+    if 1e-200 < total < math.inf:  # no square was lost to overflow or underflow
+        return math.sqrt(total)
+    largest = max((_largest(g) for g in gradients if g.size), default=0.0)
+    if largest == 0 or not math.isfinite(largest):
+        return largest
+    return largest * math.sqrt(_sum_of_squares(gradients, largest))
+
+
+def _sum_of_squares(gradients: list[Array], unit: float) -> float:
+    """Return the sum of (g / unit)^2 over all elements."""
+    total: Any = 0.0
+    for gradient in gradients:
+        (g,), pieces = blocks(gradient)
+        for _, rows in pieces:
+            x = g[rows].reshape(-1).astype(backend.float64)
+            if unit != 1:
+                x /= unit
+            total = total + backend.xp_of(x).dot(x, x)
+    return float(total)
+
+
+def _largest(gradient: Array) -> float:
+    """Return the largest absolute value of a gradient, NaN if it holds one."""
+    xp = backend.xp_of(gradient)
+    wide = gradient if gradient.dtype == backend.float64 else gradient.astype(backend.float32)
+    low, high = float(xp.min(wide)), float(xp.max(wide))
+    return low if math.isnan(low) else max(-low, high)
+
+
+def _scale(gradient: Array, factor: float) -> None:
+    # by way of float64: a factor of 1e-26 has no accurate value in float16, nor 1e-40 in float32
+    (g,), pieces = blocks(gradient)
+    for _, rows in pieces:
+        scaled = g[rows].astype(backend.float64)
+        scaled *= factor
+        g[rows] = scaled
+
+
+def _culprit(parameters: list[Tensor]) -> str:
+    for position, p in enumerate(parameters):
+        if p._grad is not None:
+            g = p._grad._data
+            bad = int((~backend.xp_of(g).isfinite(g)).sum())
+            if bad:
+                return (
+                    f"parameter {position}, {registry.describe(p)}, has {bad} NaN or infinite "
+                    "gradients"
+                )
+    return "every gradient is finite, but the norm is beyond float64"

@@ -1,0 +1,80 @@
+"""What an optimiser remembers of its parameters: steps, and arrays laid end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import backend
+from ..backend import Array
+from ..tensor import Tensor
+
+MASTER = "master"
+
+
+class State:
+    """The steps taken with one parameter, and its 1-D parts of the flat buffers."""
+
+    __slots__ = ("arrays", "dtype", "shape", "step")
+
+    def __init__(self, parameter: Tensor, arrays: dict[str, Array]) -> None:
+        self.step = 0
+        self.arrays = arrays
+        self.dtype = parameter.dtype
+        self.shape = parameter.shape
+
+    def copied(self) -> dict[str, Any]:
+        """Return the steps and copies of the arrays, as NumPy arrays of the parameter's shape."""
+        arrays = {
+            name: backend.to_numpy(a).reshape(self.shape).copy() for name, a in self.arrays.items()
+        }
+        return {"step": self.step, **arrays}
+
+    def load(self, saved: Mapping[str, Any], label: str) -> None:
+        """Take over what ``copied`` returned; ValueError, starting with label, if it cannot be."""
+        names = {"step", *self.arrays}
+        if set(saved) != names:
+            raise ValueError(f"{label}: the state has {sorted(saved)}, expected {sorted(names)}")
+        step = saved["step"]
+        if not isinstance(step, int) or step < 0:
+            raise ValueError(f"{label}: step must be an integer >= 0, got {step!r}")
+        self.step = step
+        for name, array in self.arrays.items():
+            value = saved[name]
+            value = value._data if isinstance(value, Tensor) else value
+            value = backend.as_array(value, device=backend.device_of(array))
+            if value.shape != self.shape:
+                raise ValueError(f"{label}: {name} has shape {value.shape}, expected {self.shape}")
+            array[...] = value.reshape(-1)
+
+
+def lay_out(parameters: Sequence[Tensor], names: Sequence[str]) -> dict[Tensor, State]:
+    """Return new states of zeros: per dtype and device, one flat buffer for each name.
+
+    Parameters of half precision get a float32 ``master`` copy beside.
+    """
+    kinds: dict[tuple, list[Tensor]] = {}
+    for p in parameters:
+        kinds.setdefault((p.dtype, p.device), []).append(p)
+    states = {}
+    for (dtype, _), members in kinds.items():
+        xp = backend.xp_of(members[0]._data)
+        work = backend.float64 if dtype == backend.float64 else backend.float32
+        total = sum(p.size for p in members)
+        kept = [*names] if dtype == work else [*names, MASTER]
+        buffers = {name: xp.zeros(total, work) for name in kept}
+        start = 0
+        for p in members:
+            part = slice(start, start + p.size)
+            start = part.stop
+            states[p] = State(p, {name: buffer[part] for name, buffer in buffers.items()})
+            if MASTER in buffers:
+                buffers[MASTER][part] = p._data.reshape(-1)
+    return states
+
+
+def follow(master: Array, x: Array) -> None:
+    """Take over into the master copy what somebody else wrote into the parameter x, both 1-D."""
+    changed = master.astype(x.dtype) != x
+    if changed.any():
+        backend.xp_of(x).copyto(master, x.astype(master.dtype), where=changed)

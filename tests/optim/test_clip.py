@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import gpugrad as gg
+from gpugrad.optim import blocks as blocks_module
+from gpugrad.optim import clip_grad_norm_
+
+
+def with_gradients(*gradients, dtype="float32"):
+    parameters = []
+    for g in gradients:
+        p = gg.zeros(np.shape(g), dtype=dtype).requires_grad_()
+        p.grad = gg.tensor(np.asarray(g), dtype=dtype)
+        parameters.append(p)
+    return parameters
+
+
+def norm_of(parameters) -> float:
+    squares = [np.sum(np.square(p.grad.numpy().astype(np.longdouble))) for p in parameters]
+    return float(np.sqrt(sum(squares)))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e25, 3e38], ids="{:g}".format)
+@pytest.mark.parametrize("block", [5, 1 << 15])
+def test_float32_of_any_size(monkeypatch, scale, block) -> None:
+    monkeypatch.setattr(blocks_module, "CPU_BLOCK", block)
+    rng = np.random.default_rng(0)
+    drawn = [rng.uniform(-1, 1, shape) * scale for shape in [(7, 11), (), (0,), (1023,)]]
+    parameters = with_gradients(*drawn)
+    expected = norm_of(parameters)
+    before = [p.grad.numpy().astype(np.float64) for p in parameters]
+    norm = clip_grad_norm_(parameters, max_norm=scale)
+    assert isinstance(norm, float)
+    np.testing.assert_allclose(norm, expected, rtol=1e-12)
+    factor = min(1.0, scale / (expected + 1e-6))
+    for p, g in zip(parameters, before, strict=True):
+        np.testing.assert_allclose(p.grad.numpy(), g * factor, rtol=1e-6, atol=1e-45)
+        assert p.grad.dtype == np.float32
+    assert norm_of(parameters) <= scale * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300], ids="{:g}".format)
+def test_float64_beyond_the_square(scale) -> None:
+    parameters = with_gradients([3 * scale, 0.0], [-4 * scale], dtype="float64")
+    np.testing.assert_allclose(clip_grad_norm_(parameters, 1.0), 5 * scale, rtol=1e-14)
+    if scale > 1:
+        np.testing.assert_allclose(parameters[0].grad.numpy(), [0.6, 0], rtol=1e-14)
+        np.testing.assert_allclose(parameters[1].grad.numpy(), [-0.8], rtol=1e-14)
+    else:
+        np.testing.assert_array_equal(parameters[1].grad.numpy(), [-4 * scale])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision(dtype) -> None:
+    """A factor of 1e-5 is no normal number in float16: the product must not pass through one."""
+    parameters = with_gradients(np.full(64, 30000.0), dtype=dtype)
+    exact = float(parameters[0].grad.numpy()[0].astype(np.float64))
+    np.testing.assert_allclose(clip_grad_norm_(parameters, 1.0), exact * 8, rtol=1e-14)
+    np.testing.assert_array_equal(
+        parameters[0].grad.numpy(), np.full(64, np.float64(0.125)).astype(parameters[0].dtype)
+    )
+
+
+def test_a_small_norm_leaves_the_gradients_untouched() -> None:
+    parameters = with_gradients([0.3, -0.4])
+    array = parameters[0].grad.data
+    np.testing.assert_allclose(clip_grad_norm_(parameters, 0.6), 0.5, rtol=1e-7)
+    assert parameters[0].grad.data is array
+    np.testing.assert_array_equal(array, np.array([0.3, -0.4], np.float32))
+
+
+def test_clips_in_place_whatever_the_layout() -> None:
+    g = np.arange(12.0).reshape(3, 4).T
+    p = gg.zeros((4, 3), dtype="float64").requires_grad_()
+    p.grad = gg.Tensor(g)
+    norm = clip_grad_norm_(p, 1.0)
+    np.testing.assert_allclose(norm, np.sqrt(506), rtol=1e-15)
+    np.testing.assert_allclose(g, np.arange(12.0).reshape(3, 4).T / (norm + 1e-6), rtol=1e-15)
+    assert p.grad.data is g
+
+
+def test_one_parameter_counts_once() -> None:
+    (p,) = with_gradients([3.0, 4.0])
+    assert clip_grad_norm_([p, p], 10.0) == 5.0
+
+
+@pytest.mark.parametrize("parameters", [[], [gg.ones(3).requires_grad_()]], ids=["none", "no grad"])
+def test_without_gradients_the_norm_is_zero(parameters) -> None:
+    assert clip_grad_norm_(parameters, 1.0) == 0.0
+
+
+def test_zero_gradients_have_norm_zero() -> None:
+    assert clip_grad_norm_(with_gradients(np.zeros((3, 5)), np.zeros((0, 2))), 1.0) == 0.0
+
+
+def test_max_norm_zero_removes_the_gradient() -> None:
+    (p,) = with_gradients([3.0, 4.0])
+    assert clip_grad_norm_([p], 0.0) == 5.0
+    np.testing.assert_array_equal(p.grad.numpy(), [0.0, 0.0])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_a_norm_that_is_not_finite_changes_nothing(bad, dtype) -> None:
+    parameters = with_gradients([1.0, 2.0], [3.0, bad, 1.0], dtype=dtype)
+    norm = clip_grad_norm_(parameters, 1.0)
+    assert math.isnan(norm) if math.isnan(bad) else norm == math.inf
+    np.testing.assert_array_equal(parameters[0].grad.numpy().astype(np.float64), [1.0, 2.0])
+    np.testing.assert_array_equal(parameters[1].grad.numpy().astype(np.float64), [3.0, bad, 1.0])
+    with pytest.raises(RuntimeError, match=rf"parameter 1, {dtype}\[3\], has 1 NaN or infinite"):
+        clip_grad_norm_(parameters, 1.0, error_if_nonfinite=True)
+
+
+def test_gradients_saved_by_a_graph_are_guarded() -> None:
+    x = gg.tensor([2.0], requires_grad=True)
+    (x**2).sum().backward(create_graph=True)
+    penalty = (x.grad * x.grad).sum()
+    clip_grad_norm_(x, 1.0)
+    with pytest.raises(RuntimeError, match="clip_grad_norm_ changed that array in place"):
+        penalty.backward()
+
+
+@pytest.mark.parametrize("max_norm", [-1.0, math.nan])
+def test_refuses_a_max_norm(max_norm) -> None:
+    with pytest.raises(ValueError, match="max_norm must be a number >= 0"):
+        clip_grad_norm_(with_gradients([1.0]), max_norm)
+
+
+def test_refuses_what_is_no_tensor() -> None:
+    with pytest.raises(TypeError, match="parameter 1 must be a tensor, got float"):
+        clip_grad_norm_([*with_gradients([1.0]), 3.0], 1.0)

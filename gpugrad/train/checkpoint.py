@@ -1,0 +1,306 @@
+"""Checkpoints: a training state on disk that is either complete and sound or refused.
+
+A checkpoint is a folder `step-00002000` of two files:
+
+    tensors.safetensors   every array of the state
+    state.json            everything else, the name and place of every array, and the SHA-256 of
+                          the tensor file and of this file's own content
+
+It is written under a temporary name in the same folder, fsynced (files and folder) and renamed, so
+a power cut leaves the whole of it or nothing. Nothing in it is ever executed: no pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import warnings
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from ml_dtypes import bfloat16
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+FORMAT = "gpugrad-checkpoint"
+VERSION = 1
+TENSORS = "tensors.safetensors"
+STATE = "state.json"
+
+_NAME = re.compile(r"step-(\d{8,})")
+_LEFTOVER = re.compile(r"\.step-\d{8,}\.[0-9a-f]{8}\.tmp")
+
+Key = str | int
+Place = tuple[Key, ...]  # the keys that lead from the state to one of its arrays
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is truncated, altered, incomplete, or something else altogether."""
+
+
+class Checkpoint(NamedTuple):
+    """A state, the step it was taken after, and where it was read from."""
+
+    step: int
+    state: dict[str, Any]
+    path: Path
+
+
+def save(
+    folder: str | os.PathLike[str],
+    step: int,
+    state: dict[str, Any],
+    keep: int = 2,
+    protect: Collection[int] = (),
+) -> Path:
+    """Write a checkpoint and return its path; then remove all but the newest `keep`.
+
+    state: nested dicts (str keys) and lists of arrays, str, int, float, bool and None; tuples come
+        back as lists. Floats keep every bit. Raises TypeError for anything else, ValueError for a
+        float that is not finite, before anything is written.
+    keep: how many to keep, at least 2, so that one that goes bad never was the only one.
+    protect: steps to keep beside those.
+    """
+    if step < 0:
+        raise ValueError(f"checkpoint.save: step must be at least 0, got {step}")
+    if keep < 2:
+        raise ValueError(
+            f"checkpoint.save: keep must be at least 2, got {keep}: should the newest checkpoint "
+            "be damaged, the one before it is what is left"
+        )
+    places: dict[Place, npt.NDArray[Any]] = {}
+    content = {"format": FORMAT, "version": VERSION, "step": step}
+    content["state"] = _take_arrays(state, (), places)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder)
+    target = folder / f"step-{step:08d}"
+    temporary = folder / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    temporary.mkdir()
+    try:
+        content["tensors"] = _write_tensors(temporary / TENSORS, places)
+        content["sha256"] = _file_digest(temporary / TENSORS)
+        _write_text(temporary / STATE, _sealed(content))
+        _sync(temporary)
+        _replace(temporary, target)
+        _sync(folder)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+    # Newer ones, damaged perhaps, stay until their step is reached again: they must not count.
+    for old in [found for found in steps(folder) if found <= step][:-keep]:
+        if old not in protect:
+            shutil.rmtree(folder / f"step-{old:08d}")
+    return target
+
+
+def steps(folder: str | os.PathLike[str]) -> list[int]:
+    """Return the steps of the checkpoints in `folder`, sound or not, oldest first."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    names = (_NAME.fullmatch(path.name) for path in folder.iterdir())
+    return sorted(int(name[1]) for name in names if name)
+
+
+def read(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read one checkpoint after checking every byte of it.
+
+    Raises CheckpointError for one that is truncated, altered, incomplete, foreign, or written by a
+    newer version; the message names the file and what is wrong with it.
+    """
+    path = Path(path)
+    content = _read_content(path / STATE)
+    tensors = path / TENSORS
+    if not tensors.is_file():
+        raise CheckpointError(f"checkpoint {path} is incomplete: {TENSORS} is missing")
+    if _file_digest(tensors) != content["sha256"]:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: {TENSORS} ({tensors.stat().st_size} bytes) is not the "
+            "file that was written: its SHA-256 differs"
+        )
+    try:
+        arrays = load_file(tensors)
+    except SafetensorError as error:  # whoever wrote it also wrote the matching SHA-256
+        raise CheckpointError(f"checkpoint {path}: {TENSORS} cannot be read: {error}") from error
+    state = content["state"]
+    for name, (place, dtype) in content["tensors"].items():
+        _put(state, place, _restored(arrays[name], dtype))
+    return Checkpoint(content["step"], state, path)
+
+
+def latest(folder: str | os.PathLike[str]) -> Checkpoint:
+    """Read the newest sound checkpoint in `folder`.
+
+    Each damaged one that is newer is named in a RuntimeWarning. Raises FileNotFoundError when
+    there is none at all, CheckpointError when none is sound.
+    """
+    found = steps(folder)
+    if not found:
+        raise FileNotFoundError(f"no checkpoint in {folder}")
+    problems = []
+    for step in reversed(found):
+        try:
+            checkpoint = read(Path(folder, f"step-{step:08d}"))
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            warnings.warn(f"{problem}; using step {step} instead", RuntimeWarning, stacklevel=2)
+        return checkpoint
+    raise CheckpointError(f"no sound checkpoint in {folder}: {'; '.join(problems)}")
+
+
+def _take_arrays(value: Any, place: Place, places: dict[Place, npt.NDArray[Any]]) -> Any:
+    """Return `value` as JSON can hold it, with its arrays moved to `places`."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biuf" and value.dtype != bfloat16:
+            raise TypeError(f"checkpoint.save: {_where(place)} has the dtype {value.dtype}")
+        places[place] = value
+        return None
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"checkpoint.save: the key {key!r} in {_where(place)} is not a str")
+        return {key: _take_arrays(item, (*place, key), places) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_take_arrays(item, (*place, i), places) for i, item in enumerate(value)]
+    if value is None or isinstance(value, (str, int, float)):
+        if isinstance(value, float) and not np.isfinite(value):
+            raise ValueError(f"checkpoint.save: {_where(place)} is {value}, not a finite number")
+        return value
+    raise TypeError(
+        f"checkpoint.save: {_where(place)} is a {type(value).__name__}; a state holds dicts, "
+        "lists, numpy arrays, str, int, float, bool and None"
+    )
+
+
+def _put(state: Any, place: list[Key], value: Any) -> None:
+    for key in place[:-1]:
+        state = state[key]
+    state[place[-1]] = value
+
+
+def _where(place: Place) -> str:
+    return f"state[{']['.join(map(repr, place))}]" if place else "state"
+
+
+def _write_tensors(path: Path, places: dict[Place, npt.NDArray[Any]]) -> dict[str, Any]:
+    """Write the arrays; return for the name of each its place and dtype."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    described: dict[str, Any] = {}
+    for place, array in places.items():
+        name = "/".join(map(str, place))
+        if name in arrays:
+            raise ValueError(f"checkpoint.save: two arrays of the state are called {name!r}")
+        # safetensors' numpy side does not know bfloat16; it takes the memory as it lies, hence "C"
+        stored = array.view(np.uint16) if array.dtype == bfloat16 else array
+        arrays[name] = np.require(stored, requirements="C")
+        described[name] = (place, array.dtype.name)
+    save_file(arrays, path)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    return described
+
+
+def _restored(array: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+    return np.array(array.view(bfloat16) if dtype == "bfloat16" else array)  # not on mapped memory
+
+
+def _sealed(content: dict[str, Any]) -> str:
+    """Return `content` as JSON text that carries its own SHA-256."""
+    text = _canonical(content)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps({"sha256": digest, "content": content}, indent=1, allow_nan=False)
+
+
+def _canonical(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def _read_content(path: Path) -> dict[str, Any]:
+    folder = path.parent
+    try:
+        text = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"checkpoint {folder} is incomplete: {STATE} is missing") from None
+    try:
+        sealed = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(
+            f"checkpoint {folder} is damaged: {STATE} is truncated or not JSON: {error}"
+        ) from error
+    match sealed:
+        case {"sha256": str(digest), "content": {"format": str(kind), "version": int(version)}}:
+            content = sealed["content"]
+        case _:
+            raise CheckpointError(f"{folder} is not a gpugrad checkpoint: {STATE} is another file")
+    if hashlib.sha256(_canonical(content).encode()).hexdigest() != digest:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {STATE} was altered")
+    if kind != FORMAT:
+        raise CheckpointError(f"{folder} is not a gpugrad checkpoint: its format is {kind!r}")
+    if version != VERSION:
+        raise CheckpointError(
+            f"checkpoint {folder} has format version {version}; this gpugrad reads {VERSION}"
+        )
+    return content
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for piece in _pieces(file):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _pieces(file: Any, size: int = 2**20) -> Iterator[bytes]:
+    while piece := file.read(size):
+        yield piece
+
+
+def _write_text(path: Path, text: str) -> None:
+    with open(path, "x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    """Give `temporary` its name. A folder cannot be renamed over another, so an old one steps
+    aside first (there is one only when a damaged checkpoint's step is reached again).
+    """
+    if not os.path.lexists(target):
+        temporary.rename(target)
+        return
+    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    target.rename(aside)
+    try:
+        temporary.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    shutil.rmtree(aside)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while saving left behind."""
+    for path in folder.iterdir():
+        if _LEFTOVER.fullmatch(path.name):
+            shutil.rmtree(path)

@@ -89,17 +89,24 @@ def _zero(g: Any, xp: Any) -> Any:
     return xp.zeros_like(g)
 
 
+def _whole(name: str) -> Callable[..., Any]:
+    """Return a rounding function that leaves integers alone; some versions make them float64."""
+    return lambda xp, x: x.copy() if x.dtype.kind in "iub" else getattr(xp, name)(x)
+
+
 # One argument
 
 negative = _unary("negative", "Return -x.", lambda g: -g, floats_only=False)
 positive = _unary("positive", "Return +x.", lambda g: g, floats_only=False)
 abs = _unary("abs", "Return |x|.", lambda g, x, xp: g * xp.sign(x), floats_only=False)
 sign = _unary("sign", "Return -1, 0 or 1.", _zero, floats_only=False)
-floor = _unary("floor", "Return the largest integer <= x.", _zero, floats_only=False)
-ceil = _unary("ceil", "Return the smallest integer >= x.", _zero, floats_only=False)
-trunc = _unary("trunc", "Return x without its fraction.", _zero, floats_only=False)
+floor = _unary(
+    "floor", "Return the largest integer <= x.", _zero, _whole("floor"), floats_only=False
+)
+ceil = _unary("ceil", "Return the smallest integer >= x.", _zero, _whole("ceil"), floats_only=False)
+trunc = _unary("trunc", "Return x without its fraction.", _zero, _whole("trunc"), floats_only=False)
 round = _unary(
-    "round", "Return the nearest integer, halves to even.", _zero, "rint", floats_only=False
+    "round", "Return the nearest integer, halves to even.", _zero, _whole("rint"), floats_only=False
 )
 square = _unary("square", "Return x*x.", lambda g, x: g * (x * 2), floats_only=False)
 reciprocal = _unary("reciprocal", "Return 1/x.", lambda g, out: -g * out * out, domain=(0.5, 2.0))

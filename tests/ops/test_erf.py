@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import sys
 from decimal import Decimal, localcontext
@@ -198,7 +197,6 @@ def test_another_array_library_brings_its_own_erf(dtype, monkeypatch):
     special = ModuleType("cupyx.scipy.special")
     special.erf = library_erf
     monkeypatch.setitem(sys.modules, "cupyx.scipy.special", special)
-    assert importlib.import_module("cupyx.scipy.special") is special
     x = np.random.default_rng(7).normal(size=(3, 4)).astype(dtype)
     y = erf(x, library)
     assert seen == [dtype if dtype.itemsize >= 4 else np.float32]

@@ -1,0 +1,101 @@
+"""Multi-head self-attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .. import backend, ops
+from ..backend import DTypeLike
+from ..tensor import Tensor
+from . import functional as F
+from . import init
+from .dropout import probability
+from .linear import Linear
+from .module import Module, shape_error
+from .steps import steps
+
+Heads = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+class MultiHeadAttention(Module):
+    """Self-attention of x (B, T, C) in ``num_heads`` heads of C / num_heads features.
+
+    ``in_proj`` computes queries, keys and values at once, in this order: its weight is (3C, C).
+    ``causal`` lets position t see positions up to t only. ``dropout`` acts on the attention
+    weights in training. Initial values as in PyTorch: Xavier for in_proj, zero biases.
+    Vaswani et al., "Attention is all you need" (2017).
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        bias: bool = True,
+        dropout: float = 0.0,
+        causal: bool = False,
+        device: str | None = None,
+        dtype: DTypeLike = None,
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or embed_dim % num_heads:
+            raise ValueError(
+                f"MultiHeadAttention: embed_dim {embed_dim} does not divide into {num_heads} heads"
+            )
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.dropout = probability("MultiHeadAttention", dropout)
+        self.causal = causal
+        self.in_proj = Linear(embed_dim, 3 * embed_dim, bias, device, dtype)
+        self.out_proj = Linear(embed_dim, embed_dim, bias, device, dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new initial values."""
+        self.out_proj.reset_parameters()
+        init.xavier_uniform_(self.in_proj.weight)
+        for projection in (self.in_proj, self.out_proj):
+            if projection.bias is not None:
+                init.zeros_(projection.bias)
+
+    def forward(self, input: Any, attn_mask: Any = None, heads: Heads | None = None) -> Tensor:
+        """Return (B, T, C).
+
+        ``attn_mask`` broadcasts to (B, heads, T, S): true where attention is allowed, or numbers
+        that are added. ``heads`` may replace queries, keys and values, each (B, heads, T, D),
+        before they meet: rotary positions, or a cache that puts earlier keys and values before
+        the new ones. S keys for T queries are the positions that end with the queries'.
+        """
+        x = ops.asarray(input)
+        if x.ndim != 3 or x.shape[-1] != self.embed_dim:
+            raise shape_error(self, f"(B, T, {self.embed_dim})", x)
+        b, t, c = x.shape
+        packed = ops.reshape(self.in_proj(x), (b, t, 3, self.num_heads, c // self.num_heads))
+        q, k, v = (ops.swapaxes(part, 1, 2) for part in steps(packed, 2))  # (B, heads, T, D)
+        if heads is not None:
+            q, k, v = heads(q, k, v)
+        mask, is_causal = self._mask(attn_mask, q, k)
+        p = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, mask, p, is_causal)
+        return self.out_proj(ops.reshape(ops.swapaxes(out, 1, 2), (b, t, c)))
+
+    def _mask(self, attn_mask: Any, q: Tensor, k: Tensor) -> tuple[Any, bool]:
+        """Return the mask, and whether the causal one has to be applied as well."""
+        t, s = q.shape[-2], k.shape[-2]
+        if not self.causal or t == 1:  # one query is the last position and sees all
+            return attn_mask, False
+        if attn_mask is None and t == s:
+            return None, True
+        xp = backend.xp_of(q._data)
+        causal = Tensor(xp.tril(xp.ones((t, s), dtype=bool), s - t))
+        if attn_mask is None:
+            return causal, False
+        attn_mask = ops.asarray(attn_mask)
+        if attn_mask.dtype == backend.bool_:
+            return attn_mask & causal, False
+        return ops.where(causal, attn_mask, -float("inf")), False
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        text = f"{self.embed_dim}, {self.num_heads}, causal={self.causal}"
+        return f"{text}, dropout={self.dropout}" if self.dropout else text

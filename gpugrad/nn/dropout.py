@@ -1,0 +1,32 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..tensor import Tensor
+from . import functional as F
+from .module import Module
+
+
+def probability(name: str, p: float) -> float:
+    """Return p, or raise ValueError unless it lies in [0, 1]."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name}: the dropout probability must lie in [0, 1], got {p}")
+    return p
+
+
+class Dropout(Module):
+    """In training, zeroes each element with probability p and divides the others by 1 - p."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.p = probability("Dropout", p)
+
+    def forward(self, input: Any) -> Tensor:
+        """Return a tensor of the same shape; after .eval() the input itself."""
+        return F.dropout(input, self.p, self.training)
+
+    def extra_repr(self) -> str:
+        """Return the probability."""
+        return f"p={self.p}"

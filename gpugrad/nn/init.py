@@ -1,0 +1,170 @@
+"""Initial values of parameters, written in place and drawn from ``gg.random``.
+
+PyTorch's names, arguments and formulas. A weight is (out, in, ...), so its fan-in is the number of
+inputs of one output, its fan-out the number of outputs of one input. Every function returns the
+tensor it has filled; ``by_name("xavier_uniform")`` finds one from a configuration file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from .. import ops
+from ..engine import no_grad
+from ..ops import random
+from ..tensor import Tensor
+
+
+def _filled(tensor: Tensor, values: Any) -> Tensor:
+    with no_grad():
+        return tensor.copy_(values)
+
+
+def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
+    """Fill with numbers spread evenly over [a, b)."""
+    return _filled(tensor, random.uniform(a, b, tensor.shape, tensor.dtype, tensor.device))
+
+
+def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Fill with normally distributed numbers."""
+    return _filled(tensor, random.normal(mean, std, tensor.shape, tensor.dtype, tensor.device))
+
+
+def trunc_normal_(
+    tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0
+) -> Tensor:
+    """Fill with normally distributed numbers conditioned on lying in [a, b].
+
+    ``a`` and ``b`` are values, not multiples of std. The distribution function is inverted, one
+    uniform number per element, starting from Winitzki's closed form ("A handy approximation for
+    the error function and its inverse", 2008) and refined by Newton's method in float64.
+    """
+    if not (std > 0 and a < b):
+        raise ValueError(f"trunc_normal_: needs std > 0 and a < b, got std={std}, a={a}, b={b}")
+    low, high = (math.erf((bound - mean) / (std * math.sqrt(2))) for bound in (a, b))
+    if low == high:
+        raise ValueError(f"trunc_normal_: [{a}, {b}] holds no part of mean {mean}, std {std}")
+    with no_grad():
+        p = random.uniform(low, high, tensor.shape, "float64", tensor.device)
+        p = ops.clip(p, -1 + 1e-15, 1 - 1e-15)
+        tail = ops.log1p(-p * p)
+        half = 2 / (math.pi * 0.147) + tail / 2
+        z = ops.sign(p) * ops.sqrt(ops.sqrt(half * half - tail / 0.147) - half)
+        for _ in range(3):  # 2e-3, then 1e-5, 1e-10 and rounding
+            z = z - (ops.erf(z) - p) * ops.exp(z * z) * (math.sqrt(math.pi) / 2)
+        return _filled(tensor, ops.clip(z * (std * math.sqrt(2)) + mean, a, b))
+
+
+def constant_(tensor: Tensor, val: float) -> Tensor:
+    """Fill with one number."""
+    return _filled(tensor, val)
+
+
+def zeros_(tensor: Tensor) -> Tensor:
+    """Fill with zeros."""
+    return constant_(tensor, 0.0)
+
+
+def ones_(tensor: Tensor) -> Tensor:
+    """Fill with ones."""
+    return constant_(tensor, 1.0)
+
+
+def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
+    """Return the factor that keeps the variance through a nonlinearity; param is its slope."""
+    gains = {
+        "linear": 1.0,
+        "sigmoid": 1.0,
+        "tanh": 5 / 3,
+        "relu": math.sqrt(2),
+        "leaky_relu": math.sqrt(2 / (1 + (0.01 if param is None else param) ** 2)),
+        "selu": 3 / 4,
+    }
+    if nonlinearity not in gains:
+        raise ValueError(f"calculate_gain: {nonlinearity!r} is none of {', '.join(gains)}")
+    return gains[nonlinearity]
+
+
+def _fans(tensor: Tensor, name: str) -> tuple[int, int]:
+    """Return (fan-in, fan-out) of a weight (out, in, ...)."""
+    if tensor.ndim < 2:
+        raise ValueError(
+            f"{name}: fan-in and fan-out need a weight (out, in, ...), got shape {tensor.shape}"
+        )
+    field = math.prod(tensor.shape[2:])
+    return tensor.shape[1] * field, tensor.shape[0] * field
+
+
+def _xavier_std(tensor: Tensor, gain: float, name: str) -> float:
+    return gain * math.sqrt(2 / max(1, sum(_fans(tensor, name))))
+
+
+def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+    """Fill from [-b, b), b = gain sqrt(6 / (fan_in + fan_out)): Glorot and Bengio (2010)."""
+    bound = math.sqrt(3) * _xavier_std(tensor, gain, "xavier_uniform_")
+    return uniform_(tensor, -bound, bound)
+
+
+def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+    """Fill with std = gain sqrt(2 / (fan_in + fan_out)): Glorot and Bengio (2010)."""
+    return normal_(tensor, 0.0, _xavier_std(tensor, gain, "xavier_normal_"))
+
+
+def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str, name: str) -> float:
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(f"{name}: mode must be 'fan_in' or 'fan_out', got {mode!r}")
+    fan = _fans(tensor, name)[mode == "fan_out"]
+    return calculate_gain(nonlinearity, a) / math.sqrt(max(1, fan))
+
+
+def kaiming_uniform_(
+    tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu"
+) -> Tensor:
+    """Fill from [-b, b), b = gain sqrt(3 / fan): He et al. (2015); a is leaky_relu's slope."""
+    bound = math.sqrt(3) * _kaiming_std(tensor, a, mode, nonlinearity, "kaiming_uniform_")
+    return uniform_(tensor, -bound, bound)
+
+
+def kaiming_normal_(
+    tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu"
+) -> Tensor:
+    """Fill with std = gain / sqrt(fan): He et al. (2015); a is leaky_relu's slope."""
+    return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity, "kaiming_normal_"))
+
+
+def scaled_residual_(tensor: Tensor, n_layer: int, std: float = 0.02) -> Tensor:
+    """Fill with std / sqrt(2 n_layer), for weights that add to the residual stream.
+
+    A transformer of n_layer blocks adds to it 2 n_layer times: Radford et al. (GPT-2, 2019).
+    """
+    if n_layer < 1:
+        raise ValueError(f"scaled_residual_: n_layer must be positive, got {n_layer}")
+    return normal_(tensor, 0.0, std / math.sqrt(2 * n_layer))
+
+
+_BY_NAME: dict[str, Callable[..., Tensor]] = {
+    function.__name__.rstrip("_"): function
+    for function in (
+        uniform_,
+        normal_,
+        trunc_normal_,
+        constant_,
+        zeros_,
+        ones_,
+        xavier_uniform_,
+        xavier_normal_,
+        kaiming_uniform_,
+        kaiming_normal_,
+        scaled_residual_,
+    )
+}
+
+
+def by_name(name: str) -> Callable[..., Tensor]:
+    """Return an initialiser by name, with or without the underscore it ends in."""
+    found = _BY_NAME.get(name.rstrip("_"))
+    if found is None:
+        raise ValueError(f"initialiser {name!r} is none of {', '.join(_BY_NAME)}")
+    return found

@@ -1,0 +1,104 @@
+"""LayerNorm and RMSNorm, over the last axes of their input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..backend import DTypeLike
+from ..ops import asarray
+from ..tensor import Tensor
+from . import functional as F
+from . import init
+from .module import Module, shape_error
+from .parameter import Parameter, empty_parameter
+
+
+class _Norm(Module):
+    """What both share: the lengths of the last axes, a weight of ones and a bias of zeros."""
+
+    weight: Parameter | None
+    bias: Parameter | None
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None,
+        weight: bool,
+        bias: bool,
+        device: str | None,
+        dtype: DTypeLike,
+    ) -> None:
+        super().__init__()
+        lengths = normalized_shape
+        self.normalized_shape = (lengths,) if isinstance(lengths, int) else tuple(lengths)
+        self.eps = eps
+        self.elementwise_affine = weight
+        for name, wanted in (("weight", weight), ("bias", bias)):
+            shape = self.normalized_shape
+            made = empty_parameter(*shape, device=device, dtype=dtype) if wanted else None
+            self.register_parameter(name, made)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set the initial values."""
+        if self.weight is not None:
+            init.ones_(self.weight)
+        if self.bias is not None:
+            init.zeros_(self.bias)
+
+    def _checked(self, input: Any) -> Tensor:
+        x = asarray(input)
+        if x.shape[-len(self.normalized_shape) :] != self.normalized_shape:
+            raise shape_error(self, f"(..., {', '.join(map(str, self.normalized_shape))})", x)
+        return x
+
+    def extra_repr(self) -> str:
+        """Return the shape and the arguments."""
+        affine = f"elementwise_affine={self.elementwise_affine}"
+        return f"{self.normalized_shape}, eps={self.eps}, {affine}"
+
+
+class LayerNorm(_Norm):
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last axes; see F.layer_norm.
+
+    ``normalized_shape`` is the length of the last axis, or the lengths of several.
+    """
+
+    eps: float
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        device: str | None = None,
+        dtype: DTypeLike = None,
+    ) -> None:
+        has_bias = elementwise_affine and bias
+        super().__init__(normalized_shape, eps, elementwise_affine, has_bias, device, dtype)
+
+    def forward(self, input: Any, residual: Any = None) -> Any:
+        """Return the input normalised; with a residual, (normalised sum, input + residual)."""
+        x, shape, eps = self._checked(input), self.normalized_shape, self.eps
+        return F.layer_norm(x, shape, self.weight, self.bias, eps, residual=residual)
+
+
+class RMSNorm(_Norm):
+    """x / sqrt(mean(x*x) + eps) * weight over the last axes; see F.rms_norm."""
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        device: str | None = None,
+        dtype: DTypeLike = None,
+    ) -> None:
+        super().__init__(normalized_shape, eps, elementwise_affine, False, device, dtype)
+
+    def forward(self, input: Any, residual: Any = None) -> Any:
+        """Return the input normalised; with a residual, (normalised sum, input + residual)."""
+        x, shape, eps = self._checked(input), self.normalized_shape, self.eps
+        return F.rms_norm(x, shape, self.weight, eps, residual=residual)

@@ -1,0 +1,60 @@
+"""Loading a state dict: everything is checked before anything changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import backend
+from ..engine import no_grad
+from ..tensor import Tensor
+
+
+class LoadedKeys(NamedTuple):
+    """The names a state dict did not have, and those it had that the module does not know."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+def load(
+    title: str, targets: Mapping[str, Tensor], values: Mapping[str, Any], strict: bool
+) -> LoadedKeys:
+    """Copy values into the targets of the same names; see Module.load_state_dict."""
+    given = {id(target) for name, target in targets.items() if name in values}
+    missing = [name for name, target in targets.items() if id(target) not in given]
+    unexpected = [name for name in values if name not in targets]
+    problems = []
+    if strict and missing:
+        problems.append(f"missing: {', '.join(missing)}")
+    if strict and unexpected:
+        problems.append(f"unexpected: {', '.join(map(str, unexpected))}")
+    staged: dict[int, tuple[str, Tensor, Any]] = {}
+    for name, target in targets.items():
+        if name not in values:
+            continue
+        value = values[name]
+        array = backend.as_array(value._data if isinstance(value, Tensor) else value)
+        if array.shape != target.shape:
+            problems.append(f"{name}: the module has shape {target.shape}, got {array.shape}")
+        elif backend.is_float(array.dtype) and not backend.is_float(target.dtype):
+            problems.append(f"{name}: the module has dtype {target.dtype}, got {array.dtype}")
+        elif id(target) not in staged:
+            staged[id(target)] = name, target, array.astype(target.dtype, copy=False)
+        elif not _same(staged[id(target)][2], array):
+            problems.append(
+                f"{staged[id(target)][0]} and {name}: one tensor here, two values given"
+            )
+    if problems:
+        raise ValueError("\n  ".join([f"load_state_dict of {title}:", *problems]))
+    with no_grad():
+        for _, target, array in staged.values():
+            target.copy_(backend.to_device(array, target.device))
+    return LoadedKeys(missing, unexpected)
+
+
+def _same(x: Any, y: Any) -> bool:
+    x, y = backend.to_numpy(x), backend.to_numpy(y).astype(x.dtype)
+    return np.array_equal(x, y, equal_nan=True)

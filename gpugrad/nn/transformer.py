@@ -1,0 +1,89 @@
+"""A transformer block: attention and a two-layer perceptron around a residual stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import fused, ops
+from ..backend import DTypeLike
+from ..tensor import Tensor
+from . import functional as F
+from .attention import Heads, MultiHeadAttention
+from .dropout import Dropout
+from .linear import Linear
+from .module import Module
+from .normalization import LayerNorm
+
+
+class MLP(Module):
+    """down(gelu(up(x))): (..., C) to (..., hidden_dim) and back; hidden_dim is 4C by default."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        hidden_dim: int | None = None,
+        bias: bool = True,
+        approximate: str = "none",
+        device: str | None = None,
+        dtype: DTypeLike = None,
+    ) -> None:
+        super().__init__()
+        hidden = 4 * embed_dim if hidden_dim is None else hidden_dim
+        self.approximate = approximate
+        self.up = Linear(embed_dim, hidden, bias, device, dtype)
+        self.down = Linear(hidden, embed_dim, bias, device, dtype)
+
+    def forward(self, input: Any) -> Tensor:
+        """Return a tensor of the same shape."""
+        if self.up.bias is None:
+            return self.down(F.gelu(self.up(input), self.approximate))
+        x = F.linear(input, self.up.weight)
+        return self.down(fused.bias_gelu(x, self.up.bias, approximate=self.approximate))
+
+
+class TransformerBlock(Module):
+    """x + attention(norm1(x)), then x + mlp(norm2(x)), on x (B, T, C); or with the norms last.
+
+    ``norm_first`` is the order of GPT-2 (pre-LN); without it, norm1(x + attention(x)) and
+    norm2(x + mlp(x)) as in Vaswani et al. (2017). ``dropout`` acts in training on the attention
+    weights and on both branches before they are added. ``approximate`` is the kind of gelu.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        hidden_dim: int | None = None,
+        bias: bool = True,
+        dropout: float = 0.0,
+        causal: bool = False,
+        norm_first: bool = True,
+        approximate: str = "none",
+        eps: float = 1e-5,
+        device: str | None = None,
+        dtype: DTypeLike = None,
+    ) -> None:
+        super().__init__()
+        self.norm_first = norm_first
+        self.norm1 = LayerNorm(embed_dim, eps, bias=bias, device=device, dtype=dtype)
+        self.attention = MultiHeadAttention(
+            embed_dim, num_heads, bias, dropout, causal, device, dtype
+        )
+        self.norm2 = LayerNorm(embed_dim, eps, bias=bias, device=device, dtype=dtype)
+        self.mlp = MLP(embed_dim, hidden_dim, bias, approximate, device, dtype)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, input: Any, attn_mask: Any = None, heads: Heads | None = None) -> Tensor:
+        """Return (B, T, C); the mask and ``heads`` are passed on to MultiHeadAttention."""
+        x = ops.asarray(input)
+        if self.norm_first:
+            branch = self.dropout(self.attention(self.norm1(x), attn_mask, heads))
+            normalized, x = self.norm2(branch, residual=x)
+            return x + self.dropout(self.mlp(normalized))
+        x, _ = self.norm1(self.dropout(self.attention(x, attn_mask, heads)), residual=x)
+        x, _ = self.norm2(self.dropout(self.mlp(x)), residual=x)
+        return x
+
+    def extra_repr(self) -> str:
+        """Return the order."""
+        return f"norm_first={self.norm_first}"

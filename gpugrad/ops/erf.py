@@ -83,7 +83,7 @@ def erf(x: Any, xp: ModuleType = np, out: Any = None) -> Any:
     """Return the error function of each element of x, in x's shape and dtype.
 
     float16, bfloat16, float32: within 0.6 of a unit in the last place; float64: within 1.5.
-    nan gives nan, -0.0 gives -0.0, infinities give -1 and 1; no warning is raised.
+    nan gives nan, -0.0 gives -0.0, infinities give -1 and 1; nothing but a signalling nan warns.
     out: a C-contiguous array of x's shape and dtype for the result; it may be x itself.
     With xp cupy the values are those of cupyx.scipy.special.erf.
 

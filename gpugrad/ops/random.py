@@ -12,6 +12,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from .. import backend, registry
 from ..backend import DTypeLike
 from . import philox
@@ -74,11 +76,6 @@ def _draw(kind: Any, size: Size, dtype: DTypeLike, device: str | None) -> tuple[
     return values.reshape(lengths), wanted
 
 
-def _finished(values: Any, dtype: Any, requires_grad: bool) -> Any:
-    values = values if values.dtype == dtype else values.astype(dtype)
-    return registry.Tensor(values, requires_grad=requires_grad)
-
-
 def uniform(
     low: float = 0.0,
     high: float = 1.0,
@@ -95,7 +92,11 @@ def uniform(
         values *= high - low
     if low:
         values += low
-    return _finished(values, wanted, requires_grad)
+    values = values if values.dtype == wanted else values.astype(wanted)
+    if low < high:  # rounding may have reached high
+        last = np.nextafter(np.asarray(high, wanted), np.asarray(low, wanted))
+        values = backend.xp_of(values).minimum(values, backend.xp_of(values).asarray(last))
+    return registry.Tensor(values, requires_grad=requires_grad)
 
 
 def normal(
@@ -114,7 +115,8 @@ def normal(
         values *= scale
     if loc:
         values += loc
-    return _finished(values, wanted, requires_grad)
+    values = values if values.dtype == wanted else values.astype(wanted)
+    return registry.Tensor(values, requires_grad=requires_grad)
 
 
 def integers(

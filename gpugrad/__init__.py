@@ -15,6 +15,7 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
+from . import nn, optim, testing, text
 from .backend import (
     bfloat16,
     cuda_is_available,
@@ -120,6 +121,7 @@ from .ops import (
     isnan,
     less,
     less_equal,
+    linear,
     linspace,
     log,
     log1p,
@@ -308,6 +310,7 @@ __all__ = [
     "jvp",
     "less",
     "less_equal",
+    "linear",
     "linspace",
     "log",
     "log1p",
@@ -334,12 +337,14 @@ __all__ = [
     "multiply",
     "nan_to_num",
     "negative",
+    "nn",
     "no_grad",
     "nonzero",
     "norm",
     "not_equal",
     "ones",
     "ones_like",
+    "optim",
     "outer",
     "pad",
     "permute_dims",
@@ -380,6 +385,8 @@ __all__ = [
     "tanh",
     "tensor",
     "tensordot",
+    "testing",
+    "text",
     "tile",
     "topk",
     "trace",

@@ -1,0 +1,49 @@
+"""metrics.jsonl: one JSON object per line, as training goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..text import atomic_write
+
+Record = dict[str, Any]
+
+
+def append_metrics(path: str | os.PathLike[str], **record: Any) -> None:
+    """Append one record; a number that is not finite raises ValueError."""
+    line = json.dumps(record, allow_nan=False)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[Record]:
+    """Return the records of a metrics file, oldest first; none when there is no file.
+
+    A last line without its end, cut off when a process was killed, is left out. Raises ValueError
+    naming the first other line that is not a JSON object.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number} is not a JSON object")
+        records.append(record)
+    return records
+
+
+def keep_metrics(path: str | os.PathLike[str], keep: Callable[[Record], bool]) -> None:
+    """Rewrite a metrics file with only the records that `keep` accepts."""
+    records = [record for record in read_metrics(path) if keep(record)]
+    with atomic_write(path) as file:
+        file.write("".join(json.dumps(record) + "\n" for record in records).encode())

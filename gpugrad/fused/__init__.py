@@ -1,0 +1,26 @@
+"""Fused operations, one file each: NumPy implementation, definition (spec), public function.
+
+The launcher of a CUDA kernel (kernels/<same name>.cu) belongs below the NumPy implementation, and
+its pair of functions beside that one in the decorator of the spec: ``cuda=Implementation(...)``.
+"""
+
+from __future__ import annotations
+
+from .base import FUSED, Fused, Implementation, fused
+from .gelu import bias_gelu, gelu
+from .layer_norm import layer_norm
+from .rms_norm import rms_norm
+from .softmax import log_softmax, softmax
+
+__all__ = [
+    "FUSED",
+    "Fused",
+    "Implementation",
+    "bias_gelu",
+    "fused",
+    "gelu",
+    "layer_norm",
+    "log_softmax",
+    "rms_norm",
+    "softmax",
+]

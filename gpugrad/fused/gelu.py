@@ -1,0 +1,228 @@
+"""The Gaussian error linear unit, alone and with a bias added first.
+
+    out = h * P(h),   h = x + bias
+    P(h) = (1 + erf(h / sqrt(2))) / 2                                  approximate="none"
+    P(h) = (1 + tanh(sqrt(2 / pi) * (h + 0.044715 * h**3))) / 2        approximate="tanh"
+
+(Hendrycks, Gimpel: Gaussian Error Linear Units, 2016). Beyond 40 P is 0 or 1 and its derivative 0
+even in float64, so h is limited to that range where it is multiplied by them: for huge and
+infinite h, out and gradient are the limits instead of the NaN of 0 * inf.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..ops import clip, erf, tanh
+from ..ops.erf import erf as numpy_erf
+from ..registry import Sample
+from ..tensor import Tensor
+from ._arguments import features, floating, parameter
+from ._rows import (
+    ColumnSums,
+    as_rows,
+    row_blocks,
+    scratch,
+    wide_block,
+    wide_dtype,
+    widened,
+)
+from .base import Implementation, fused
+
+LIMIT = 40.0
+CUBIC = 0.044715
+SLOPE = math.sqrt(2 / math.pi)
+
+# P(h) = (1 + tanh(h * polynomial(h * h))) / 2 as coefficients, lowest degree first.
+TANH = (SLOPE, SLOPE * CUBIC)
+# For the exact P in float32, atanh(erf(h / sqrt(2))) / h on |h| <= 6: least squares, reweighted
+# until the largest error of P times max(|h|, 1) was smallest, 1.5e-8. tanh damps the rounding
+# errors of its argument, so this is as exact as erf, which computes in float64, and faster.
+EXACT = (
+    0.797884715,
+    0.0363345898,
+    -3.52047816e-05,
+    -5.34750682e-05,
+    3.3417301e-06,
+    -2.02197191e-08,
+    -9.24040059e-09,
+    5.80139801e-10,
+    -1.51475268e-11,
+    1.5086845e-13,
+)
+
+# NumPy
+
+
+def _probability(h: np.ndarray, out: np.ndarray, spare: np.ndarray, approximate: str) -> None:
+    """Write P(h) to out; spare is overwritten."""
+    if approximate == "none" and h.dtype == np.float64:
+        np.multiply(h, math.sqrt(0.5), out=out)
+        numpy_erf(out, out=out)
+    else:
+        np.multiply(h, h, out=spare)
+        if approximate == "none":
+            np.clip(spare, 0, 36, out=spare)
+        *rest, second, last = EXACT if approximate == "none" else TANH
+        np.multiply(spare, last, out=out)
+        out += second
+        for coefficient in reversed(rest):
+            out *= spare
+            out += coefficient
+        out *= h
+        np.tanh(out, out=out)
+    out += 1
+    out *= 0.5
+
+
+def _derivative(
+    h: np.ndarray, probability: np.ndarray, out: np.ndarray, spare: np.ndarray, approximate: str
+) -> None:
+    """Write P(h) + h * P'(h) to out; h is overwritten."""
+    np.clip(h, -LIMIT, LIMIT, out=h)
+    np.multiply(h, h, out=out)
+    if approximate == "tanh":  # P' = 2 * P * (1 - P) * the derivative of tanh's argument
+        out *= 6 * SLOPE * CUBIC
+        out += 2 * SLOPE
+        np.subtract(1, probability, out=spare)
+        spare *= probability
+        out *= spare
+    else:
+        out *= -0.5
+        np.exp(out, out=out)
+        out *= 1 / math.sqrt(2 * math.pi)
+    out *= h
+    out += probability
+
+
+def _as_rows(x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    return np.ascontiguousarray(x).reshape(x.size, 1) if bias is None else as_rows(x)
+
+
+def _forward(x: np.ndarray, bias: np.ndarray | None, approximate: str) -> tuple[np.ndarray, tuple]:
+    wide = wide_dtype(x.dtype)
+    out = np.empty(x.shape, x.dtype)
+    rows, out_rows = _as_rows(x, bias), _as_rows(out, bias)
+    bias = bias if bias is None else bias.astype(wide, copy=False)
+    probabilities = np.empty(rows.shape, wide)
+    buffers = scratch(rows, wide), scratch(rows, wide)
+    with np.errstate(all="ignore"):
+        for part in row_blocks(rows):
+            sums, y = (buffer[: part.stop - part.start] for buffer in buffers)
+            h = wide_block(rows[part], sums)
+            if bias is not None:
+                h = np.add(h, bias, out=sums)
+            probability = probabilities[part]
+            _probability(h, probability, y, approximate)
+            if out.dtype == wide:
+                y = out_rows[part]
+            np.clip(h, -LIMIT, math.inf, out=y)
+            y *= probability
+            if out.dtype != wide:
+                out_rows[part] = y
+    return out, (probabilities,)
+
+
+def _backward(
+    wanted: tuple[bool, ...],
+    g: np.ndarray,
+    arrays: Sequence[Any],
+    residuals: tuple,
+    approximate: str,
+) -> Sequence[Any]:
+    x, bias = arrays
+    (probabilities,) = residuals
+    wide = wide_dtype(x.dtype)
+    dx = np.empty(x.shape, x.dtype) if wanted[0] else None
+    rows, g_rows = _as_rows(x, bias), _as_rows(g, bias)
+    dx_rows = None if dx is None else _as_rows(dx, bias)
+    dbias = ColumnSums(rows, wide)
+    shift = 0 if bias is None else bias.astype(wide, copy=False)
+    buffers = [scratch(rows, wide) for _ in range(3)]
+    for part in row_blocks(rows):
+        h, d, spare = (buffer[: part.stop - part.start] for buffer in buffers)
+        if dx_rows is not None and dx_rows.dtype == wide:
+            d = dx_rows[part]
+        np.add(rows[part], shift, out=h)
+        _derivative(h, probabilities[part], d, spare, approximate)
+        d *= g_rows[part]
+        if wanted[1]:
+            dbias.add(d, part)
+        if dx_rows is not None and dx_rows.dtype != wide:
+            dx_rows[part] = d
+    return dx, dbias.total(bias.dtype) if wanted[1] else None
+
+
+# The definitions
+
+
+def _gaussian(h: Any, approximate: str) -> Any:
+    bounded = clip(h, -LIMIT, LIMIT)
+    if approximate == "tanh":
+        inner = tanh((bounded + bounded * bounded * bounded * CUBIC) * SLOPE)
+    else:
+        inner = erf(bounded * math.sqrt(0.5))
+    return clip(h, -LIMIT) * ((inner + 1) * 0.5)
+
+
+@fused(
+    [
+        Sample((3, 4), approximate="none"),
+        Sample((2, 5), approximate="tanh"),
+        Sample((), approximate="none"),
+    ],
+    arguments=("x",),
+    numpy=Implementation(
+        lambda x, approximate: _forward(x, None, approximate),
+        lambda wanted, g, arrays, residuals, approximate: _backward(
+            (*wanted, False), g, (*arrays, None), residuals, approximate
+        )[:1],
+    ),
+)
+def _gelu(x, approximate):
+    return _gaussian(widened(x), approximate).astype(x.dtype)
+
+
+@fused(
+    [
+        Sample((3, 4), (4,), approximate="none"),
+        Sample((2, 3, 5), (5,), approximate="tanh"),
+    ],
+    arguments=("x", "bias"),
+    numpy=Implementation(_forward, _backward),
+)
+def _bias_gelu(x, bias, approximate):
+    wide = widened(x)
+    return _gaussian(wide + bias.astype(wide.dtype), approximate).astype(x.dtype)
+
+
+def _checked(op: str, approximate: str) -> str:
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f'{op}: approximate must be "none" or "tanh", got {approximate!r}')
+    return approximate
+
+
+def gelu(x: Any, approximate: str = "none") -> Tensor:
+    """Return x times the probability that a standard normal variable is below x.
+
+    ``approximate="tanh"`` is GPT-2's form, within 5e-4 of the exact one. Any shape; the result has
+    the dtype of x and is computed in at least float32. Raises ValueError for another name.
+    """
+    return _gelu(floating(x), approximate=_checked("gelu", approximate))
+
+
+def bias_gelu(x: Any, bias: Any, approximate: str = "none") -> Tensor:
+    """Return gelu(x + bias) for x of shape (..., C) and bias of shape (C,).
+
+    The sum is not rounded to the dtype of x, which the result has. Raises ValueError where the
+    shapes do not fit or ``approximate`` is neither "none" nor "tanh".
+    """
+    x = features("bias_gelu", x)
+    if bias is None:
+        raise TypeError("bias_gelu: bias is None; gelu takes no bias")
+    bias = parameter("bias_gelu", "bias", bias, x)
+    return _bias_gelu(x, bias, approximate=_checked("bias_gelu", approximate))

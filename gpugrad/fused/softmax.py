@@ -1,0 +1,161 @@
+"""Softmax and its logarithm along one axis.
+
+    softmax(x) = exp(x - max(x)) / sum(exp(x - max(x)))
+    log_softmax(x) = x - max(x) - log(sum(exp(x - max(x))))
+
+The maximum only keeps exp from overflowing: any other number would give the same result, so it
+is a constant to the derivative. Along a line that holds nothing but -inf (all masked) softmax is 0,
+and so is its gradient, and log_softmax is -inf. A line with a NaN or +inf is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..ops import exp, log, max, sum, where
+from ..ops._axes import normalize_axis
+from ..registry import Sample
+from ..tensor import Tensor
+from ._arguments import floating
+from ._rows import row_blocks, wide_dtype, widened
+from .base import Implementation, fused
+
+# NumPy
+
+
+def _lines(x: np.ndarray, axis: int) -> np.ndarray:
+    """Return x as contiguous (outer, n, inner) with the axis in the middle."""
+    before, n, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+    return np.ascontiguousarray(x).reshape(math.prod(before), n, math.prod(after))
+
+
+def _blocks(lines: np.ndarray) -> Iterator[slice]:
+    """Yield slices of the outer axis; lines side by side in memory are not torn apart."""
+    outer, n, inner = lines.shape
+    return row_blocks(lines.reshape(outer, n * inner), 1)
+
+
+def _shifted(x: np.ndarray, out: np.ndarray) -> None:
+    """Write x minus its largest element along each line to out."""
+    out[...] = x  # also because the maximum of what is not in the cache is slow
+    largest = np.maximum.reduce(out, axis=1, keepdims=True)
+    largest[largest == -math.inf] = 0
+    out -= largest
+
+
+def _total(x: np.ndarray) -> np.ndarray:
+    """Return the sum along each line, 1 where all was masked."""
+    total = np.add.reduce(x, axis=1, keepdims=True)
+    total[total == 0] = 1
+    return total
+
+
+def _softmax_forward(x: np.ndarray, axis: int) -> tuple[np.ndarray, tuple]:
+    probabilities = np.empty(x.shape, wide_dtype(x.dtype))
+    p_lines, x_lines = _lines(probabilities, axis), _lines(x, axis)
+    with np.errstate(all="ignore"):
+        for block in _blocks(p_lines):
+            p = p_lines[block]
+            _shifted(x_lines[block], p)
+            np.exp(p, out=p)
+            p /= _total(p)
+    return probabilities.astype(x.dtype, copy=False), (probabilities,)
+
+
+def _softmax_backward(
+    wanted: tuple[bool, ...], g: np.ndarray, arrays: Sequence[Any], residuals: tuple, axis: int
+) -> Sequence[np.ndarray]:
+    (probabilities,) = residuals
+    dx = np.empty(g.shape, g.dtype)
+    dx_lines, p_lines, g_lines = _lines(dx, axis), _lines(probabilities, axis), _lines(g, axis)
+    for block in _blocks(p_lines):
+        p, g_block = p_lines[block], widened(g_lines[block])
+        d = dx_lines[block] if dx.dtype == p.dtype else np.empty(p.shape, p.dtype)
+        np.multiply(g_block, p, out=d)
+        np.subtract(g_block, np.add.reduce(d, axis=1, keepdims=True), out=d)
+        d *= p
+        dx_lines[block] = d
+    return (dx,)
+
+
+def _log_softmax_forward(x: np.ndarray, axis: int) -> tuple[np.ndarray, tuple]:
+    logarithms = np.empty(x.shape, wide_dtype(x.dtype))
+    out_lines, x_lines = _lines(logarithms, axis), _lines(x, axis)
+    with np.errstate(all="ignore"):
+        for block in _blocks(out_lines):
+            y = out_lines[block]
+            _shifted(x_lines[block], y)
+            y -= np.log(_total(np.exp(y)))
+    return logarithms.astype(x.dtype, copy=False), (logarithms,)
+
+
+def _log_softmax_backward(
+    wanted: tuple[bool, ...], g: np.ndarray, arrays: Sequence[Any], residuals: tuple, axis: int
+) -> Sequence[np.ndarray]:
+    (logarithms,) = residuals
+    dx = np.empty(g.shape, g.dtype)
+    dx_lines, y_lines, g_lines = _lines(dx, axis), _lines(logarithms, axis), _lines(g, axis)
+    for block in _blocks(y_lines):
+        g_block = widened(g_lines[block])
+        d = np.exp(y_lines[block])
+        d *= np.add.reduce(g_block, axis=1, keepdims=True)
+        np.subtract(g_block, d, out=dx_lines[block], casting="same_kind")
+    return (dx,)
+
+
+# The definitions
+
+_SAMPLES = (
+    Sample((3, 4), axis=1),
+    Sample((3, 4), axis=0),
+    Sample((2, 3, 4), axis=1),
+    Sample((5,), axis=0),
+)
+
+
+def _shift(x: Any, axis: int) -> Any:
+    largest = max(x, axis=axis, keepdims=True).detach() if x.size else 0.0
+    return x - where(largest == -math.inf, 0, largest)
+
+
+def _nonzero_sum(x: Any, axis: int) -> Any:
+    total = sum(x, axis=axis, keepdims=True)
+    return where(total == 0, 1, total)
+
+
+@fused(_SAMPLES, arguments=("x",), numpy=Implementation(_softmax_forward, _softmax_backward))
+def _softmax(x, axis):
+    powers = exp(_shift(widened(x), axis))
+    return (powers / _nonzero_sum(powers, axis)).astype(x.dtype)
+
+
+@fused(
+    _SAMPLES, arguments=("x",), numpy=Implementation(_log_softmax_forward, _log_softmax_backward)
+)
+def _log_softmax(x, axis):
+    shifted = _shift(widened(x), axis)
+    return (shifted - log(_nonzero_sum(exp(shifted), axis))).astype(x.dtype)
+
+
+def softmax(x: Any, axis: int = -1) -> Tensor:
+    """Return exp(x) divided by its sum along an axis: positive numbers that sum to 1.
+
+    Any shape with that axis; the result has the dtype of x and is computed in at least float32.
+    Where all of a line is -inf it is 0. Raises IndexError where there is no such axis.
+    """
+    x = floating(x)
+    return _softmax(x, axis=normalize_axis(axis, x.ndim, "softmax: axis"))
+
+
+def log_softmax(x: Any, axis: int = -1) -> Tensor:
+    """Return the logarithm of softmax(x) along an axis, exact also where that underflows to 0.
+
+    Any shape with that axis; the result has the dtype of x and is computed in at least float32.
+    Where all of a line is -inf it is -inf. Raises IndexError where there is no such axis.
+    """
+    x = floating(x)
+    return _log_softmax(x, axis=normalize_axis(axis, x.ndim, "log_softmax: axis"))

@@ -68,13 +68,16 @@ def promote(x: np.dtype, y: np.dtype) -> np.dtype:
     """Return the dtype of an operation between two arrays.
 
     NumPy's promotion with one exception: an integer or boolean array never widens a floating
-    array (``float32`` with ``int64`` stays ``float32``, as in PyTorch).
+    array (``float32`` with ``int64`` stays ``float32``, as in PyTorch). ``float16`` with
+    ``bfloat16``, for which NumPy has no answer, is ``float32``.
     """
     if x == y:
         return x
     x_is_float, y_is_float = is_float(x), is_float(y)
     if x_is_float != y_is_float:
         return x if x_is_float else y
+    if {x, y} == {float16, bfloat16}:
+        return float32
     return np.promote_types(x, y)
 
 

@@ -293,8 +293,8 @@ hypot = _binary(
 logaddexp = _binary(
     "logaddexp",
     "Return log(exp(x) + exp(y)) without overflow.",
-    lambda g, x, out, xp: g * xp.exp(x - xp.where(xp.isfinite(out), out, 0)),
-    lambda g, y, out, xp: g * xp.exp(y - xp.where(xp.isfinite(out), out, 0)),
+    lambda g, x, out, xp: g * xp.exp(x - xp.where(out == -math.inf, 0, out)),
+    lambda g, y, out, xp: g * xp.exp(y - xp.where(out == -math.inf, 0, out)),
     floats_only=True,
 )
 remainder = _binary(

@@ -72,19 +72,21 @@ def mean(xp, x, axis=None, keepdims=False):
     return (total / (count(x.shape, axis) or math.nan)).astype(x.dtype)
 
 
+def _product_before(x: Any, xp: Any) -> Any:
+    """Return for each element the product of those before it on the last axis."""
+    return xp.cumprod(xp.concatenate([xp.ones_like(x[..., :1]), x[..., :-1]], axis=-1), axis=-1)
+
+
 def _others_product(x: Any, axis: Axis, xp: Any) -> Any:
     """Return for each element the product of the other elements along axis, zeros or not."""
     axes = normalize_axes(axis, len(x.shape))
     rest = [i for i in range(len(x.shape)) if i not in axes]
     order = (*rest, *axes)
     moved = xp.transpose(x, order)
-    n = math.prod(x.shape[a] for a in axes)
-    flat = xp.reshape(moved, (*(x.shape[i] for i in rest), 1, n))
-    own = np.eye(n, dtype=bool) if isinstance(x, (np.ndarray, np.generic)) else xp.eye(n) == 1
-    others = xp.prod(xp.where(own, 1, flat).astype(x.dtype), axis=-1)
-    return xp.transpose(
-        xp.reshape(others, moved.shape), [order.index(i) for i in range(len(order))]
-    )
+    flat = xp.reshape(moved, (*(x.shape[i] for i in rest), math.prod(x.shape[a] for a in axes)))
+    after = xp.flip(_product_before(xp.flip(flat, axis=-1), xp), axis=-1)
+    others = xp.reshape(_product_before(flat, xp) * after, moved.shape)
+    return xp.transpose(others, [order.index(i) for i in range(len(order))])
 
 
 def _prod_rule(g: Any, x: Any, out: Any, axis: Axis, keepdims: bool, xp: Any) -> Any:
@@ -229,7 +231,7 @@ def norm(x: Any, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> A
 
 def _logsumexp_rule(g: Any, x: Any, out: Any, axis: Axis, keepdims: bool, xp: Any) -> Any:
     out = _expanded(out, x.shape, axis, keepdims, xp)
-    weights = xp.exp(x - xp.where(xp.isfinite(out), out, 0))  # a row of -inf has gradient 0
+    weights = xp.exp(x - xp.where(out == -math.inf, 0, out))  # a row of -inf has gradient 0
     return _expanded(g, x.shape, axis, keepdims, xp) * weights
 
 
@@ -304,12 +306,12 @@ def _cumulative_prod_rule(g: Any, x: Any, out: Any, axis: int, xp: Any) -> Any:
     last = len(x.shape) - 1
     x, g = xp.swapaxes(x, axis, last), xp.swapaxes(g, axis, last)
     n = x.shape[-1]
-    i, j, k = np.ogrid[:n, :n, :n]
-    factor = (k <= j) & (k != i)
-    terms = xp.where(_like(factor, x, xp), xp.reshape(x, (*x.shape[:-1], 1, 1, n)), 1)
-    slopes = xp.where(_like((j >= i)[..., 0], x, xp), xp.prod(terms.astype(x.dtype), axis=-1), 0)
+    i, j = np.ogrid[:n, :n]
+    wide = xp.reshape(x, (*x.shape[:-1], 1, n))
+    after = xp.cumprod(xp.where(_like(j > i, x, xp), wide, 1).astype(x.dtype), axis=-1)
+    slopes = xp.where(_like(j >= i, x, xp), after, 0)  # (..., i, j)
     rows = xp.sum(slopes * xp.reshape(g, (*g.shape[:-1], 1, n)), axis=-1)
-    return xp.swapaxes(rows, axis, last)
+    return xp.swapaxes(_product_before(x, xp) * rows, axis, last)
 
 
 def _like(array: np.ndarray, x: Any, xp: Any) -> Any:

@@ -1,0 +1,365 @@
+"""Elementwise operations where rules usually break: kinks, zeros, infinities, scalars, dtypes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpugrad as gg
+from gpugrad import backend
+from gpugrad.registry import OPS
+from gpugrad.testing import gradcheck, gradgradcheck
+
+inf, nan = math.inf, math.nan
+BINARY = [op.name for op in OPS.values() if op.arguments == ("x", "y") and op.name != "matmul"]
+SMOOTH = [name for name in BINARY if OPS[name].rules]
+
+
+def slope(f: Callable[..., Any], *values: float, order: int = 1) -> list[float]:
+    """Return the derivatives of f with respect to each argument at a point."""
+    args = [gg.tensor(v, gg.float64, requires_grad=True) for v in values]
+    out = f(*args)
+    for _ in range(order - 1):
+        out = gg.grad(out, args, create_graph=True)[0]
+    return [g.item() for g in gg.grad(out, args)]
+
+
+# Where a derivative does not exist
+
+
+@pytest.mark.parametrize(
+    ("name", "x", "expected"),
+    [
+        ("relu", 0.0, 0.0),
+        ("relu", -0.0, 0.0),
+        ("relu", inf, 1.0),
+        ("relu", -inf, 0.0),
+        ("abs", 0.0, 0.0),
+        ("abs", -0.0, 0.0),
+        ("abs", inf, 1.0),
+        ("abs", -inf, -1.0),
+        ("sign", 0.0, 0.0),
+        ("sign", inf, 0.0),
+        ("sign", -inf, 0.0),
+        ("sqrt", 0.0, inf),
+        ("square", 0.0, 0.0),
+        ("sigmoid", 1000.0, 0.0),
+        ("sigmoid", -1000.0, 0.0),
+        ("sigmoid", -inf, 0.0),
+        ("softplus", 1000.0, 1.0),
+        ("softplus", -1000.0, 0.0),
+        ("softplus", 0.0, 0.5),
+        ("tanh", inf, 0.0),
+        ("erf", -inf, 0.0),
+        ("exp", -inf, 0.0),
+        ("atan", inf, 0.0),
+        ("log1p", 0.0, 1.0),
+        ("expm1", 0.0, 1.0),
+    ],
+)
+def test_slope_at_special_points(name: str, x: float, expected: float) -> None:
+    assert slope(OPS[name].function, x) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "x", "y", "expected"),
+    [
+        ("maximum", 2.0, 2.0, [0.5, 0.5]),
+        ("minimum", 2.0, 2.0, [0.5, 0.5]),
+        ("maximum", inf, inf, [0.5, 0.5]),
+        ("maximum", 1.0, 2.0, [0.0, 1.0]),
+        ("minimum", 1.0, 2.0, [1.0, 0.0]),
+        ("hypot", 0.0, 0.0, [0.0, 0.0]),
+        ("hypot", 3.0, 0.0, [1.0, 0.0]),
+        ("logaddexp", -inf, -inf, [0.0, 0.0]),
+        ("logaddexp", -inf, 0.0, [0.0, 1.0]),
+        ("logaddexp", 1000.0, 0.0, [1.0, 0.0]),
+        ("power", 0.0, 0.0, [0.0, 0.0]),
+        ("power", 0.0, 1.0, [1.0, 0.0]),
+        ("power", 0.0, 2.0, [0.0, 0.0]),
+        ("power", -2.0, 2.0, [-4.0, nan]),
+        ("power", 5.0, 0.0, [0.0, math.log(5.0)]),
+        ("multiply", 0.0, 0.0, [0.0, 0.0]),
+        ("atan2", 0.0, -1.0, [-1.0, -0.0]),
+    ],
+)
+def test_slopes_of_two_arguments(name: str, x: float, y: float, expected: list[float]) -> None:
+    np.testing.assert_equal(slope(OPS[name].function, x, y), expected)
+
+
+def test_logaddexp_of_infinity_gives_the_other_nothing() -> None:
+    assert slope(gg.logaddexp, inf, 0.0)[1] == 0.0
+    assert slope(gg.logaddexp, 0.0, inf)[0] == 0.0
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 2, 3, 0.0, 1.0, 2.0, 3.0])
+def test_power_with_a_number_at_zero(exponent: float) -> None:
+    n = exponent
+    first = {0: 0.0, 1: 1.0}.get(n, 0.0)
+    second = 2.0 if n == 2 else 0.0
+    third = 6.0 if n == 3 else 0.0
+    for f in (lambda x: x**exponent, lambda x: gg.power(x, exponent)):
+        assert [slope(f, 0.0, order=order)[0] for order in (1, 2)] == [first, second]
+        if n >= 3:
+            assert slope(f, 0.0, order=3) == [third]
+
+
+def test_power_of_zero_with_a_negative_exponent_is_infinite() -> None:
+    with np.errstate(divide="ignore"):
+        assert slope(lambda x: gg.power(x, -1.0), 0.0) == [-inf]
+        assert slope(lambda x: gg.power(x, 0.5), 0.0) == [inf]
+
+
+def test_a_number_to_the_power_of_a_tensor() -> None:
+    x = gg.tensor([-1.0, 0.0, 2.0], gg.float64, requires_grad=True)
+    (g,) = gg.grad((2.0**x).sum(), [x])
+    np.testing.assert_allclose(g.numpy(), 2.0 ** x.detach().numpy() * math.log(2), rtol=1e-15)
+
+
+# clip and where
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"), [(-1.0, 1.0), (1.0, 1.0), (0.0, 1.0), (-1.5, 0.0), (1.5, 0.0), (nan, 0.0)]
+)
+def test_clip_passes_the_gradient_at_its_bounds(x: float, expected: float) -> None:
+    assert slope(lambda t: gg.clip(t, -1.0, 1.0), x) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("x", "low", "high", "expected"),
+    [
+        (0.0, -1.0, 1.0, [1.0, 0.0, 0.0]),
+        (-2.0, -1.0, 1.0, [0.0, 1.0, 0.0]),
+        (2.0, -1.0, 1.0, [0.0, 0.0, 1.0]),
+        (0.0, 2.0, 1.0, [0.0, 0.0, 1.0]),  # min > max: the result is max
+        (5.0, 2.0, 1.0, [0.0, 0.0, 1.0]),
+    ],
+)
+def test_clip_with_tensor_bounds(x: float, low: float, high: float, expected: list[float]) -> None:
+    assert slope(gg.clip, x, low, high) == expected
+
+
+def test_clip_with_one_bound() -> None:
+    x = gg.tensor([-2.0, 0.0, 3.0], requires_grad=True)
+    assert gg.clip(x, min=-1.0).tolist() == [-1.0, 0.0, 3.0]
+    assert x.clip(max=1).tolist() == [-2.0, 0.0, 1.0]
+    x.clip(None, 1.0).sum().backward()
+    assert x.grad.tolist() == [1.0, 1.0, 0.0]
+    with pytest.raises(TypeError, match="clip: min and max are both None"):
+        gg.clip(x)
+
+
+def test_clip_bounds_broadcast() -> None:
+    rng = np.random.default_rng(0)
+    x, low = (gg.tensor(rng.uniform(-1, 1, s), requires_grad=True) for s in ((3, 4), (3, 1)))
+    gradcheck(lambda x, low: gg.clip(x, low), [x, low])
+    gradcheck(lambda x, high: gg.clip(x, None, high), [x, low])
+
+
+def test_where_takes_numbers_and_keeps_the_dtype() -> None:
+    x = gg.tensor([1.0, nan], requires_grad=True)
+    out = gg.where(gg.isnan(x), 0.0, x)
+    assert out.dtype == gg.float32
+    assert out.tolist() == [1.0, 0.0]
+    out.sum().backward()
+    assert x.grad.tolist() == [1.0, 0.0]
+    assert gg.where(gg.tensor([True, False]), 1, 0).dtype == gg.int64
+
+
+def test_nan_to_num() -> None:
+    x = gg.tensor([nan, inf, -inf, 2.0], requires_grad=True)
+    assert gg.nan_to_num(x, 1.0, 5.0, -5.0).tolist() == [1.0, 5.0, -5.0, 2.0]
+    gg.nan_to_num(x, 1.0, 5.0, -5.0).sum().backward()
+    assert x.grad.tolist() == [0.0, 0.0, 0.0, 1.0]
+
+
+# Values
+
+
+def test_nothing_overflows_on_the_way() -> None:
+    x = gg.tensor([-1e4, -100.0, 0.0, 100.0, 1e4])  # warnings are errors
+    assert gg.sigmoid(x).tolist()[::2] == [0.0, 0.5, 1.0]
+    assert gg.softplus(x).tolist()[::2] == [0.0, pytest.approx(math.log(2)), 1e4]
+    assert gg.logaddexp(x, x).tolist()[-1] == pytest.approx(1e4 + math.log(2))
+    assert gg.hypot(gg.tensor(1e30), gg.tensor(1e30)).item() == pytest.approx(math.sqrt(2) * 1e30)
+
+
+def test_nan_and_infinity_are_found() -> None:
+    x = gg.tensor([nan, inf, -inf, 0.0])
+    assert gg.isnan(x).tolist() == [True, False, False, False]
+    assert gg.isinf(x).tolist() == [False, True, True, False]
+    assert gg.isfinite(x).tolist() == [False, False, False, True]
+    for name in ("maximum", "minimum", "add", "power"):
+        assert math.isnan(OPS[name].function(gg.tensor(nan), gg.tensor(2.0)).item())
+
+
+def test_bits_and_truth() -> None:
+    x, y = gg.tensor([0b1100, 5]), gg.tensor([0b1010, 0])
+    assert (x & y).tolist() == [0b1000, 0]
+    assert (x | y).tolist() == [0b1110, 5]
+    assert (x ^ y).tolist() == [0b0110, 5]
+    assert (~gg.tensor([True, False])).tolist() == [False, True]
+    assert gg.logical_and(x, y).tolist() == [True, False]
+    with pytest.raises(TypeError, match="bitwise_and"):
+        gg.bitwise_and(gg.tensor(1.0), gg.tensor(2.0))
+
+
+# Scalars and dtypes
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", SMOOTH)
+def test_a_python_number_as_one_argument(name: str, side: str) -> None:
+    op = OPS[name]
+    domains = op.samples[0].domains
+    number = [sum(d) / 2 or 0.7 for d in domains][side == "right"]
+    low, high = domains[side == "left"]
+    x = gg.tensor(np.random.default_rng(0).uniform(low, high, (3, 2)), requires_grad=True)
+    f = (lambda x: op.function(number, x)) if side == "left" else (lambda x: op.function(x, number))
+    gradcheck(f, x)
+    gradgradcheck(f, x)
+    arguments = (number, x.detach().numpy()) if side == "left" else (x.detach().numpy(), number)
+    np.testing.assert_array_equal(
+        f(x).detach().numpy(), op.function(*map(gg.tensor, map(np.float64, arguments))).numpy()
+    )
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "expected"),
+    [
+        ("float32", "float32", "float32"),
+        ("float32", "float64", "float64"),
+        ("float32", "int64", "float32"),
+        ("float32", "bool", "float32"),
+        ("float16", "int64", "float16"),
+        ("bfloat16", "int32", "bfloat16"),
+        ("float16", "float32", "float32"),
+        ("bfloat16", "float32", "float32"),
+        ("bfloat16", "float16", "float32"),
+        ("int32", "int64", "int64"),
+        ("bool", "int64", "int64"),
+        ("uint8", "int8", "int16"),
+    ],
+)
+def test_promotion(x: str, y: str, expected: str) -> None:
+    for a, b in ((x, y), (y, x)):
+        out = gg.tensor([1.0, 2.0]).astype(a) + gg.tensor([1.0, 2.0]).astype(b)
+        assert out.dtype == backend.as_dtype(expected)
+
+
+FLOAT32_PARTNERS: dict[str, Any] = {
+    "python-int": 2,
+    "python-float": 0.5,
+    "bool": True,
+    "numpy-float64-scalar": np.float64(0.5),
+    "numpy-float32-scalar": np.float32(0.5),
+    "numpy-int64-scalar": np.int64(2),
+    "list": [0.5],
+    "int64-tensor": gg.tensor([2], device="cpu"),
+    "int64-array": np.array([2]),
+    "float32-array": np.array([0.5], np.float32),
+}
+
+
+@pytest.mark.parametrize("partner", FLOAT32_PARTNERS)
+@pytest.mark.parametrize("name", SMOOTH)
+def test_float32_never_becomes_float64(name: str, partner: str) -> None:
+    value = FLOAT32_PARTNERS[partner]
+    for swap in (False, True):
+        x = gg.tensor([0.75, 1.5], requires_grad=True)
+        args = (value, x) if swap else (x, value)
+        out = OPS[name].function(*args)
+        assert out.dtype == gg.float32
+        (g,) = gg.grad(out.sum(), [x])
+        assert g.dtype == gg.float32
+        (recorded,) = gg.grad(OPS[name].function(*args).sum(), [x], create_graph=True)
+        assert recorded.dtype == gg.float32
+
+
+def test_each_argument_gets_its_gradient_in_its_own_dtype() -> None:
+    x = gg.tensor([1.0, 2.0], gg.float16, requires_grad=True)
+    y = gg.tensor([3.0, 4.0], gg.float32, requires_grad=True)
+    out = x * y
+    assert out.dtype == gg.float32
+    out.sum().backward()
+    assert (x.grad.dtype, y.grad.dtype) == (gg.float16, gg.float32)
+
+
+def test_integers_divide_as_float32() -> None:
+    x = gg.tensor([1, 2]) / gg.tensor([2, 4])
+    assert x.dtype == gg.float32
+    assert x.tolist() == [0.5, 0.5]
+    assert (gg.tensor([7]) // 2).tolist() == [3]
+    assert (gg.tensor([-7]) % 3).tolist() == [2]
+
+
+# Operators
+
+
+@pytest.mark.parametrize(
+    ("symbol", "f"),
+    [
+        ("+", lambda x, y: x + y),
+        ("-", lambda x, y: x - y),
+        ("*", lambda x, y: x * y),
+        ("/", lambda x, y: x / y),
+        ("**", lambda x, y: x**y),
+        ("//", lambda x, y: x // y),
+        ("%", lambda x, y: x % y),
+        ("<", lambda x, y: x < y),
+        ("<=", lambda x, y: x <= y),
+        (">", lambda x, y: x > y),
+        (">=", lambda x, y: x >= y),
+        ("==", lambda x, y: x == y),
+        ("!=", lambda x, y: x != y),
+    ],
+)
+def test_operators_with_tensors_numbers_and_arrays(symbol: str, f: Callable[..., Any]) -> None:
+    a, b = np.array([1.0, 2.0, 3.5]), np.array([2.0, 2.0, 0.5])
+    expected = f(a, b)
+    for x, y in itertools.product((a, gg.tensor(a)), (b, gg.tensor(b))):
+        if isinstance(x, gg.Tensor) or isinstance(y, gg.Tensor):
+            out = f(x, y)
+            assert isinstance(out, gg.Tensor)
+            np.testing.assert_array_equal(out.numpy(), expected)
+    np.testing.assert_array_equal(f(gg.tensor(a), 2.0).numpy(), f(a, 2.0))
+    np.testing.assert_array_equal(f(2.0, gg.tensor(a)).numpy(), f(2.0, a))
+
+
+@pytest.mark.parametrize("exponent", [2, 0.5, -1, 2.0, -1.0, 3, 1.5])
+def test_powers_with_a_shortcut(exponent: float) -> None:
+    x = gg.tensor([0.5, 1.0, 2.5], gg.float64, requires_grad=True)
+    np.testing.assert_allclose((x**exponent).detach().numpy(), x.detach().numpy() ** exponent)
+    gradcheck(lambda x: x**exponent, x)
+    gradgradcheck(lambda x: x**exponent, x)
+
+
+def test_numpy_functions_on_tensors_are_recorded() -> None:
+    x = gg.tensor([1.0, 2.0], requires_grad=True)
+    y = np.exp(x)
+    assert isinstance(y, gg.Tensor)
+    np.add(y, 1.0).sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), np.exp([1.0, 2.0]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_shapes_that_do_not_fit_are_named(name: str) -> None:
+    x, y = gg.ones(3, 4, dtype=gg.int64), gg.ones(5, dtype=gg.int64)
+    with pytest.raises(ValueError, match=rf"^{name}: .*x: .*\[3, 4\].*y: .*\[5\]"):
+        OPS[name].function(x, y)
+    if name in SMOOTH:
+        with pytest.raises(ValueError, match=rf"^{name}: .*x: float32\[3, 4\], y: float32\[5\]"):
+            OPS[name].function(gg.ones(3, 4), gg.ones(5))
+
+
+def test_a_value_that_is_no_number_is_named() -> None:
+    with pytest.raises(TypeError, match="add: argument 'y'"):
+        gg.add(gg.ones(2), object())
+    with pytest.raises(TypeError, match=r"add: argument 'y'.*complex"):
+        gg.add(gg.ones(2), np.array([1j, 2j]))

@@ -42,6 +42,7 @@ TANH = (SLOPE, SLOPE * CUBIC)
 # For the exact P in float32, atanh(erf(h / sqrt(2))) / h on |h| <= 6: least squares, reweighted
 # until the largest error of P times max(|h|, 1) was smallest, 1.5e-8. tanh damps the rounding
 # errors of its argument, so this is as exact as erf, which computes in float64, and faster.
+# Beyond 6 tanh is 1, and the polynomial only grows (its derivative has no real root).
 EXACT = (
     0.797884715,
     0.0363345898,
@@ -65,8 +66,6 @@ def _probability(h: np.ndarray, out: np.ndarray, spare: np.ndarray, approximate:
         numpy_erf(out, out=out)
     else:
         np.multiply(h, h, out=spare)
-        if approximate == "none":
-            np.clip(spare, 0, 36, out=spare)
         *rest, second, last = EXACT if approximate == "none" else TANH
         np.multiply(spare, last, out=out)
         out += second

@@ -61,7 +61,7 @@ def test_bias_obeys_the_tolerance_rule(shape, dtype, form, check):
 
 
 @forms
-@pytest.mark.parametrize("region", [(-5, -3), (-1, 1), (-0.01, 0.01), (2, 6), (-12, 12)], ids=str)
+@pytest.mark.parametrize("region", [(-5, -3), (-1, 1), (-0.01, 0.01), (2, 6), (-99, 99)], ids=str)
 def test_each_region_obeys_the_tolerance_rule(region, form, check):
     x = np.random.default_rng(2).uniform(*region, 20000)
     check("gelu", gelu, [gg.Tensor(x, requires_grad=True)], "float32", approximate=form)

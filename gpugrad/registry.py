@@ -358,6 +358,8 @@ def primitive(
             given = {**statics, **kwargs} if kwargs else statics
             if len(args) != count or len(given) != len(statics):
                 args, given = _bind(op, args, kwargs)
+            if given.get("axis").__class__ is list:  # NumPy takes several axes as a tuple only
+                given = {**given, "axis": tuple(given["axis"])}
             return op(prepare(op, args), given)
 
         del function.__wrapped__

@@ -40,7 +40,7 @@ def _spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool, xp: Any)
 
 
 def _sum(xp: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
-    return backend.total(xp, x, tuple(axis) if isinstance(axis, list) else axis, keepdims)
+    return backend.total(xp, x, axis, keepdims)
 
 
 @primitive(

@@ -1,0 +1,262 @@
+"""Reductions and scans where rules usually break: ties, zeros, one element, nothing at all."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpugrad as gg
+from gpugrad.testing import gradcheck, gradgradcheck
+
+inf, nan = math.inf, math.nan
+REDUCTIONS = ("sum", "mean", "prod", "max", "min", "var", "std", "norm", "logsumexp")
+
+
+def leaf(data: Any, dtype: Any = gg.float64) -> gg.Tensor:
+    return gg.tensor(data, dtype, requires_grad=True)
+
+
+def gradient(out: gg.Tensor, x: gg.Tensor) -> list:
+    return gg.grad(out.sum(), [x])[0].tolist()
+
+
+# Ties, zeros, one element
+
+
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_ties_share_the_gradient(name: str) -> None:
+    x = leaf([[3.0, 1.0, 3.0, 1.0], [2.0, 2.0, 2.0, 2.0]])
+    out = getattr(gg, name)(x, axis=1)
+    first = [0.5, 0.0, 0.5, 0.0] if name == "max" else [0.0, 0.5, 0.0, 0.5]
+    assert gradient(out, x) == [first, [0.25] * 4]
+    everything = getattr(x, name)()
+    assert sum(sum(row) for row in gradient(everything, x)) == 1.0
+
+
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_extremes_of_infinities_and_nan(name: str) -> None:
+    x = leaf([inf, -inf, inf])
+    assert sum(gradient(getattr(gg, name)(x), x)) == 1.0
+    assert math.isnan(getattr(gg, name)(leaf([1.0, nan])).item())
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, (0, 1)], ids=str)
+@pytest.mark.parametrize(
+    "data",
+    [
+        [[0.0, 2.0, 3.0], [1.5, 2.0, 0.5]],
+        [[0.0, 0.0, 3.0], [1.5, 0.0, 0.5]],
+        [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]],
+        [[-1.0, 2.0, -0.0], [1.5, -2.0, 0.5]],
+    ],
+    ids=["one", "two", "all", "negative"],
+)
+def test_product_with_zeros(data: list, axis: Any) -> None:
+    x = leaf(data)
+    gradcheck(lambda x: gg.prod(x, axis=axis), x)
+    gradgradcheck(lambda x: gg.prod(x, axis=axis, keepdims=True), x)
+
+
+def test_product_with_a_zero_among_many_needs_little_memory() -> None:
+    x = np.ones(100_000)
+    x[777] = 0.0
+    t = leaf(x)
+    (g,) = gg.grad(gg.prod(t), [t])
+    np.testing.assert_array_equal(np.flatnonzero(g.numpy()), [777])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [[0.0, 2.0, 3.0], [2.0, 0.0, 3.0, 0.0, 1.5], [0.0, 0.0, 0.0], [1.0, 2.0, 0.0], [0.0], []],
+    ids=str,
+)
+def test_running_product_with_zeros(data: list) -> None:
+    x = leaf(data)
+    gradcheck(gg.cumulative_prod, x)
+    gradgradcheck(gg.cumulative_prod, x)
+
+
+def test_running_product_with_zeros_along_a_middle_axis() -> None:
+    x = np.random.default_rng(0).uniform(0.5, 2.0, (2, 3, 2))
+    x[0, 1, 1] = x[1, 0, 0] = x[1, 2, 0] = 0.0
+    gradcheck(lambda x: gg.cumulative_prod(x, axis=1), leaf(x))
+    gradgradcheck(lambda x: gg.cumulative_prod(x, axis=-2), leaf(x))
+
+
+@pytest.mark.parametrize("size", [1, 17])
+def test_spread_of_equal_elements(size: int) -> None:
+    x = leaf(np.full(size, 3.0))
+    assert gg.var(x).item() == gg.std(x).item() == 0.0
+    assert gradient(gg.var(x), x) == [0.0] * size
+    assert gradient(gg.std(x), x) == [0.0] * size
+
+
+@pytest.mark.parametrize("name", ["var", "std"])
+def test_unbiased_spread_of_one_element_is_nan(name: str) -> None:
+    x = leaf([[1.0], [2.0]])
+    out = getattr(gg, name)(x, axis=1, correction=1)  # warnings are errors
+    assert np.isnan(out.detach().numpy()).all()
+    assert np.isnan(gradient(out, x)).all()
+
+
+def test_spread_of_large_equal_elements_does_not_cancel() -> None:
+    x = gg.tensor([1e4, 1e4 + 1, 1e4 + 2], gg.float32)
+    assert gg.var(x).item() == pytest.approx(2 / 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)], ids=str)
+def test_norm_of_zero_has_gradient_zero(shape: tuple[int, ...]) -> None:
+    x = leaf(np.zeros(shape))
+    assert gg.norm(x).item() == 0.0
+    assert not np.any(gradient(gg.norm(x), x))
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [(1e30, "float32"), (1e-30, "float32"), (1e200, "float64"), (1e-200, "float64")],
+)
+def test_norm_neither_overflows_nor_vanishes(scale: float, dtype: str) -> None:
+    x = leaf([3 * scale, 4 * scale], dtype)
+    out = gg.norm(x)
+    assert out.item() == pytest.approx(5 * scale, rel=1e-6)
+    np.testing.assert_allclose(gradient(out, x), [0.6, 0.8], rtol=1e-6)
+
+
+def test_norm_of_infinity() -> None:
+    assert gg.norm(gg.tensor([1.0, inf])).item() == inf
+    assert gg.norm(gg.tensor([[1.0, -inf], [3.0, 4.0]]), axis=1).tolist() == [inf, 5.0]
+    assert math.isnan(gg.norm(gg.tensor([1.0, nan])).item())
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 2.5, inf])
+def test_norms_of_any_order(order: float) -> None:
+    x = np.random.default_rng(0).uniform(0.5, 2.0, (3, 4)) * np.array([1, -1, 1, -1])
+    t = leaf(x)
+    for axis in (0, 1, -1):
+        out = gg.norm(t, axis=axis, ord=order)
+        np.testing.assert_allclose(
+            out.detach().numpy(), np.linalg.norm(x, ord=order, axis=axis), rtol=1e-14
+        )
+        gradcheck(lambda t, axis=axis: gg.norm(t, axis=axis, ord=order), t)
+    with pytest.raises(ValueError, match="norm: ord must be positive"):
+        gg.norm(t, ord=0)
+
+
+# logsumexp
+
+
+def test_logsumexp_of_minus_infinity() -> None:
+    x = leaf([[-inf, -inf], [-inf, 0.0]])
+    out = gg.logsumexp(x, axis=1)
+    assert out.tolist() == [-inf, 0.0]
+    assert gradient(out, x) == [[0.0, 0.0], [0.0, 1.0]]
+
+
+def test_logsumexp_of_huge_values() -> None:
+    x = leaf([1e5, 1e5, -1e5])
+    out = gg.logsumexp(x)
+    assert out.item() == pytest.approx(1e5 + math.log(2))
+    assert gradient(out, x) == pytest.approx([0.5, 0.5, 0.0])
+    assert gg.logsumexp(leaf([0.0, inf])).item() == inf
+    assert gradient(gg.logsumexp(leaf_inf := leaf([0.0, inf])), leaf_inf)[0] == 0.0
+
+
+# Nothing to reduce
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("sum", 0.0), ("prod", 1.0), ("mean", nan), ("var", nan), ("std", nan), ("norm", 0.0)],
+)
+def test_reduction_over_nothing(name: str, expected: float) -> None:
+    x = leaf(np.zeros((3, 0)))  # warnings are errors
+    out = getattr(gg, name)(x, axis=1)
+    np.testing.assert_array_equal(out.detach().numpy(), [expected] * 3)
+    assert gg.grad(out.sum(), [x])[0].shape == (3, 0)
+    np.testing.assert_equal(getattr(gg, name)(x).item(), expected)
+    assert getattr(gg, name)(x, axis=0).shape == (0,)
+
+
+def test_logsumexp_over_nothing_is_minus_infinity() -> None:
+    x = leaf(np.zeros((2, 0)))
+    out = gg.logsumexp(x, axis=-1)
+    assert out.tolist() == [-inf, -inf]
+    assert gg.grad(out.sum(), [x])[0].shape == (2, 0)
+
+
+@pytest.mark.parametrize("name", ["max", "min", "argmax", "argmin"])
+def test_the_extreme_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: .*x: float32.*0"):
+        getattr(gg, name)(gg.zeros(3, 0), axis=1)
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_empty_result(name: str) -> None:
+    x = leaf(np.zeros((0, 3)))
+    out = getattr(gg, name)(x, axis=1)
+    assert out.shape == (0,)
+    assert gg.grad(out, [x], gg.zeros(0))[0].shape == (0, 3)
+
+
+# Forms
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize("axis", [None, 0, -1, (0, 2), (-1, 0), [1, 2], ()], ids=str)
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_axes(name: str, axis: Any, keepdims: bool) -> None:
+    x = np.random.default_rng(1).uniform(0.5, 2.0, (2, 3, 4))
+    axes = tuple(axis) if isinstance(axis, list) else axis
+    if name == "norm":
+        expected = np.sqrt(np.sum(x * x, axis=axes, keepdims=keepdims))
+    elif name == "logsumexp":
+        expected = np.log(np.sum(np.exp(x), axis=axes, keepdims=keepdims))
+    else:
+        expected = getattr(np, name)(x, axis=axes, keepdims=keepdims)
+    out = getattr(gg, name)(leaf(x), axis=axis, keepdims=keepdims)
+    np.testing.assert_allclose(out.detach().numpy(), expected, rtol=1e-13, atol=1e-15)
+    gradcheck(lambda x: getattr(gg, name)(x, axis=axis, keepdims=keepdims), leaf(x[:, :2, :3]))
+
+
+@pytest.mark.parametrize("name", ["argmax", "argmin", "any", "all", "count_nonzero"])
+@pytest.mark.parametrize("axis", [None, 0, -1])
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_reductions_without_gradient(name: str, axis: Any, keepdims: bool) -> None:
+    x = np.random.default_rng(2).integers(0, 3, (3, 4, 5))
+    out = getattr(gg, name)(gg.tensor(x), axis=axis, keepdims=keepdims)
+    expected = getattr(np, name)(x, axis=axis, keepdims=keepdims)
+    np.testing.assert_array_equal(out.numpy(), expected)
+    assert not getattr(leaf(x.astype(float)), name)().requires_grad
+
+
+def test_sum_in_another_dtype() -> None:
+    x = leaf([1.0, 2.0], gg.float16)
+    out = gg.sum(x, dtype=gg.float64)
+    assert out.dtype == gg.float64
+    assert gg.grad(out, [x])[0].dtype == gg.float16
+    assert gg.sum(gg.tensor([True, True])).dtype == gg.int64
+    assert gg.mean(gg.tensor([1, 2])).dtype == gg.float32
+
+
+@pytest.mark.parametrize("dtype", [gg.float16, gg.bfloat16], ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("name", ["sum", "mean", "cumulative_sum", "norm"])
+def test_narrow_dtypes_accumulate_in_float32(name: str, dtype: Any) -> None:
+    x = gg.ones(4096).astype(dtype) * 0.25
+    exact = {"sum": 1024.0, "mean": 0.25, "norm": 16.0, "cumulative_sum": 1024.0}[name]
+    assert float(getattr(gg, name)(x).numpy().reshape(-1)[-1]) == exact
+
+
+@pytest.mark.parametrize("name", ["cumulative_sum", "cumulative_prod"])
+def test_scans_without_an_axis_flatten(name: str) -> None:
+    x = np.random.default_rng(3).uniform(0.5, 2.0, (2, 3))
+    expected = {"cumulative_sum": np.cumsum, "cumulative_prod": np.cumprod}[name](x)
+    np.testing.assert_allclose(getattr(gg, name)(leaf(x)).detach().numpy(), expected)
+    gradcheck(getattr(gg, name), leaf(x))
+
+
+def test_an_axis_named_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="sum: "):
+        gg.sum(gg.ones(2, 3), axis=(0, -2))

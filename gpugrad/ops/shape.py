@@ -269,7 +269,7 @@ def _inner(pad_width: Sequence[tuple[int, int]], shape: tuple[int, ...]) -> tupl
     x=lambda g, pad_width, out_shape: g[_inner(pad_width, out_shape)],
 )
 def _pad(xp, x, pad_width=None, value=0):
-    return xp.pad(x, pad_width, constant_values=value)
+    return xp.pad(x, pad_width, constant_values=value) if x.ndim else x.copy()
 
 
 def pad(x: Any, pad_width: Any, value: float = 0) -> Any:
@@ -281,7 +281,9 @@ def pad(x: Any, pad_width: Any, value: float = 0) -> Any:
     widths = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2))
     if widths.size and widths.min() < 0:
         raise ValueError(f"pad: pad_width must not be negative, got {pad_width}")
-    return _pad(x, pad_width=tuple((int(a), int(b)) for a, b in widths), value=value)
+    return _pad(
+        x, pad_width=tuple((operator.index(a), operator.index(b)) for a, b in widths), value=value
+    )
 
 
 class _Concat:

@@ -52,7 +52,7 @@ def as_dtype(dtype: DTypeLike) -> np.dtype:
         resolved = _BY_NAME[dtype] if isinstance(dtype, str) else np.dtype(dtype)
     except (KeyError, TypeError):
         resolved = None
-    if resolved not in DTYPES:
+    if resolved is None or resolved not in DTYPES:  # np.dtype("float64") == None is true
         raise TypeError(
             f"dtype {dtype!r} is not supported; use one of {', '.join(d.name for d in DTYPES)}"
         )

@@ -30,8 +30,7 @@ def _left(g: Any, y: Any, xp: Any) -> Any:
 
 def _right(g: Any, x: Any, y_shape: tuple[int, ...], xp: Any) -> Any:
     if len(y_shape) == 2 and len(x.shape) > 2:  # one product instead of a batch and a sum
-        x = xp.reshape(x, (-1, x.shape[-1]) if x.size else (0, x.shape[-1]))
-        g = xp.reshape(g, (x.shape[0], g.shape[-1]))
+        x, g = _flat(x, xp), _flat(g, xp)
     return _times(xp.swapaxes(x, -1, -2), g, xp)
 
 

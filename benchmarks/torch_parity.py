@@ -1,0 +1,71 @@
+"""Whether training in gpugrad and in PyTorch gives the same losses.
+
+    python benchmarks/torch_parity.py [--steps N] [--out FILE]
+
+A GPT (GPT-2's architecture) is trained from equal initial weights on equal batches with equal AdamW
+settings, by gpugrad with NumPy and by PyTorch on the CPU. The loss of every step has to agree to
+1e-4 in float32 and to 1e-9 in float64; otherwise the exit code is 1. Without PyTorch it is 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import harness
+import numpy as np
+import small_gpt
+
+TOLERANCES = {"float32": 1e-4, "float64": 1e-9}
+
+
+def measure(run: small_gpt.Run, dtype: str, torch_gpt: Any) -> dict[str, Any]:
+    """Return the row of one dtype; differences are the largest of all steps."""
+    model = run.model(dtype)
+    weights = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+    ours = small_gpt.train(run, model)
+    theirs = torch_gpt.train(run, weights)
+    differences = np.abs(np.subtract(ours.losses, theirs.losses))
+    return {
+        "what": f"GPT {run.layers}x{run.width}, {run.steps} steps",
+        "dtype": dtype,
+        "first_loss": ours.losses[0],
+        "last_loss": ours.losses[-1],
+        "largest_difference": float(differences.max()),
+        "tolerance": TOLERANCES[dtype],
+        "agrees": bool((differences < TOLERANCES[dtype]).all()),
+        "gpugrad_ms_per_step": float(np.median(ours.seconds)) * 1e3,
+        "torch_ms_per_step": float(np.median(theirs.seconds)) * 1e3,
+        "losses": list(ours.losses),
+        "torch_losses": list(theirs.losses),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--out", type=Path, default=harness.RESULTS / "torch_parity.json")
+    options = parser.parse_args(arguments)
+    try:
+        torch_gpt = importlib.import_module("torch_gpt")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        print('torch_parity: PyTorch is not installed: pip install -e ".[bench]"')
+        return 2
+    run = replace(small_gpt.Run(), steps=options.steps)
+    rows = [measure(run, dtype, torch_gpt) for dtype in TOLERANCES]
+    harness.write_json(harness.record("torch_parity", rows, **run.settings()), options.out)
+    hidden = ("losses", "torch_losses")
+    print(f"written to {options.out}")
+    print(harness.table([{k: v for k, v in row.items() if k not in hidden} for row in rows]))
+    return int(not all(row["agrees"] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

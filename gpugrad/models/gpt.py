@@ -1,0 +1,203 @@
+"""GPT: a decoder-only transformer language model.
+
+    model = GPT(preset("nanogpt-cpu"))
+    logits, loss = model(ids, targets)      # (B, T, V), a number
+    loss.backward()
+    model.generate([1, 2, 3], 100, temperature=0.8)
+
+Radford et al., "Language models are unsupervised multitask learners" (2019). The model reads in
+the order data flows: tokens and positions, blocks, norm, head.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from .. import backend, ops
+from ..nn import Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, TransformerBlock, init
+from ..nn import functional as F
+from ..ops import random
+from ..registry import describe
+from ..tensor import Tensor
+from . import huggingface
+from .cache import KVCache
+from .config import GPTConfig, flops_per_token, nearest_heads, parameter_count
+from .positions import Rotary, Sinusoidal
+
+__all__ = ["GPT", "GPTConfig", "flops_per_token", "nearest_heads", "parameter_count"]
+
+
+class GPT(Module):
+    """A language model of the shape a GPTConfig gives, with GPT-2's initial values.
+
+    Weights start normal with std 0.02, those that add to the residual stream with
+    0.02 / sqrt(2 n_layer); biases at zero, norms at one. Drawn from ``gg.random``.
+    """
+
+    generate: ClassVar[Callable[..., Tensor]]  # set by gpugrad.generate, which is above the models
+
+    def __init__(self, config: GPTConfig, device: str | None = None) -> None:
+        super().__init__()
+        self.config = config
+        c, length = config.n_embd, config.block_size
+        made: dict[str, Any] = {"device": device, "dtype": config.dtype}
+        self.tokens = Embedding(config.vocab_size, c, **made)
+        self.positions: Embedding | Sinusoidal | None = None
+        self.rotary: Rotary | None = None
+        if config.positions == "learned":
+            self.positions = Embedding(length, c, **made)
+        elif config.positions == "sinusoidal":
+            self.positions = Sinusoidal(length, c, **made)
+        else:
+            self.rotary = Rotary(length, config.head_size, **made)
+        self.dropout = Dropout(config.dropout)
+        self.blocks = ModuleList(
+            TransformerBlock(
+                c,
+                config.n_head,
+                config.hidden_size,
+                bias=config.bias,
+                dropout=config.dropout,
+                causal=True,
+                norm_first=config.norm_first,
+                approximate="tanh" if config.activation == "gelu_tanh" else "none",
+                eps=config.norm_eps,
+                **made,
+            )
+            for _ in range(config.n_layer)
+        )
+        self.norm = (
+            LayerNorm(c, config.norm_eps, bias=config.bias, **made)
+            if config.has_final_norm
+            else None
+        )
+        self.head = None if config.tied_head else Linear(c, config.vocab_size, False, **made)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new initial values."""
+        for name, parameter in self.named_parameters():
+            if name.endswith(("attention.out_proj.weight", "mlp.down.weight")):
+                init.scaled_residual_(parameter, self.config.n_layer)
+            elif parameter.ndim >= 2:
+                init.normal_(parameter, 0.0, 0.02)
+            elif name.endswith("bias"):
+                init.zeros_(parameter)
+            else:
+                init.ones_(parameter)
+
+    @property
+    def block_size(self) -> int:
+        """The longest sequence, in tokens."""
+        return self.config.block_size
+
+    def forward(
+        self, ids: Any, targets: Any = None, cache: KVCache | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return (logits, loss): (B, T, V), and the mean cross-entropy, None without targets.
+
+        ids: integers (B, T), T at most block_size. targets: the ids that follow, (B, T); those
+        that are -100 do not count. With a cache (see new_cache) the ids continue what it has seen.
+        """
+        logits = self.logits(self.features(ids, cache))
+        if targets is None:
+            return logits, None
+        targets = self._ids("targets", targets)
+        if targets.shape != logits.shape[:2]:
+            raise ValueError(
+                f"GPT: targets {targets.shape} must have ids' shape {tuple(logits.shape[:2])}"
+            )
+        flat = ops.reshape(logits, (-1, self.config.vocab_size))
+        return logits, F.cross_entropy(flat, ops.reshape(targets, (-1,)))
+
+    def features(self, ids: Any, cache: KVCache | None = None) -> Tensor:
+        """Return what the head sees of each position, (B, T, C)."""
+        ids = self._ids("ids", ids)
+        start = 0 if cache is None else cache.length
+        stop = start + ids.shape[1]
+        if stop > self.block_size:
+            seen = f" after {start} in the cache" if start else ""
+            raise ValueError(
+                f"GPT: {ids.shape[1]} positions{seen} are more than block_size {self.block_size}"
+            )
+        x = self.tokens(ids)  # (B, T, C)
+        if isinstance(self.positions, Embedding):
+            x = x + self.positions.weight[start:stop]
+        elif self.positions is not None:
+            x = x * math.sqrt(self.config.n_embd) + self.positions(start, stop)
+        x = self.dropout(x)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, heads=self._heads(layer, start, cache))
+        return x if self.norm is None else self.norm(x)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the unnormalised log-probabilities of the next token, (..., V)."""
+        if self.head is None:
+            return F.linear(features, self.tokens.weight)
+        return self.head(features)
+
+    def next_logits(self, ids: Any, cache: KVCache | None = None) -> Tensor:
+        """Return the logits of what follows the last of ids (B, T): (B, V)."""
+        return self.logits(self.features(ids, cache)[:, -1])
+
+    def new_cache(self) -> KVCache:
+        """Return an empty cache of keys and values, for one run of decoding."""
+        return KVCache(self.config.n_layer, self.block_size)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write config.json and model.safetensors, in Hugging Face's GPT-2 form where they fit it.
+
+        Each file is complete or absent: see ``models.huggingface``.
+        """
+        huggingface.save(folder, self.config, self.state_dict())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        dropout: float | None = None,
+        dtype: str | None = None,
+        device: str | None = None,
+    ) -> GPT:
+        """Read a model that save_pretrained or Hugging Face's GPT-2 classes wrote to a folder.
+
+        ``dropout`` and ``dtype`` replace those in config.json. Raises FileNotFoundError for a file
+        that is missing, ValueError for one that is damaged or does not describe such a model.
+        """
+        config = huggingface.read_config(folder, dropout=dropout, dtype=dtype)
+        arrays = huggingface.read_tensors(folder, config)
+        state = random.get_state()  # the initial values are overwritten: leave no trace
+        model = cls(config, device)
+        random.set_state(state)
+        model.load_state_dict(arrays)
+        return model
+
+    def _ids(self, name: str, ids: Any) -> Tensor:
+        ids = ops.asarray(ids)
+        if ids.ndim != 2 or ids.dtype.kind not in "iu" or not ids.shape[1]:
+            raise ValueError(
+                f"GPT: {name} must be integers of shape (B, T) with T >= 1, got {describe(ids)}"
+            )
+        return Tensor(backend.to_device(ids._data, self.tokens.weight.device))
+
+    def _heads(self, layer: int, start: int, cache: KVCache | None) -> Callable | None:
+        """Return what is done to a layer's queries, keys and values before they meet."""
+        if self.rotary is None and cache is None:
+            return None
+
+        def heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            if self.rotary is not None:
+                q, k = self.rotary(q, start), self.rotary(k, start)
+            if cache is not None:
+                k, v = cache.extend(layer, k, v)
+            return q, k, v
+
+        return heads
+
+    def extra_repr(self) -> str:
+        """Return the size."""
+        return f"{parameter_count(self.config):,} parameters, block_size={self.block_size}"

@@ -1,0 +1,69 @@
+"""Positions without parameters: sinusoids that are added, rotations of queries and keys."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import ops
+from ..backend import DTypeLike, as_dtype
+from ..nn import Module
+from ..tensor import Tensor
+
+BASE = 10000.0
+
+
+def _angles(length: int, pairs: int) -> np.ndarray:
+    """Return position / BASE^(i / pairs), (length, pairs)."""
+    return np.arange(length)[:, None] * BASE ** (-np.arange(pairs) / pairs)
+
+
+class Sinusoidal(Module):
+    """(T, C) sinusoids of the positions: sin in even features, cos in odd, T up to ``length``.
+
+    Feature pair i turns with angle position / 10000^(2i/C). Vaswani et al. (2017), section 3.5.
+    """
+
+    table: Tensor
+
+    def __init__(
+        self, length: int, size: int, device: str | None = None, dtype: DTypeLike = None
+    ) -> None:
+        super().__init__()
+        angles = _angles(length, size // 2)
+        table = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, size)
+        self.register_buffer("table", _buffer(table, device, dtype), persistent=False)
+
+    def forward(self, start: int, stop: int) -> Tensor:
+        """Return the vectors of positions start to stop."""
+        return self.table[start:stop]
+
+
+class Rotary(Module):
+    """Turns features i and i + D/2 of x (..., T, D) by the angle position / 10000^(2i/D).
+
+    A product of a query and a key so turned depends on the distance of their positions only. Su
+    et al., "RoFormer" (2021); pairs of halves rather than neighbours, as GPT-NeoX and Llama have.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self, length: int, size: int, device: str | None = None, dtype: DTypeLike = None
+    ) -> None:
+        super().__init__()
+        angles = _angles(length, size // 2)
+        self.register_buffer("cos", _buffer(np.cos(angles), device, dtype), persistent=False)
+        self.register_buffer("sin", _buffer(np.sin(angles), device, dtype), persistent=False)
+
+    def forward(self, x: Tensor, start: int) -> Tensor:
+        """Return x turned, its first position being ``start``."""
+        half = x.shape[-1] // 2
+        rows = slice(start, start + x.shape[-2])
+        cos, sin = self.cos[rows], self.sin[rows]
+        a, b = x[..., :half], x[..., half:]
+        return ops.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def _buffer(table: np.ndarray, device: str | None, dtype: DTypeLike) -> Tensor:
+    return Tensor(table.astype(as_dtype(dtype or "float32")), device=device)

@@ -148,9 +148,7 @@ def generate(
     nothing. Raises ValueError for ids that are empty or no integers, IndexError for ids that the
     model does not know.
     """
-    if max_new_tokens < 0:
-        raise ValueError(f"generate: max_new_tokens must be >= 0, got {max_new_tokens}")
-    prompt, is_batch = _prompt(ids)
+    prompt, is_batch = _prompt(ids, max_new_tokens)
     sampler = Sampler(temperature, top_k, top_p, greedy, seed)
     pieces = [prompt]
     pieces += [
@@ -179,7 +177,7 @@ def stream(
     Without ``max_new_tokens`` it ends only at a token of ``stop``, which is yielded too. Arguments
     as in ``generate``, and checked at once.
     """
-    prompt, is_batch = _prompt(ids)
+    prompt, is_batch = _prompt(ids, max_new_tokens)
     if is_batch:
         raise ValueError(f"stream: ids must be one sequence (T,), got shape {prompt.shape}")
     sampler = Sampler(temperature, top_k, top_p, greedy, seed)
@@ -187,8 +185,10 @@ def stream(
     return (int(new[0]) for new in decoded)
 
 
-def _prompt(ids: Any) -> tuple[Ids, bool]:
+def _prompt(ids: Any, max_new_tokens: int | None) -> tuple[Ids, bool]:
     """Return ids as (B, T), and whether they were given so."""
+    if max_new_tokens is not None and max_new_tokens < 0:
+        raise ValueError(f"generate: max_new_tokens must be >= 0, got {max_new_tokens}")
     given = ops.asarray(ids, device=None if isinstance(ids, Tensor) else "cpu")
     if given.ndim not in (1, 2) or not given.size or given.dtype.kind not in "iu":
         raise ValueError(
@@ -208,7 +208,7 @@ def _decode(
     use_cache: bool,
 ) -> Iterator[Ids]:
     """Yield the next token of every row, (B,), step by step."""
-    stops = [stop] if isinstance(stop, int) else list(stop or ())
+    stops = [] if stop is None else [stop] if isinstance(stop, (int, np.integer)) else list(stop)
     ended = np.zeros(len(prompt), dtype=bool)
     length = prompt.shape[1]
     window = prompt[:, -model.block_size :]

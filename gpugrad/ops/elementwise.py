@@ -302,7 +302,7 @@ remainder = _binary(
     "Return x - floor(x/y)*y, which has the sign of y.",
     lambda g: g,
     lambda g, x, y, xp: -g * xp.floor(x / y),
-    domain=((0.1, 0.9), (1.1, 2.0)),
+    domain=((-2.9, -2.3), (1.5, 2.0)),
 )
 fmod = _binary(
     "fmod",
@@ -316,7 +316,7 @@ floor_divide = _binary(
     "Return floor(x / y).",
     _zero,
     _zero,
-    domain=((0.1, 0.9), (1.1, 2.0)),
+    domain=((-2.9, -2.3), (1.5, 2.0)),
 )
 equal = _binary("equal", "Return x == y.", None, None)
 not_equal = _binary("not_equal", "Return x != y.", None, None)

@@ -24,10 +24,10 @@ def shapes(ndim: int = 3, length: int = 1023) -> list[tuple[int, ...]]:
 def layouts(array: Any) -> Iterator[tuple[str, Any]]:
     """Yield (name, array) with the same values in memory layouts that kernels get wrong."""
     xp = backend.xp_of(array)
-    yield "contiguous", xp.ascontiguousarray(array).reshape(array.shape)
+    yield "contiguous", array.copy(order="C")
     if not array.ndim:
         return
-    yield "transposed", xp.ascontiguousarray(array.T).T
+    yield "transposed", array.copy(order="F")
     yield "reversed", xp.flip(xp.ascontiguousarray(xp.flip(array)))
     wide = xp.zeros((*array.shape[:-1], 2 * array.shape[-1] + 1), array.dtype)
     wide[..., 1::2] = array

@@ -15,7 +15,7 @@ from ..tensor import Tensor
 
 
 def tolerance(reference: Any, spec: Any, factor: float = 2.0, scale: float = 0.0) -> float:
-    """Return the error an implementation may have: ``factor`` times that of the spec.
+    """Return the largest error an implementation may have: ``factor`` times that of the spec.
 
     ``reference`` is the result of the spec in float64, ``spec`` its result in the dtype of the
     implementation. The floor, for a spec that is exact by luck, is one unit in the last place of
@@ -23,12 +23,8 @@ def tolerance(reference: Any, spec: Any, factor: float = 2.0, scale: float = 0.0
     of the terms that cancel in a result near zero. The rule is flash-attention's: 2 for results,
     3 for gradients.
     """
-    plain, exact = _wide(spec), _wide(reference)
-    finite = np.isfinite(exact) & np.isfinite(plain)
-    error = np.abs(plain - exact, where=finite, out=np.zeros(exact.shape)).max(initial=0.0)
-    largest = np.abs(exact, where=finite, out=np.zeros(exact.shape)).max(initial=0.0)
-    unit = float(ml_dtypes.finfo(spec.dtype).eps)
-    return float(factor * error + unit * max(largest, scale))
+    exact, error = _finite(_wide(reference), _wide(spec))
+    return _allowed(_largest, exact, error, spec.dtype, factor, scale)
 
 
 def assert_close(
@@ -42,13 +38,14 @@ def assert_close(
     """Raise AssertionError unless ``actual`` is as close to the reference as the rule asks.
 
     The three are tensors or arrays of one shape; ``actual`` has the dtype of ``spec``. NaN and
-    infinities must be where the reference, rounded to that dtype, has them. See tolerance.
+    infinities must be where the reference, rounded to that dtype, has them. The rule (see
+    tolerance) holds for the largest error and for the root mean square error: the first finds a
+    wrong element, the second an error of many that hides behind the largest.
     """
     if actual.shape != reference.shape or actual.dtype != spec.dtype:
         raise AssertionError(
             f"{name} is {describe(actual)} but should be {spec.dtype}{list(reference.shape)}"
         )
-    allowed = tolerance(reference, spec, factor, scale)
     found, exact = _wide(actual), _wide(reference)
     with np.errstate(over="ignore"):
         rounded = exact.astype(spec.dtype).astype(np.float64)
@@ -56,7 +53,41 @@ def assert_close(
     same = (found == rounded) | (np.isnan(found) & np.isnan(rounded))
     found = np.where(special & same, 0.0, found)
     exact = np.where(special, np.where(same, 0.0, rounded), exact)
+    values, error = _finite(_wide(reference), _wide(spec))
+    allowed = _allowed(_largest, values, error, spec.dtype, factor, scale)
     assert_within(name, (f"in {spec.dtype}", found), ("in float64", exact), allowed)
+    allowed = _allowed(_mean_square, values, error, spec.dtype, factor, scale)
+    if _mean_square(found - exact) > allowed:
+        raise AssertionError(
+            f"{name}: the root mean square error in {spec.dtype} is "
+            f"{_mean_square(found - exact):.3g}, allowed {allowed:.3g}"
+        )
+
+
+def _largest(x: np.ndarray) -> float:
+    return float(np.abs(x).max(initial=0.0))
+
+
+def _mean_square(x: np.ndarray) -> float:
+    return float(np.sqrt(np.square(x).mean())) if x.size else 0.0
+
+
+def _finite(exact: np.ndarray, plain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the reference and the error of the spec where both are finite."""
+    finite = np.isfinite(exact) & np.isfinite(plain)
+    return exact[finite], plain[finite] - exact[finite]
+
+
+def _allowed(
+    norm: Callable[[np.ndarray], float],
+    exact: np.ndarray,
+    error: np.ndarray,
+    dtype: np.dtype,
+    factor: float,
+    scale: float,
+) -> float:
+    unit = float(ml_dtypes.finfo(dtype).eps)
+    return factor * norm(error) + unit * max(norm(exact), scale)
 
 
 def _wide(x: Any) -> np.ndarray:

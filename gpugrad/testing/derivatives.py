@@ -121,7 +121,7 @@ class _Check:
 
     def operand(self, i: int) -> str:
         """Return what to call an input in messages."""
-        return f"{self.operands[i]} (input {i})"
+        return f"{self.operands[i]} (input {i})" if self.operands[i] else f"input {i}"
 
     def outputs(self, args: Sequence[Any]) -> list[Tensor]:
         """Return the floating results of f."""
@@ -253,7 +253,7 @@ def _parameter_names(f: Callable[..., Any], count: int) -> list[str]:
     except (TypeError, ValueError):  # some built-in callables have no signature
         parameters = []
     named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return [named[i] if i < len(named) else "argument" for i in range(count)]
+    return [named[i] if i < len(named) else "" for i in range(count)]
 
 
 def _made_by(out: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,9 @@ class Row:
         self.op = op
         self.sample = sample
         self.__name__ = op.name
+        self.__signature__ = inspect.Signature(  # for the messages of gradcheck
+            [inspect.Parameter(a, inspect.Parameter.POSITIONAL_ONLY) for a in op.arguments]
+        )
 
     def __str__(self) -> str:
         return f"{self.op.name}-{self.sample!r}"
@@ -55,3 +59,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("row", list(rows()), ids=str)
     if "smooth" in metafunc.fixturenames:
         metafunc.parametrize("smooth", [r for r in rows() if r.op.rules], ids=str)
+
+
+@pytest.fixture(scope="session")
+def rows_of() -> Any:
+    """A function from the name of an operation to its rows."""
+    return lambda name: [row for row in rows() if row.op.name == name]

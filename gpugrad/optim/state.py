@@ -76,5 +76,4 @@ def lay_out(parameters: Sequence[Tensor], names: Sequence[str]) -> dict[Tensor, 
 def follow(master: Array, x: Array) -> None:
     """Take over into the master copy what somebody else wrote into the parameter x, both 1-D."""
     changed = master.astype(x.dtype) != x
-    if changed.any():
-        backend.xp_of(x).copyto(master, x.astype(master.dtype), where=changed)
+    backend.xp_of(x).copyto(master, x.astype(master.dtype), where=changed)

@@ -9,7 +9,7 @@ import pytest
 import gpugrad as gg
 from gpugrad.generate import generate
 from gpugrad.models import GPT, GPTConfig, parameter_count
-from gpugrad.optim import AdamW
+from gpugrad.optim import AdamW, decay_groups
 
 VOCAB, BLOCK, LAYERS, HEADS, WIDTH = 11, 9, 2, 2, 12
 OPTIONS = {
@@ -299,6 +299,14 @@ def test_narrow_dtypes(dtype, positions) -> None:
     tolerance = {"float32": 1e-5, "float16": 0.02, "bfloat16": 0.15}[dtype]
     error = np.abs(logits.numpy().astype(np.float64) - expected).max()
     assert error < tolerance * np.abs(expected).max()
+
+
+def test_only_matrices_decay() -> None:
+    model = small(tied_head=False)
+    decayed, rest = (dict(group["params"]) for group in decay_groups(model))
+    assert {p.ndim for p in decayed.values()} == {2}
+    assert {p.ndim for p in rest.values()} == {1}
+    assert sum(p.size for p in (*decayed.values(), *rest.values())) == parameter_count(model.config)
 
 
 # Dropout

@@ -164,7 +164,14 @@ def _blas() -> str:
 
 
 def commit(root: Path = ROOT) -> str:
-    """Return the commit measured, with "+changes" if the code differs from it."""
+    """Return the commit measured, with "+changes" if the code differs from it.
+
+    Raises RuntimeError where ``import gpugrad`` takes it from elsewhere: whose commit it is then
+    is unknown.
+    """
+    package = Path(gg.__file__).resolve().parent
+    if root == ROOT and package.parent != ROOT:
+        raise RuntimeError(f"these benchmarks belong to {ROOT}, but gpugrad is that of {package}")
     head = _git(root, "rev-parse", "HEAD")
     if head is None:
         return "not a git checkout"

@@ -146,6 +146,14 @@ def test_commit_names_head_and_marks_changed_code(tmp_path: Path) -> None:
     assert harness.commit(tmp_path) == head + "+changes"
 
 
+def test_the_commit_of_one_checkout_is_not_taken_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gg, "__file__", str(tmp_path / "gpugrad" / "__init__.py"))
+    with pytest.raises(RuntimeError, match="but gpugrad is that of"):
+        harness.provenance()
+
+
 def test_json_and_csv_hold_rows_and_provenance(tmp_path: Path) -> None:
     rows = [{"what": "add", "ns": 1.5}, {"what": "copy", "note": "a, b"}]
     made = harness.record("example", rows, rounds=3)

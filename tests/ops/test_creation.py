@@ -73,7 +73,7 @@ def test_float64_asked_for_keeps_all_digits(data: Any) -> None:
         (1j, TypeError, "complex128.* is not supported; use one of float16"),
         (["a"], TypeError, "is not supported"),
         ([None], TypeError, "object.* is not supported|'O'"),
-        (object(), TypeError, "is not supported"),
+        (Ellipsis, TypeError, "is not supported"),
         ([[1.0], [1.0, 2.0]], ValueError, "nested data"),
         (np.array("2020-01-01", "datetime64[D]"), TypeError, "M8"),
     ],

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-from . import nn, optim, testing, text
+from . import models, nn, optim, testing, text
 from .backend import (
     bfloat16,
     cuda_is_available,
@@ -333,6 +333,7 @@ __all__ = [
     "min",
     "minimum",
     "mod",
+    "models",
     "moveaxis",
     "multiply",
     "nan_to_num",

@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import backend, fused, ops
 from ..backend import DTypeLike
+from ..fused._ids import refuse_non_integer, refuse_out_of_range
 from ..ops import asarray
 from ..registry import describe
 from ..tensor import Tensor
@@ -57,18 +58,15 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Tensor
 def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
     """Return int64 vectors that are 1 at the class and 0 elsewhere: (..., num_classes).
 
-    By default there are as many classes as the largest one asks for.
+    By default there are as many classes as the largest one asks for. Raises IndexError naming a
+    class out of range.
     """
     classes = asarray(tensor)
-    if classes.dtype.kind not in "iu":
-        raise TypeError(f"one_hot: classes must be integers, got {describe(classes)}")
+    refuse_non_integer("one_hot", "tensor", classes)
     if not classes.size and num_classes < 0:
         raise ValueError(f"one_hot: give num_classes, {describe(classes)} holds no class")
-    low, high = (int(classes.min()), int(classes.max())) if classes.size else (0, -1)
-    count = high + 1 if num_classes < 0 else num_classes
-    if low < 0 or high >= count:
-        bad = low if low < 0 else high
-        raise ValueError(f"one_hot: class {bad} is not in [0, {max(count, 0)})")
+    count = int(classes.max()) + 1 if num_classes < 0 else num_classes
+    refuse_out_of_range("one_hot", "tensor", classes, count, "the number of classes is")
     xp = backend.xp_of(classes._data)
     found = classes._data[..., None] == xp.arange(count, dtype=classes.dtype)
     return Tensor(found.astype(backend.int64))

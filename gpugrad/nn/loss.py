@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, fused, ops
+from ..fused._ids import refuse_non_integer, refuse_out_of_range
 from ..ops import asarray
 from ..registry import describe
 from ..tensor import Tensor
@@ -82,17 +83,12 @@ def nll_loss(
     Raises IndexError naming a class out of range.
     """
     x, target = _classes_last("nll_loss", input, target)
-    if backend.is_float(target.dtype):
-        raise TypeError(f"nll_loss: target must hold integers, got {describe(target)}")
     classes = x.shape[-1]
+    refuse_non_integer("nll_loss", "target", target)
+    refuse_out_of_range(
+        "nll_loss", "target", target, classes, "the number of classes is", ignore_index
+    )
     valid = target != ignore_index
-    bad = valid & ((target < 0) | (target >= classes))
-    if bad.any():
-        position = tuple(ops.nonzero(bad)[0].tolist())
-        raise IndexError(
-            f"nll_loss: class {target[position].item()} at index {position} of target is not in "
-            f"[0, {classes})"
-        )
     known = ops.where(valid, target, 0)
     picked = ops.take_along_axis(x, ops.expand_dims(known, -1), -1)
     losses = ops.where(valid, -ops.squeeze(picked, -1), 0)

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpugrad as gg
+import gpugrad.nn.functional as F
+from gpugrad import nn
+
+
+def reference(block: nn.TransformerBlock, x: gg.Tensor) -> gg.Tensor:
+    """The block's definition with every part on its own."""
+
+    def mlp(h: gg.Tensor) -> gg.Tensor:
+        return block.mlp.down(F.gelu(block.mlp.up(h), block.mlp.approximate))
+
+    if block.norm_first:
+        x = x + block.attention(block.norm1(x))
+        return x + mlp(block.norm2(x))
+    x = block.norm1(x + block.attention(x))
+    return block.norm2(x + mlp(x))
+
+
+@pytest.mark.parametrize("norm_first", [True, False], ids=["pre-LN", "post-LN"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_definition(norm_first, bias, approximate) -> None:
+    block = nn.TransformerBlock(
+        8, 2, bias=bias, causal=True, norm_first=norm_first, approximate=approximate,
+        dtype="float64",
+    )  # fmt: skip
+    with gg.no_grad():
+        for p in block.parameters():
+            p += gg.random.normal(scale=0.2, size=p.shape, dtype=p.dtype)
+    x = gg.random.normal(size=(2, 5, 8), dtype="float64")
+    np.testing.assert_allclose(
+        block(x).detach().numpy(), reference(block, x).detach().numpy(), atol=1e-13
+    )
+
+
+@pytest.mark.parametrize("norm_first", [True, False], ids=["pre-LN", "post-LN"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
+def test_gradients(norm_first, bias, check_gradients) -> None:
+    block = nn.TransformerBlock(
+        4, 2, hidden_dim=6, bias=bias, causal=True, norm_first=norm_first, dtype="float64"
+    )
+    check_gradients(block, gg.random.normal(size=(2, 3, 4), dtype="float64"))
+
+
+def test_parameters() -> None:
+    block = nn.TransformerBlock(8, 2)
+    shapes = {name: p.shape for name, p in block.named_parameters()}
+    assert shapes == {
+        "norm1.weight": (8,),
+        "norm1.bias": (8,),
+        "attention.in_proj.weight": (24, 8),
+        "attention.in_proj.bias": (24,),
+        "attention.out_proj.weight": (8, 8),
+        "attention.out_proj.bias": (8,),
+        "norm2.weight": (8,),
+        "norm2.bias": (8,),
+        "mlp.up.weight": (32, 8),
+        "mlp.up.bias": (32,),
+        "mlp.down.weight": (8, 32),
+        "mlp.down.bias": (8,),
+    }
+    names = [name for name, _ in nn.TransformerBlock(8, 2, bias=False).named_parameters()]
+    assert not any("bias" in name for name in names)
+
+
+@pytest.mark.parametrize("norm_first", [True, False], ids=["pre-LN", "post-LN"])
+def test_dropping_everything_leaves_the_residual_stream(norm_first) -> None:
+    block = nn.TransformerBlock(4, 2, dropout=1.0, norm_first=norm_first, dtype="float64")
+    x = gg.random.normal(size=(1, 3, 4), dtype="float64")
+    expected = x if norm_first else block.norm2(block.norm1(x))
+    np.testing.assert_allclose(block(x).detach().numpy(), expected.detach().numpy(), atol=1e-14)
+    block.eval()
+    assert np.abs(block(x).detach().numpy() - expected.detach().numpy()).max() > 0.01
+
+
+def test_mask_and_heads_reach_attention() -> None:
+    block = nn.TransformerBlock(4, 2)
+    x, seen = gg.random.normal(size=(1, 3, 4)), []
+
+    def watch(q, k, v):
+        seen.append(q.shape)
+        return q, k, v
+
+    only_self = block(x, np.eye(3, dtype=bool), watch)
+    assert seen == [(1, 2, 3, 2)]
+    alone = gg.concat([block(x[:, t : t + 1]) for t in range(3)], axis=1)
+    np.testing.assert_allclose(only_self.detach().numpy(), alone.detach().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_narrow_dtypes(dtype) -> None:
+    block = nn.TransformerBlock(8, 2, causal=True, dtype=dtype)
+    out = block(gg.random.normal(size=(2, 5, 8), dtype=dtype))
+    out.sum().backward()
+    assert out.dtype == dtype
+    assert {p.grad.dtype for p in block.parameters()} == {out.dtype}
+
+
+def test_wrong_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(\.\.\., 4\), got float32\[2, 3, 5\]"):
+        nn.TransformerBlock(4, 2)(gg.zeros(2, 3, 5))

@@ -13,9 +13,12 @@ those of PyTorch. Start reading at ``registry``: one row per operation; then ``e
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
 
-from . import models, nn, optim, testing, text
+from . import nn, optim
 from .backend import (
     bfloat16,
     cuda_is_available,
@@ -209,6 +212,18 @@ from .ops import (
 from .ops.random import manual_seed
 from .tensor import Tensor
 from .transforms import checkpoint, hvp, jvp, value_and_grad, vjp
+
+if TYPE_CHECKING:
+    from . import models, testing, text
+
+_ON_DEMAND = ("models", "testing", "text")  # so that `import gpugrad` stays fast
+
+
+def __getattr__(name: str) -> object:
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "Function",

@@ -108,9 +108,9 @@ def test_impossible_tokens_are_never_drawn(scale) -> None:
 
 
 def test_the_smallest_and_largest_draws(monkeypatch) -> None:
-    """A draw of 0 takes the first possible token, one just below 1 the last possible."""
+    """A draw of 0 takes the first possible token, one just below 1, or rounded to it, the last."""
     logits = np.array([[-np.inf, 0.0, 0.0, 0.0, -np.inf]])
-    for value, expected in ((0.0, 1), (np.nextafter(1.0, 0), 3), (0.5, 2)):
+    for value, expected in ((0.0, 1), (np.nextafter(1.0, 0), 3), (1.0, 3), (0.5, 2)):
         monkeypatch.setattr(Sampler, "_uniform", lambda self, step, n, u=value: np.full(n, u))
         assert Sampler().choose(logits, 0).tolist() == [expected]
 

@@ -77,12 +77,15 @@ def test_files_are_gpt2s(tmp_path) -> None:
     assert arrays["transformer.h.1.mlp.c_fc.weight"].shape == (6, 24)
     assert arrays["transformer.h.1.mlp.c_proj.weight"].shape == (24, 6)
     block = model.blocks[1]
-    np.testing.assert_array_equal(
-        arrays["transformer.h.1.mlp.c_proj.weight"], block.mlp.down.weight.numpy().T
-    )
-    np.testing.assert_array_equal(
-        arrays["transformer.h.1.attn.c_attn.weight"], block.attention.in_proj.weight.numpy().T
-    )
+    for name, linear in {
+        "attn.c_attn": block.attention.in_proj,
+        "attn.c_proj": block.attention.out_proj,
+        "mlp.c_fc": block.mlp.up,
+        "mlp.c_proj": block.mlp.down,
+    }.items():
+        np.testing.assert_array_equal(
+            arrays[f"transformer.h.1.{name}.weight"], linear.weight.numpy().T
+        )
     config = json.loads((tmp_path / "config.json").read_text())
     expected = {
         "model_type": "gpt2",

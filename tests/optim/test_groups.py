@@ -20,6 +20,7 @@ NAMED = {
     "ln_f.weight": parameter(2, 4),
     "head.bias": parameter(1, 5),
     "scale": parameter(),
+    "gate": parameter(3),
     "planner.weight": parameter(2, 2),
 }
 

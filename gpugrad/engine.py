@@ -24,7 +24,7 @@ from .backend import Array
 from .registry import Node, state
 
 
-class no_grad(contextlib.ContextDecorator):
+class no_grad:
     """Context and decorator: operations inside are not recorded (in this thread)."""
 
     make_node: Callable[..., Node] | None = None
@@ -38,6 +38,14 @@ class no_grad(contextlib.ContextDecorator):
 
     def __exit__(self, *error: object) -> None:
         state.make_node = self._outer.pop()
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with type(self)():  # one per call: threads may be inside at the same time
+                return function(*args, **kwargs)
+
+        return wrapped
 
 
 class enable_grad(no_grad):
@@ -384,7 +392,7 @@ def backward(
     with _sweeping(create_graph):
         seeds = _seeds(outputs, given, create_graph, "backward")
         found = sweep(seeds, None, retain_graph or create_graph, create_graph)
-        handed = {id(g) for _, g in seeds}
+        handed = {id(g._data if create_graph else g) for _, g in seeds}
         updates = [
             (leaf, _leaf_gradient(leaf, g, create_graph, handed)) for leaf, g in found.items()
         ]
@@ -396,7 +404,12 @@ def _leaf_gradient(leaf: Any, g: Any, recorded: bool, handed: set[int]) -> Any:
     """Return leaf's new .grad: g added to the old one, in memory nobody else holds."""
     old = leaf._grad
     if recorded:
-        return g if old is None else old + g
+        if old is not None:
+            return old + g
+        if id(g._data) in handed or g._data.base is not None:
+            g = registry.recorded.copy(g)
+        handed.add(id(g._data))
+        return g
     if old is not None:
         return registry.Tensor._wrap(as_array(old._data + g), None)
     g = as_array(g)
@@ -438,6 +451,7 @@ def grad(
         targets = [x._node or x for x in ins]
         found = sweep(seeds, targets, retain, create_graph)
     results = []
+    handed = {id(seed) for _, seed in seeds}
     for x, target in zip(ins, targets, strict=True):
         g = found.get(target)
         if g is None:
@@ -447,7 +461,8 @@ def grad(
             continue
         else:
             g = as_array(g)
-            if g.base is not None or any(g is seed for _, seed in seeds):
+            if id(g) in handed or g.base is not None:
                 g = g.copy()
+            handed.add(id(g))
         results.append(tensor._wrap(g, None))
     return tuple(results)

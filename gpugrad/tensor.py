@@ -14,7 +14,7 @@ import numpy as np
 
 from . import backend, engine, registry
 from .backend import Array, DTypeLike
-from .registry import Node, describe, state
+from .registry import Node, describe, explained, state
 
 _new = object.__new__
 
@@ -368,9 +368,7 @@ class Tensor:
                 value = xp.asarray(value, dtype=backend.bfloat16)  # ml_dtypes has no weak scalars
             getattr(xp, name)(self._data, value, out=self._data, casting="same_kind")
         except (ValueError, TypeError) as error:
-            raise type(error)(
-                f"in-place {name}: {error} (x: {describe(self)}, y: {describe(value)})"
-            ) from error
+            raise explained(error, f"in-place {name}", "xy", (self, value), {}) from error
         engine.mutations.record(self._data, f"in-place {name}")
         return self
 
@@ -409,10 +407,7 @@ class Tensor:
         try:
             self._data[raw] = raw_value
         except (ValueError, TypeError, IndexError) as error:
-            kind = IndexError if isinstance(error, IndexError) else type(error)
-            raise kind(
-                f"setitem: {error} (x: {describe(self)}, value: {describe(raw_value)})"
-            ) from error
+            raise explained(error, "setitem", ("x", "value"), (self, raw_value), {}) from error
         engine.mutations.record(self._data, "setitem")
 
     def copy_(self, source: Any) -> Tensor:
@@ -439,7 +434,7 @@ class _Retain:
     def __call__(self, g: Tensor) -> None:
         tensor = self.tensor()
         if tensor is not None:
-            kept = g if g._requires_grad else Tensor._wrap(g._data.copy(), None)
+            kept = registry.recorded.copy(g)
             tensor._grad = kept if tensor._grad is None else tensor._grad + kept
 
 

@@ -283,10 +283,10 @@ class Tensor:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        op = registry.OPS.get(ufunc.__name__)
-        if method != "__call__" or kwargs or op is None:
+        function = getattr(registry.recorded, ufunc.__name__, None)
+        if method != "__call__" or kwargs or function is None:
             return NotImplemented
-        return op.function(*inputs)
+        return function(*inputs)
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
         return registry.recorded

@@ -187,10 +187,10 @@ def _power(x: Any, y: Any) -> Any:
 
 
 def _transposed(x: Any, *axes: Any) -> Any:
-    """Return x with its axes reversed, in the order given, or (two given) exchanged."""
+    """Return x with its axes reversed, in the order given, or exchanged: two numbers, as torch."""
     if len(axes) == 1 and isinstance(axes[0], (tuple, list)):
         axes = tuple(axes[0])
-    if len(axes) == 2 and x.ndim != 2:
+    elif len(axes) == 2:
         return swapaxes(x, *axes)
     return transpose(x, axes or None)
 

@@ -91,6 +91,9 @@ def matmul(x: Any, y: Any) -> Any:
     return squeeze(out, tuple(gone))
 
 
+OPS["matmul"].function = matmul
+
+
 def _flat(x: Any, xp: Any) -> Any:
     """Return an array (..., C) as a matrix (N, C)."""
     rows = math.prod(x.shape[:-1])

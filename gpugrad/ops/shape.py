@@ -52,6 +52,9 @@ def to_device(x: Any, device: str) -> Any:
     return _to_device(x, device=device)
 
 
+OPS["to_device"].function = to_device
+
+
 def asarray(x: Any) -> Any:
     """Return x as a tensor, sharing memory where it can."""
     return x if isinstance(x, registry.Tensor) else registry.Tensor(x)

@@ -1,0 +1,198 @@
+"""The command line: `gpugrad train | sample | doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import secrets
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from . import __version__
+from .doctor import examine
+from .train import session
+from .train.config import FIELDS, nearest, read_config_file, resolve
+from .train.loop import DivergedError
+from .train.sampling import load_model, opening, sample_text
+
+# What a wrong flag, file or machine raises; while training, an error is a bug and shows its trace.
+_MISTAKES = (ValueError, TypeError, OSError, RuntimeError, ImportError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status.
+
+    0: done. 1: it could not be done; standard error says why. 2: the command line is wrong.
+    128 + n: stopped by signal n (130: Ctrl-C), after saving.
+    """
+    parser = _parser()
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        names = (*vars(given), *(FIELDS if given.command == "train" else ()))
+        near = nearest(unknown[0], [f"--{name.replace('_', '-')}" for name in names])
+        given.parser.error(f"unrecognized argument {unknown[0]}{near}")
+    try:
+        with _short_warnings():
+            return given.run(given)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # `gpugrad sample ... | head`: nobody reads any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("gpugrad", description="Train small language models.")
+    parser.add_argument("--version", action="version", version=f"gpugrad {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_train, _add_sample, _add_doctor):
+        command = add(commands)
+        command.set_defaults(parser=command)
+    return parser
+
+
+def _add_train(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "train",
+        help="train a model on text",
+        description="Train a GPT on text. Defaults are those of --preset default.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=_train)
+    parser.add_argument("--config", metavar="FILE", help="settings from a .toml, .json or .yaml")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    for name, field in FIELDS.items():
+        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
+        shown = "" if field.default == "" else f" ({field.default})"
+        options["help"] = (field.metadata["help"] + shown).replace("%", "%%")
+        if field.type == "bool":
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options["type"] = {"int": int, "float": float, "str": str}[str(field.type)]
+            options["choices"] = field.metadata.get("choices")
+            options["metavar"] = None if options["choices"] else str(field.type).upper()
+        parser.add_argument(f"--{name.replace('_', '-')}", **options)
+    return parser
+
+
+def _add_sample(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "sample", help="let a trained model write", description="Let a trained model write."
+    )
+    parser.set_defaults(run=_sample)
+    parser.add_argument("folder", metavar="DIR", help="folder of a run, such as runs/default")
+    parser.add_argument("--prompt", help="text to go on from (default: a new line)")
+    parser.add_argument(
+        "--max-new-tokens", type=_count, default=500, metavar="N", help="length of the text (500)"
+    )
+    parser.add_argument("--temperature", type=float, default=1.0, help="below 1: safer (1.0)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely")
+    parser.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest P")
+    parser.add_argument("--greedy", action="store_true", help="always the most likely token")
+    parser.add_argument("--seed", type=int, help="same seed, same text (default: a new one)")
+    parser.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--cache",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep keys and values instead of computing every window anew (on)",
+    )
+    return parser
+
+
+def _add_doctor(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "doctor",
+        help="what works here, what is missing",
+        description="Check Python, NumPy and the way to a GPU. Exit status 0: the CPU works.",
+    )
+    parser.set_defaults(run=_doctor)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    return parser
+
+
+def _train(given: argparse.Namespace) -> int:
+    if given.resume and given.overwrite:
+        given.parser.error("--resume and --overwrite exclude each other")
+    flags = {name: value for name, value in vars(given).items() if name in FIELDS}
+    with contextlib.ExitStack() as stack:
+        try:
+            file = read_config_file(given.config) if given.config else {}
+            if given.resume:
+                changes = {**file, **flags}
+                out = changes.get("out") or os.path.join("runs", changes.get("preset", "default"))
+                run = stack.enter_context(session.go_on(out, changes))
+            else:
+                run = stack.enter_context(session.begin(resolve(flags, file), given.overwrite))
+        except _MISTAKES as error:
+            return _refuse("train", error)
+        try:
+            stopped = run.train()
+        except DivergedError as error:
+            return _refuse("train", f"{error}; the last checkpoint is sound. A lower --lr may help")
+    return 128 + stopped if stopped else 0
+
+
+def _sample(given: argparse.Namespace) -> int:
+    try:
+        model, tokenizer = load_model(given.folder, given.device, given.best)
+        prompt = tokenizer.encode(given.prompt) if given.prompt else opening(tokenizer)
+        pieces = sample_text(
+            model,
+            tokenizer,
+            prompt,
+            given.max_new_tokens,
+            temperature=given.temperature,
+            top_k=given.top_k,
+            top_p=given.top_p,
+            greedy=given.greedy,
+            seed=secrets.randbits(64) if given.seed is None else given.seed,
+            use_cache=given.cache,
+        )
+    except _MISTAKES as error:
+        return _refuse("sample", error)
+    print(given.prompt or "", end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    report = examine()
+    print(report.to_json() if given.json else report.to_text())
+    return 0 if report.cpu else 1
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+_count.__name__ = "number of tokens"  # argparse: "invalid number of tokens value: '-1'"
+
+
+@contextlib.contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Show warnings without the line of code they come from."""
+
+    def show(message: Warning | str, *arguments: Any, **named: Any) -> None:
+        print(f"gpugrad: warning: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def _refuse(command: str, reason: object) -> int:
+    print(f"gpugrad {command}: {reason}", file=sys.stderr)
+    return 1

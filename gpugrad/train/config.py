@@ -1,0 +1,245 @@
+"""What a training run is made of: one dataclass, whose every field is a flag and a file's key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..models import GPTConfig
+from .presets import PRESETS, SHAPE
+
+
+def _setting(default: Any, help: str, fixed: bool = False, **limits: Any) -> Any:
+    """Return a field; `fixed` ones belong to the state of a run and cannot change on resuming.
+
+    limits: low, high (inclusive), above, below (exclusive), choices.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "fixed": fixed, **limits})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The settings of a run; the defaults are those of a plain `gpugrad train`.
+
+    Raises TypeError or ValueError naming the field, its value and what is allowed.
+    """
+
+    preset: str = _setting("default", "settings to start from", choices=tuple(PRESETS))
+    out: str = _setting("", "folder of the run (default: runs/PRESET)")
+    device: str = _setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
+    dtype: str = _setting("float32", "of the parameters", True, choices=("float32", "float64"))
+    seed: int = _setting(1337, "of initial weights, batches and dropout", True, low=0, below=2**64)
+
+    data: str = _setting(
+        "python-stdlib",
+        "python-stdlib, a text file, a folder, a glob, or - for standard input",
+        True,
+    )
+    max_chars: int = _setting(
+        4_000_000, "use only the first so many characters (0: all)", True, low=0
+    )
+    tokenizer: str = _setting(
+        "byte", "char, byte, bpe (learned from the data), or the path of a tokenizer.json", True
+    )
+    vocab_size: int = _setting(4096, "subwords to learn, for --tokenizer bpe", True, low=256)
+    train_fraction: float = _setting(0.9, "part of the tokens to train on", True, above=0, below=1)
+
+    n_layer: int = _setting(4, "transformer blocks", True, low=1)
+    n_head: int = _setting(4, "attention heads", True, low=1)
+    n_embd: int = _setting(128, "width: channels of the residual stream", True, low=1)
+    block_size: int = _setting(128, "tokens of context", True, low=1)
+    bias: bool = _setting(False, "biases in linear layers and norms", True)
+    dropout: float = _setting(0.0, "probability of dropping a value", True, low=0, below=1)
+    norm_first: bool = _setting(True, "norms before attention and MLP (pre-LN), or after", True)
+    positions: str = _setting(
+        "learned", "position vectors", True, choices=("learned", "sinusoidal", "rotary")
+    )
+    tied_head: bool = _setting(True, "the head uses the token embedding's weight", True)
+    activation: str = _setting("gelu_tanh", "of the MLP", True, choices=("gelu_tanh", "gelu"))
+
+    max_steps: int = _setting(1500, "updates of the parameters", low=1)
+    batch_size: int = _setting(12, "windows per pass", True, low=1)
+    accumulate: int = _setting(1, "passes per update, their gradients added up", True, low=1)
+    lr: float = _setting(2e-3, "highest learning rate", low=0)
+    min_lr: float = _setting(2e-4, "learning rate at the end", low=0)
+    schedule: str = _setting(
+        "cosine",
+        "of the learning rate after warm-up",
+        choices=("cosine", "linear", "exponential", "constant"),
+    )
+    warmup_steps: int = _setting(100, "steps over which the learning rate rises", low=0)
+    beta1: float = _setting(0.9, "AdamW's decay of the first moment", True, low=0, below=1)
+    beta2: float = _setting(0.99, "AdamW's decay of the second moment", True, low=0, below=1)
+    eps: float = _setting(1e-8, "AdamW's epsilon", True, low=0)
+    weight_decay: float = _setting(0.1, "of matrices; norms and biases never decay", True, low=0)
+    grad_clip: float = _setting(1.0, "largest norm of the gradient (0: any)", low=0)
+
+    eval_interval: int = _setting(250, "steps between evaluations and checkpoints", low=1)
+    eval_windows: int = _setting(256, "windows of held-out text per evaluation", True, low=1)
+    log_interval: int = _setting(10, "steps between lines of metrics.jsonl", low=1)
+    patience: int = _setting(0, "stop after so many evaluations without progress (0: never)", low=0)
+    min_delta: float = _setting(0.0, "least fall of the validation loss that is progress", low=0)
+    min_change: float = _setting(
+        0.0, "stop when an update after warm-up moves the parameters less (2-norm; 0: never)", low=0
+    )
+    keep: int = _setting(2, "checkpoints to keep, beside the best", low=2)
+    sample_tokens: int = _setting(300, "length of the text sample at the end", low=0)
+    png: bool = _setting(False, "draw the loss curve as PNG too (needs matplotlib)")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = _converted(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+            _check_limits(field, value)
+        if not self.out:
+            object.__setattr__(self, "out", os.path.join("runs", self.preset))
+        if self.schedule != "constant":
+            _require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr, {self.lr:g}")
+            warmup, allowed = self.warmup_steps, f"below max_steps, {self.max_steps}"
+            _require(warmup < self.max_steps, "warmup_steps", warmup, allowed)
+        if self.schedule == "exponential":
+            _require(self.min_lr > 0, "min_lr", self.min_lr, "above 0 for an exponential schedule")
+        self.model(vocab_size=256)  # refuses impossible shapes before any text is read
+
+    def model(self, vocab_size: int) -> GPTConfig:
+        """Return the model's configuration."""
+        shape = {name: getattr(self, name) for name in SHAPE}
+        return GPTConfig(vocab_size=vocab_size, dtype=self.dtype, **shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values, fit for JSON."""
+        return dataclasses.asdict(self)
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
+
+
+def resolve(flags: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Return the settings of a preset, changed by a file's and then by flags'.
+
+    Raises ValueError for an unknown key, naming the nearest one.
+    """
+    file = known(file or {}, "the configuration file")
+    flags = known(flags, "TrainConfig")
+    preset = flags.get("preset", file.get("preset", "default"))
+    if preset not in PRESETS:
+        raise ValueError(f"preset {preset!r} is unknown{nearest(str(preset), PRESETS)}")
+    return TrainConfig(**{**PRESETS[preset], **file, **flags})
+
+
+def resumed(saved: Mapping[str, Any], changes: Mapping[str, Any]) -> TrainConfig:
+    """Return a run's saved settings with those changes that leave its state meaningful.
+
+    Raises ValueError naming the first setting that cannot change.
+    """
+    config = TrainConfig(**known(saved, "config.json"))
+    changed = dataclasses.replace(config, **known(changes, "TrainConfig"))
+    for name, field in FIELDS.items():
+        old, new = getattr(config, name), getattr(changed, name)
+        if old != new and (field.metadata["fixed"] or name == "preset"):
+            raise ValueError(
+                f"{name} is {old!r} in this run and cannot become {new!r} on resuming; start a "
+                "new run in another folder (--out), or leave the flag away"
+            )
+    return changed
+
+
+def read_config_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the settings in a .toml, .json, .yaml or .yml file: a flat table of field names.
+
+    Raises ValueError for another suffix or content, ModuleNotFoundError for YAML without PyYAML.
+    """
+    path = Path(path)
+    text = path.read_bytes().decode()
+    try:
+        values = _parse(text, path.suffix.lower())
+    except ValueError as error:
+        raise ValueError(f"configuration file {path}: {error}") from error
+    if not isinstance(values, dict):
+        kind = type(values).__name__
+        raise ValueError(f"configuration file {path}: expected names and values, got a {kind}")
+    return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
+def _parse(text: str, suffix: str) -> Any:
+    if suffix == ".json":
+        return json.loads(text)
+    if suffix == ".toml":
+        toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+        return toml.loads(text)
+    if suffix in (".yaml", ".yml"):
+        try:
+            yaml = importlib.import_module("yaml")
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "a configuration file in YAML needs PyYAML, which is not installed: "
+                'pip install "gpugrad[yaml]"; TOML and JSON need nothing'
+            ) from error
+        try:
+            return yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"not YAML: {error}") from error
+    raise ValueError(f"the suffix {suffix!r} is unknown; use .toml, .json, .yaml or .yml")
+
+
+def known(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return `values` as a dict, or raise ValueError naming the first key that is no setting."""
+    for name in values:
+        if name not in FIELDS:
+            raise ValueError(f"{where}: unknown setting {name!r}{nearest(name, FIELDS)}")
+    return dict(values)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return '; did you mean ...?' for a mistyped name, or the choices when none is near."""
+    names = list(names)
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; choose one of {', '.join(names)}" if len(names) <= 10 else ""
+
+
+def _converted(field: dataclasses.Field, value: Any) -> Any:
+    """Return the value in the field's type; text becomes a number (YAML reads 1e-3 as text)."""
+    kind = {"int": int, "float": float, "bool": bool, "str": str}[str(field.type)]
+    if kind in (int, float) and isinstance(value, str):
+        try:
+            return kind(value)
+        except ValueError:
+            pass  # refused below
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise TypeError(
+            f"{field.name} must be {'an' if kind is int else 'a'} {kind.__name__}, got {value!r}"
+        )
+    return value
+
+
+def _check_limits(field: dataclasses.Field, value: Any) -> None:
+    limits = field.metadata
+    if isinstance(value, float):
+        _require(math.isfinite(value), field.name, value, "a finite number")
+    if "choices" in limits:
+        choices = limits["choices"]
+        _require(value in choices, field.name, value, f"one of {', '.join(choices)}")
+    if "low" in limits:
+        _require(value >= limits["low"], field.name, value, f"at least {limits['low']}")
+    if "above" in limits:
+        _require(value > limits["above"], field.name, value, f"above {limits['above']}")
+    if "below" in limits:
+        _require(value < limits["below"], field.name, value, f"below {limits['below']}")
+
+
+def _require(holds: bool, name: str, value: Any, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")

@@ -1,0 +1,120 @@
+"""The text of a run: read, turned into ids, split, and kept in the run's folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..text import (
+    BPETokenizer,
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    bigram_loss,
+    load_text,
+    load_tokenizer,
+    open_tokens,
+    split,
+    unigram_loss,
+    write_tokens,
+)
+from .config import TrainConfig
+from .folder import RunFolder
+
+# Counting needs no more to be a fair baseline, and its tables are int64.
+_COUNTED = 2**25
+
+Ids = npt.NDArray[np.integer]
+
+
+class Data(NamedTuple):
+    """A tokenizer and the ids to train on and to hold out."""
+
+    tokenizer: Tokenizer
+    train: Ids
+    val: Ids
+
+
+class Corpus(NamedTuple):
+    """Encoded text that is not on disk yet."""
+
+    tokenizer: Tokenizer
+    ids: Ids
+    text_fingerprint: str
+
+
+def read_corpus(config: TrainConfig) -> Corpus:
+    """Read and encode a run's text.
+
+    Raises ValueError when it is too short for a window on either side of the split, and what
+    `load_text` and the tokenizers raise.
+    """
+    named = config.tokenizer in ("byte", "char", "bpe")
+    if not named and not Path(config.tokenizer).is_file():
+        raise ValueError(
+            f"tokenizer {config.tokenizer!r} is neither byte, char or bpe nor a tokenizer.json file"
+        )
+    text = load_text(config.data, config.max_chars or None)
+    tokenizer = _tokenizer(config, text)
+    ids = tokenizer.encode(text)
+    _halves(config, ids)
+    return Corpus(tokenizer, ids, hashlib.sha256(text.encode()).hexdigest())
+
+
+def store(corpus: Corpus, folder: RunFolder) -> None:
+    """Write the tokenizer and the token file of a run."""
+    tokenizer = corpus.tokenizer
+    tokenizer.save(folder.tokenizer)
+    write_tokens(
+        folder.tokens,
+        corpus.ids,
+        tokenizer.vocab_size,
+        tokenizer.fingerprint(),
+        corpus.text_fingerprint,
+    )
+
+
+def open_data(config: TrainConfig, folder: RunFolder) -> Data:
+    """Open what `store` wrote; raises ValueError when the two files do not belong together."""
+    tokenizer = load_tokenizer(folder.tokenizer)
+    tokens = open_tokens(folder.tokens)
+    if tokens.tokenizer_fingerprint != tokenizer.fingerprint():
+        raise ValueError(f"{folder.tokens} was not encoded by {folder.tokenizer}")
+    return Data(tokenizer, *_halves(config, tokens.ids))
+
+
+def baselines(data: Data) -> dict[str, float]:
+    """Return the losses on held-out text that counting reaches, in nats per token, by name."""
+    train, size = data.train[:_COUNTED], data.tokenizer.vocab_size
+    return {
+        "unigram": unigram_loss(train, data.val, size),
+        "bigram": bigram_loss(train, data.val, size),
+    }
+
+
+def _tokenizer(config: TrainConfig, text: str) -> Any:
+    match config.tokenizer:
+        case "byte":
+            return ByteTokenizer()
+        case "char":
+            return CharTokenizer(text)
+        case "bpe":
+            return BPETokenizer.train(text, config.vocab_size)
+        case path:
+            return load_tokenizer(path)
+
+
+def _halves(config: TrainConfig, ids: Ids) -> tuple[Ids, Ids]:
+    train, val = split(ids, config.train_fraction)
+    for name, part in (("train", train), ("validation", val)):
+        if len(part) <= config.block_size:
+            raise ValueError(
+                f"the {name} part of {config.data!r} has {len(part):,} of {len(ids):,} tokens, too "
+                f"few for a window of block_size + 1 = {config.block_size + 1}; give more text, a "
+                "smaller --block-size, or another --train-fraction"
+            )
+    return train, val

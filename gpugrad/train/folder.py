@@ -1,0 +1,116 @@
+"""The folder of a run: what lies where, and that no run is lost to another."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..text import atomic_write
+from . import checkpoint
+
+FORMAT = "gpugrad-run"
+VERSION = 1
+
+
+class RunFolder:
+    """The paths of a run's files, and the settings it was started with."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.tokens = self.path / "tokens.bin"
+        self.tokenizer = self.path / "tokenizer.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.curve = self.path / "curve.svg"
+        self.curve_png = self.path / "curve.png"
+        self.sample = self.path / "sample.txt"
+        self.checkpoints = self.path / "checkpoints"
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was started here."""
+        return self.config.exists()
+
+    def check(self, overwrite: bool) -> None:
+        """Raise FileExistsError unless a run can start here.
+
+        It cannot when the folder holds one, unless that may be overwritten; nor when one of its
+        files has the name of a run's but is not part of one.
+        """
+        if self.holds_run:
+            self.read_config()  # refuses a config.json that is something else
+            if not overwrite:
+                raise FileExistsError(
+                    f"{self.path} holds a run already: --resume goes on with it, --overwrite "
+                    "starts again and loses it, --out chooses another folder"
+                )
+        elif taken := self._taken():
+            raise FileExistsError(
+                f"{taken[0]} exists, but {self.path} holds no run; choose another folder with --out"
+            )
+
+    def clear(self, overwrite: bool) -> None:
+        """Remove the run that the folder holds, if that may be, and nothing else in it."""
+        self.check(overwrite)
+        for path in self._taken():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _taken(self) -> list[Path]:
+        # config.json comes last: as long as it is there, the folder holds a run
+        names = [path for path in vars(self).values() if path not in (self.path, self.config)]
+        return [path for path in (*names, self.config) if os.path.lexists(path)]
+
+    def write_config(self, values: dict[str, Any]) -> None:
+        """Write config.json."""
+        description = {"format": FORMAT, "version": VERSION, "gpugrad": __version__}
+        with atomic_write(self.config) as file:
+            file.write(json.dumps({**description, "config": values}, indent=2).encode() + b"\n")
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the settings in config.json.
+
+        Raises FileNotFoundError when there is none, ValueError when it is something else.
+        """
+        if not self.config.exists():
+            raise FileNotFoundError(f"{self.path} holds no run: there is no {self.config}")
+        try:
+            description = json.loads(self.config.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{self.config} is not JSON: {error}") from error
+        match description:
+            case {"format": "gpugrad-run", "version": int(version), "config": dict(values)}:
+                if version != VERSION:
+                    raise ValueError(
+                        f"{self.config} has version {version}; this gpugrad reads {VERSION}"
+                    )
+                return values
+            case _:
+                raise ValueError(f"{self.config} does not describe a gpugrad run")
+
+    def latest(self) -> checkpoint.Checkpoint:
+        """Return the newest sound checkpoint."""
+        return checkpoint.latest(self.checkpoints)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder and keep other processes from training in it until this one ends.
+
+        Raises RuntimeError when another one does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RuntimeError(f"another process is training in {self.path}") from error
+            yield
+        finally:
+            os.close(descriptor)

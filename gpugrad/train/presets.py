@@ -1,0 +1,86 @@
+"""Named configurations: for each, only what differs from the defaults, and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..models import preset
+
+# The fields that a run's settings share with a model's, under the same names.
+SHAPE = (
+    "n_layer",
+    "n_head",
+    "n_embd",
+    "block_size",
+    "bias",
+    "dropout",
+    "norm_first",
+    "positions",
+    "tied_head",
+    "activation",
+)
+
+
+def _shape(name: str) -> dict[str, Any]:
+    config = preset(name)
+    return {field: getattr(config, field) for field in SHAPE}
+
+
+def _gpt2(name: str, lr: float) -> dict[str, Any]:
+    """Return GPT-2's shape, trained as Brown et al. (2020) trained GPT-3: about half a million
+    tokens per step, a cosine down to a tenth, no dropout.
+    """
+    return {
+        **_shape(name),
+        "tokenizer": "bpe",
+        "vocab_size": 50257,
+        "max_chars": 0,
+        "train_fraction": 0.99,
+        "batch_size": 8,
+        "accumulate": 60,
+        "max_steps": 600_000,
+        "warmup_steps": 2000,
+        "lr": lr,
+        "min_lr": lr / 10,
+        "beta2": 0.95,
+        "eval_interval": 1000,
+        "eval_windows": 512,
+    }
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Two CPU cores, a few minutes, the text every Python brings along.
+    "default": {},
+    # Seconds: to see that everything works.
+    "tiny": {
+        **_shape("tiny"),
+        "max_chars": 200_000,
+        "batch_size": 8,
+        "max_steps": 200,
+        "warmup_steps": 20,
+        "lr": 3e-3,
+        "min_lr": 3e-4,
+        "eval_interval": 50,
+        "eval_windows": 64,
+    },
+    # The CPU configuration of nanoGPT's README, for its character-level Shakespeare.
+    "nanogpt-cpu": {
+        **_shape("nanogpt-cpu"),
+        "tokenizer": "char",
+        "max_chars": 0,
+        "batch_size": 12,
+        "max_steps": 2000,
+        "warmup_steps": 100,
+        "lr": 1e-3,
+        "min_lr": 1e-4,
+        "beta2": 0.99,
+        "weight_decay": 0.1,
+        "grad_clip": 1.0,
+        "eval_interval": 250,
+        "eval_windows": 256,
+    },
+    "gpt2": _gpt2("gpt2", 6e-4),
+    "gpt2-medium": _gpt2("gpt2-medium", 3e-4),
+    "gpt2-large": _gpt2("gpt2-large", 2.5e-4),
+    "gpt2-xl": _gpt2("gpt2-xl", 2e-4),
+}

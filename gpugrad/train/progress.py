@@ -1,0 +1,70 @@
+"""What a training run shows: a bar on the terminal, a line per evaluation everywhere."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from tqdm import tqdm
+
+from .loop import Report
+
+
+class Progress:
+    """Context: a progress bar on standard error, if that is a terminal, and lines above it."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._total, self._first = total, done
+        self._speed = ""
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            unit="step",
+            dynamic_ncols=True,
+            file=sys.stderr,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def advance(self) -> None:
+        """Count a step."""
+        self._bar.update()
+
+    def show(self, report: Report) -> None:
+        """Show loss and speed beside the bar."""
+        self._speed = f"{report.tokens_per_second:,.0f} tokens/s"
+        if report.mfu is not None:
+            self._speed += f", MFU {report.mfu:.1%}"
+        self._bar.set_postfix_str(f"loss {report.loss:.3f}, {self._speed}")
+
+    def evaluated(self, step: int, loss: float, best: bool, seconds_left: float | None) -> None:
+        """Print a line about an evaluation."""
+        parts = [f"step {step:>{len(str(self._total))}}", f"validation loss {loss:.4f}"]
+        parts.append("*" if best else " ")  # as in "the best so far"
+        if self._speed:
+            parts.append(self._speed)
+        if seconds_left:
+            parts.append(f"{duration(seconds_left)} left")
+        self.line("  ".join(parts).rstrip())
+
+    def line(self, text: str) -> None:
+        """Print a line on standard output, above the bar."""
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def duration(seconds: float) -> str:
+    """Return hours, minutes and seconds as h:mm:ss or m:ss."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,61 @@
+"""Text from a model in training, or from the folder of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..generate import stream
+from ..models import GPT
+from ..text import StreamDecoder, Tokenizer, load_tokenizer
+from . import checkpoint
+from .config import resumed
+from .folder import RunFolder
+from .loop import find_device
+
+
+def load_model(
+    path: str | os.PathLike[str], device: str = "auto", best: bool = False
+) -> tuple[GPT, Tokenizer]:
+    """Return the model and the tokenizer of a run, of its newest or its best checkpoint.
+
+    Raises FileNotFoundError when there is no run or checkpoint, ValueError when one is damaged.
+    """
+    folder = RunFolder(path)
+    config = resumed(folder.read_config(), {})
+    tokenizer = load_tokenizer(folder.tokenizer)
+    found = folder.latest()
+    best_step = found.state["patience"]["best_step"]
+    if best and best_step != found.step:
+        found = checkpoint.read(folder.checkpoints / f"step-{best_step:08d}")
+    model = GPT(config.model(tokenizer.vocab_size), find_device(device))
+    model.load_state_dict(found.state["model"])
+    return model, tokenizer
+
+
+def opening(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
+    """Return ids to begin a text with: a newline, or the first id where there is no newline."""
+    try:
+        return tokenizer.encode("\n")
+    except ValueError:  # a vocabulary of characters has those of its text only
+        return np.zeros(1, np.int64)
+
+
+def sample_text(
+    model: GPT, tokenizer: Tokenizer, ids: npt.NDArray[np.int64], count: int, **settings: Any
+) -> Iterator[str]:
+    """Return the pieces of what the model writes after `ids`, each when it is ready.
+
+    Settings as in `generate.stream`, and checked at once.
+    """
+    return _decoded(stream(model, ids, count, **settings), StreamDecoder(tokenizer))
+
+
+def _decoded(ids: Iterator[int], decoder: StreamDecoder) -> Iterator[str]:
+    for id in ids:
+        yield decoder.feed([id])
+    yield decoder.finish()

@@ -1,0 +1,207 @@
+"""A whole training run, as `gpugrad train` does it: from settings to a folder with its results."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from ..text import atomic_write
+from . import checkpoint, curve
+from .config import TrainConfig, resumed
+from .data import baselines, open_data, read_corpus, store
+from .folder import RunFolder
+from .interrupt import StopSignals
+from .loop import Trainer, find_device
+from .metrics import append_metrics, keep_metrics, read_metrics
+from .progress import Progress, duration
+from .sampling import opening, sample_text
+from .speed import device_name
+
+SAMPLE_TEMPERATURE = 0.8
+_MOST_POINTS = 500  # of a drawn curve; neighbours on a longer one are averaged
+
+
+@contextmanager
+def begin(config: TrainConfig, overwrite: bool = False) -> Iterator[Session]:
+    """Start a run: read the text, make the folder, and yield what is ready to train.
+
+    What can be wrong is found before anything is written. Raises FileExistsError when the folder
+    holds a run, unless `overwrite`.
+    """
+    folder = RunFolder(config.out)
+    folder.check(overwrite)
+    _check_machine(config)
+    corpus = read_corpus(config)
+    with folder.locked():
+        folder.clear(overwrite)
+        folder.write_config(config.to_dict())
+        store(corpus, folder)
+        session = Session(config, folder)
+        append_metrics(folder.metrics, kind="baseline", step=0, **session.baselines)
+        yield session
+
+
+@contextmanager
+def go_on(path: str, changes: Mapping[str, Any]) -> Iterator[Session]:
+    """Open a run at its newest sound checkpoint, with some of its settings changed.
+
+    Raises FileNotFoundError when there is no run, ValueError for a setting that cannot change.
+    """
+    folder = RunFolder(path)
+    config = resumed(folder.read_config(), {**changes, "out": path})
+    _check_machine(config)
+    with folder.locked():
+        session = Session(config, folder)
+        trainer = session.trainer
+        if checkpoint.steps(folder.checkpoints):
+            trainer.load_state_dict(folder.latest().state)
+            session.saved = trainer.step
+        last = {"baseline": 0, "train": trainer.step, "validation": trainer.evaluated}
+        keep_metrics(folder.metrics, lambda record: record["step"] <= last[record["kind"]])
+        folder.write_config(config.to_dict())
+        yield session
+
+
+class Session:
+    """A run in its folder, ready to train: see `begin` and `go_on`."""
+
+    def __init__(self, config: TrainConfig, folder: RunFolder) -> None:
+        self.config, self.folder = config, folder
+        self.data = open_data(config, folder)
+        self.trainer = Trainer(config, self.data)
+        self.baselines = baselines(self.data)
+        self.saved = -1  # the step of the newest sound checkpoint
+
+    def train(self) -> signal.Signals | None:
+        """Train to the end, or to the signal that is returned, printing what happens.
+
+        Raises DivergedError when the loss is no longer finite; the last checkpoint is sound then.
+        """
+        self._introduce()
+        trainer, config = self.trainer, self.config
+        with StopSignals() as signals, Progress(config.max_steps, trainer.step) as progress:
+            while True:
+                if trainer.evaluation_due and not signals.received:
+                    self._evaluate(signals, progress)
+                if signals.received or trainer.finished:
+                    break
+                trainer.update()
+                progress.advance()
+                if trainer.step % config.log_interval == 0:
+                    self._report(progress)
+            stopped = signals.received
+            if stopped:
+                self._save()
+        if stopped:
+            print(
+                f"Stopped by {stopped.name} after step {trainer.step}; saved. Go on with:\n"
+                f"  gpugrad train --resume --out {shlex.quote(config.out)}"
+            )
+        else:
+            self._conclude()
+        return stopped
+
+    def _introduce(self) -> None:
+        config, data, trainer = self.config, self.data, self.trainer
+        size = data.tokenizer.vocab_size
+        print(
+            f"data      {config.data}: {len(data.train):,} tokens to train on, {len(data.val):,} "
+            f"held out; vocabulary of {size}"
+        )
+        print(
+            f"model     {config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, "
+            f"context {config.block_size}: {trainer.parameters:,} parameters, {config.dtype} on "
+            f"{device_name(trainer.device)}"
+        )
+        counted = ", ".join(f"{name} {loss:.4f}" for name, loss in self.baselines.items())
+        print(f"baseline  {counted}, uniform {np.log(size):.4f} nats per token, by counting")
+        print(f"run       {config.out}" + (f", from step {trainer.step}" if trainer.step else ""))
+
+    def _evaluate(self, signals: StopSignals, progress: Progress) -> None:
+        trainer = self.trainer
+        loss = trainer.evaluate(stop=lambda: signals.received is not None)
+        if loss is None:  # to be done again on resuming
+            return
+        best = trainer.take_evaluation(loss)
+        append_metrics(
+            self.folder.metrics, kind="validation", step=trainer.step, loss=loss, best=best
+        )
+        self._save()
+        self._draw()
+        left = self.config.max_steps - trainer.step
+        seconds = trainer.seconds / trainer.step * left if trainer.step else None
+        progress.evaluated(trainer.step, loss, best, seconds)
+
+    def _report(self, progress: Progress) -> None:
+        report = self.trainer.report()
+        if report:
+            append_metrics(self.folder.metrics, kind="train", **report._asdict())
+            progress.show(report)
+
+    def _save(self) -> None:
+        if self.saved != self.trainer.step:
+            self.trainer.save(self.folder.checkpoints)
+            self.saved = self.trainer.step
+
+    def _draw(self) -> None:
+        records = read_metrics(self.folder.metrics)
+        curves = {
+            kind: _thinned([(r["step"], r["loss"]) for r in records if r["kind"] == kind])
+            for kind in ("train", "validation")
+        }
+        title = f"{self.config.data}, {self.trainer.parameters:,} parameters"
+        curve.write_svg(self.folder.curve, curves, self.baselines, title)
+        if self.config.png:
+            curve.write_png(self.folder.curve_png, curves, self.baselines, title)
+
+    def _conclude(self) -> None:
+        trainer, config, folder = self.trainer, self.config, self.folder
+        best, step = trainer.patience.best, trainer.patience.best_step
+        assert best is not None  # the last step is always evaluated
+        difference = self.baselines["bigram"] - best
+        print(f"done      {trainer.finished}; {duration(trainer.seconds)} of training")
+        print(
+            f"best      validation loss {best:.4f} after step {step}: {abs(difference):.2f} nats "
+            f"per token {'below' if difference > 0 else 'ABOVE'} the bigram baseline"
+        )
+        files = [folder.curve, folder.metrics, folder.checkpoints]
+        if config.sample_tokens:
+            text = self._sample()
+            with atomic_write(folder.sample) as file:
+                file.write(text.encode())
+            print(f"sample\n\n{text}\n")
+            files.insert(0, folder.sample)
+        print(f"files     {', '.join(map(str, files))}")
+        print(f'next      gpugrad sample {shlex.quote(config.out)} --prompt "..."')
+
+    def _sample(self) -> str:
+        config, tokenizer = self.config, self.data.tokenizer
+        pieces = sample_text(
+            self.trainer.model,
+            tokenizer,
+            opening(tokenizer),
+            config.sample_tokens,
+            temperature=SAMPLE_TEMPERATURE,
+            seed=config.seed,
+        )
+        return "".join(pieces).strip("\n")
+
+
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    size = -(-len(points) // _MOST_POINTS)
+    if size <= 1:
+        return points
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(sum(x) / len(x), sum(y) / len(y)) for x, y in (zip(*g, strict=True) for g in groups)]
+
+
+def _check_machine(config: TrainConfig) -> None:
+    """Raise, saying what is missing, when the machine lacks what the settings ask for."""
+    find_device(config.device)
+    if config.png:
+        curve.require_matplotlib()

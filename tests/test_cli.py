@@ -1,0 +1,310 @@
+"""The command line: as processes where it matters, else in this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpugrad
+from gpugrad.cli import main
+from gpugrad.train import checkpoint
+from gpugrad.train.config import FIELDS
+
+ROOT = Path(gpugrad.__file__).parents[1]
+TEXT = "".join(f"{i} times {i % 7} is {i * (i % 7)}\n" for i in range(400))
+SMALL = [
+    *("--device", "cpu", "--tokenizer", "char", "--schedule", "constant", "--warmup-steps", "2"),
+    *("--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16"),
+    *("--batch-size", "4", "--eval-interval", "4", "--eval-windows", "8", "--log-interval", "3"),
+    *("--sample-tokens", "20"),
+]
+# Started in the background, a process inherits that SIGINT is ignored; this undoes it.
+LISTENING = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('gpugrad', run_name='__main__')"
+)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """A folder to be in, with a text."""
+    (tmp_path / "input.txt").write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def environment(warnings: str = "error") -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    changes = {"PYTHONPATH": path, "PYTHONWARNINGS": warnings, "OPENBLAS_NUM_THREADS": "1"}
+    return {**os.environ, **changes}
+
+
+def process(*arguments: str, warnings: str = "error") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "gpugrad", *arguments],
+        env=environment(warnings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def train(*arguments: str) -> int:
+    return main(["train", "--data", "input.txt", "--out", "run", *SMALL, *arguments])
+
+
+def tensors(folder: str, step: int) -> bytes:
+    return Path(folder, "checkpoints", f"step-{step:08d}", checkpoint.TENSORS).read_bytes()
+
+
+def losses(folder: str) -> list[tuple]:
+    lines = Path(folder, "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return [(r["kind"], r["step"], r.get("loss")) for r in records]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+def test_a_run_stopped_by_a_signal_goes_on_bit_for_bit(here, number):
+    steps = ["--max-steps", "600", "--eval-interval", "200"]
+    command = ["train", "--data", "input.txt", *SMALL, *steps]
+    running = subprocess.Popen(
+        [sys.executable, "-c", LISTENING, *command, "--out", "stopped"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in running.stdout:
+        if line.startswith("step"):  # the first evaluation is over, training begins
+            break
+    running.send_signal(number)
+    out, errors = running.communicate(timeout=60)
+    assert (running.returncode, errors) == (128 + number, "")
+    step = int(re.search(r"Stopped by SIG\w+ after step (\d+); saved", out)[1])
+    assert 0 <= step < 600
+    assert checkpoint.steps("stopped/checkpoints")[-1] == step
+    shown = re.search(r"gpugrad (train --resume --out \S+)", out)[1].split()
+    again, straight = process(*shown), process(*command, "--out", "straight")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert (straight.returncode, straight.stderr) == (0, "")
+    assert tensors("stopped", 600) == tensors("straight", 600)
+    assert losses("stopped") == losses("straight")
+    assert Path("stopped/sample.txt").read_text() == Path("straight/sample.txt").read_text()
+
+
+def test_the_default_command_in_a_process(here):
+    result = process("train", "--preset", "tiny", "--max-steps", "30", "--eval-interval", "15")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "python-stdlib" in result.stdout
+    assert re.search(r"baseline +unigram \d\.\d+, bigram \d\.\d+", result.stdout)
+    assert {"curve.svg", "metrics.jsonl", "sample.txt", "checkpoints"} <= {
+        path.name for path in Path("runs/tiny").iterdir()
+    }
+    sample = process("sample", "runs/tiny", "--prompt", "def ", "--max-new-tokens", "40")
+    assert (sample.returncode, sample.stderr) == (0, "")
+    assert sample.stdout.startswith("def ")
+
+
+def test_cached_and_uncached_greedy_samples_are_equal(here, capsys):
+    assert train("--max-steps", "40") == 0
+    capsys.readouterr()
+    texts = []
+    for flags in ([], ["--no-cache"], ["--seed", "3"]):
+        command = ["sample", "run", "--greedy", "--prompt", "12 times", "--max-new-tokens", "60"]
+        assert main([*command, *flags]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] == texts[2]
+    assert texts[0].startswith("12 times")
+    assert len(texts[0]) == len("12 times") + 60 + 1
+
+
+def test_samples_depend_on_the_seed_and_only_on_it(here, capsys):
+    assert train("--max-steps", "8") == 0
+    capsys.readouterr()
+    texts = []
+    for seed in (["--seed", "1"], ["--seed", "1"], ["--seed", "2"], [], []):
+        command = ["sample", "run", "--temperature", "0.9", "--top-k", "9", "--top-p", "0.95"]
+        assert main([*command, "--max-new-tokens", "50", *seed]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert len({texts[0], *texts[2:]}) == 4
+
+
+def test_output_that_nobody_reads_any_more(here):
+    assert train("--max-steps", "4") == 0
+    command = f"{sys.executable} -m gpugrad sample run --max-new-tokens 3000 | head -c 5"
+    result = subprocess.run(
+        command, shell=True, env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert (len(result.stdout), result.stderr) == (5, "")
+
+
+def test_a_run_is_neither_overwritten_nor_resumed_by_accident(here, capsys):
+    assert train("--max-steps", "4") == 0
+    before = tensors("run", 4)
+    assert train("--max-steps", "4", "--seed", "2") == 1
+    assert "run holds a run already: --resume goes on" in capsys.readouterr().err
+    assert tensors("run", 4) == before
+    assert train("--max-steps", "4", "--seed", "2", "--overwrite") == 0
+    assert tensors("run", 4) != before
+    assert main(["train", "--resume", "--out", "elsewhere"]) == 1
+    assert "elsewhere holds no run" in capsys.readouterr().err
+    assert not Path("elsewhere").exists()
+
+
+def test_resuming_with_other_settings(here, capsys):
+    assert train("--max-steps", "4") == 0
+    capsys.readouterr()
+    assert main(["train", "--resume", "--out", "run", "--max-steps", "8"]) == 0
+    assert "from step 4" in capsys.readouterr().out
+    assert main(["train", "--resume", "--out", "run", "--n-embd", "32"]) == 1
+    assert "n_embd is 16 in this run and cannot become 32" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_a_warning(here, capsys):
+    assert train("--max-steps", "8") == 0
+    Path("run/checkpoints/step-00000008/state.json").write_text("{")
+    resumed = process("train", "--resume", "--out", "run", warnings="default")
+    assert resumed.returncode == 0
+    assert re.fullmatch(
+        r"gpugrad: warning: checkpoint run/checkpoints/step-00000008 is damaged: state.json .*; "
+        r"using step 4 instead\n",
+        resumed.stderr,
+    )
+    assert main(["sample", "run", "--max-new-tokens", "1"]) == 0  # it was written again
+    for path in Path("run/checkpoints").glob("*/state.json"):
+        path.write_text("{")
+    capsys.readouterr()
+    assert main(["sample", "run", "--max-new-tokens", "1"]) == 1
+    assert "no sound checkpoint in run/checkpoints" in capsys.readouterr().err
+
+
+def test_a_configuration_file(here, capsys):
+    Path("settings.toml").write_text('max_steps = 4\nout = "from-file"\nn-embd = 32\n')
+    small = SMALL[: SMALL.index("--n-embd")] + SMALL[SMALL.index("--n-embd") + 2 :]
+    command = ["train", "--data", "input.txt", "--config", "settings.toml", *small]
+    assert main([*command, "--max-steps", "5"]) == 0
+    config = json.loads(Path("from-file/config.json").read_text())["config"]
+    assert (config["max_steps"], config["n_embd"], config["bias"]) == (5, 32, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "COMMAND"),
+        (["bench"], "invalid choice: 'bench'"),
+        (["train", "--n-layers", "3"], "argument --n-layers; did you mean '--n-layer'?"),
+        (["train", "--n-lay", "3"], "argument --n-lay; did you mean '--n-layer'?"),
+        (["train", "--overwite"], "did you mean '--overwrite'?"),
+        (["train", "input.txt"], "unrecognized argument input.txt"),
+        (["train", "--n-layer", "two"], "--n-layer: invalid int value: 'two'"),
+        (["train", "--preset", "huge"], "--preset: invalid choice: 'huge'"),
+        (["train", "--resume", "--overwrite"], "exclude each other"),
+        (["sample"], "DIR"),
+        (["sample", "run", "--max-new-tokens", "-1"], "invalid number of tokens value: '-1'"),
+        (["sample", "run", "--topk", "3"], "did you mean '--top-k'?"),
+        (["doctor", "--jsn"], "did you mean '--json'?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_line(here, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert os.listdir() == ["input.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--data", "nowhere.txt"], "no file, folder or glob match for 'nowhere.txt'"),
+        (["train", "--data", "input.txt", "--max-chars", "100"], "too few for a window"),
+        (["train", "--data", "latin.txt"], "latin.txt is not UTF-8 text: byte 0xe9 at offset 1"),
+        (["train", "--data", "empty.txt"], "the corpus 'empty.txt' is empty"),
+        (["train", "--n-head", "3"], "n_embd 128 does not divide into n_head 3"),
+        (["train", "--dropout", "1.5"], "dropout must be below 1, got 1.5"),
+        (["train", "--device", "tpu"], "device 'tpu' is not a device"),
+        (["train", "--config", "nowhere.toml"], "nowhere.toml"),
+        (["train", "--config", "bad.json"], "unknown setting 'n_layers'; did you mean 'n_layer'?"),
+        (["train", "--tokenizer", "empty.txt", "--data", "input.txt"], "truncated or not JSON"),
+        (["train", "--out", "input.txt", "--data", "input.txt"], "input.txt"),
+        (["sample", "nowhere"], "nowhere holds no run"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_said_in_one_line_and_leaves_nothing(
+    here, capsys, arguments, message
+):
+    Path("latin.txt").write_bytes(b"caf\xe9".replace(b"caf", b"c") + b"\n")
+    Path("empty.txt").write_text("")
+    Path("bad.json").write_text('{"n_layers": 3}')
+    before = sorted(os.listdir())
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"gpugrad {arguments[0]}: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", "Ω"], "character 'Ω' (U+03A9) at position 0"),
+        (["--temperature", "0"], "temperature must be > 0"),
+        (["--top-k", "0"], "top_k must be at least 1"),
+        (["--top-p", "1.5"], "top_p must lie in (0, 1]"),
+        (["--seed", "-1"], "seed must lie in [0, 2**64)"),
+        (["--device", "tpu"], "'tpu' is not a device"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_sampled_is_said(here, capsys, arguments, message):
+    assert train("--max-steps", "2") == 0
+    capsys.readouterr()
+    assert main(["sample", "run", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_every_setting_is_a_flag_with_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    for name in FIELDS:
+        assert f"--{name.replace('_', '-')}" in out
+    assert "--no-bias" in out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"gpugrad {gpugrad.__version__}\n"
+
+
+def test_divergence_is_said(here, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "gpugrad.train.loop.clip_grad_norm_", lambda parameters, limit: float("inf")
+    )
+    assert train("--max-steps", "4") == 1
+    assert "the norm of the gradient is inf at step 1" in capsys.readouterr().err
+    assert checkpoint.steps("run/checkpoints") == [0]
+
+
+def test_ctrl_c_while_sampling(here, capsys, monkeypatch):
+    assert train("--max-steps", "2") == 0
+
+    def interrupted(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpugrad.cli.sample_text", interrupted)
+    assert main(["sample", "run"]) == 130
+    assert "interrupted" in capsys.readouterr().err

@@ -1,0 +1,326 @@
+"""The doctor: what it finds on this machine, and on others that are imitated."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import json
+import shlex
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from gpugrad import backend, doctor, tensor
+from gpugrad.cli import main
+from gpugrad.doctor import check, cpu, cuda
+from gpugrad.doctor.check import FAILED, MISSING, OK, Check
+from gpugrad.doctor.cuda import Driver
+
+NAMES = ["Python", "NumPy", "gradient", "ml_dtypes", "safetensors", "tqdm", "driver", "device"]
+NAMES += ["CuPy", "NVRTC", "CUDA headers", "GPU arrays", "g++", "tokenizers", "PyYAML"]
+NAMES += ["matplotlib"]
+NO_GPU = Driver(Check("driver", MISSING, "none"))
+ONE_GPU = Driver(Check("driver", OK, "for CUDA 13.0"), 13000, ("NVIDIA H200",))
+
+
+@pytest.fixture(scope="module")
+def report() -> doctor.Report:
+    return doctor.examine()
+
+
+def test_the_cpu_works_here(report):
+    assert [entry.name for entry in report.checks] == NAMES
+    assert [entry.status for entry in report.checks[:6]] == [OK] * 6
+    assert report.cpu
+    assert report.cuda == backend.cuda_is_available()
+
+
+def test_what_is_missing_has_a_line_that_installs_it(report):
+    for entry in report.checks:
+        assert entry.status in (OK, MISSING, FAILED)
+        assert entry.detail
+        assert not entry.fix or entry.status != OK
+
+
+def test_text_and_json_say_the_same(report):
+    lines = report.to_text().splitlines()
+    found = json.loads(report.to_json())
+    assert found["checks"] == [entry._asdict() for entry in report.checks]
+    for entry in report.checks:
+        assert any(line.startswith(entry.status) and entry.name in line for line in lines)
+        assert not entry.fix or any(line.endswith(f"-> {entry.fix}") for line in lines)
+    assert lines[-1].startswith("CPU: works")
+
+
+@pytest.mark.parametrize("works", [True, False])
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=["text", "json"])
+def test_exit_status_is_that_of_the_cpu(monkeypatch, capsys, works, flags):
+    report = doctor.Report([Check("NumPy", OK if works else FAILED, "2")], works, False)
+    monkeypatch.setattr("gpugrad.cli.examine", lambda: report)
+    assert main(["doctor", *flags]) == (0 if works else 1)
+    out = capsys.readouterr().out
+    assert json.loads(out)["cpu"] is works if flags else "NumPy" in out
+
+
+def test_a_wrong_gradient_is_found(monkeypatch):
+    monkeypatch.setattr(cpu, "tensor", lambda data, **options: tensor([[1.0, 2.0]] * 2, **options))
+    found = cpu.check_gradient()
+    assert (found.status, found.fix) == (FAILED, check.install())
+    assert "[[6.0, 6.0]," in found.detail
+
+
+def test_an_error_is_a_finding():
+    def broken():
+        raise OSError("libgfortran.so.5 is missing")
+
+    assert check.attempt("NumPy", broken) == Check(
+        "NumPy", FAILED, "OSError: libgfortran.so.5 is missing"
+    )
+
+
+class FakeDistribution:
+    def __init__(self, direct):
+        self.direct = direct
+
+    def read_text(self, name):
+        assert name == "direct_url.json"
+        return self.direct
+
+
+@pytest.mark.parametrize(
+    ("direct", "wanted"),
+    [
+        (None, ["gpugrad[cuda13]"]),
+        ('{"url": "file:///a%20b/c", "dir_info": {"editable": true}}', ["-e", "/a b/c[cuda13]"]),
+        ('{"url": "file:///a/c", "dir_info": {}}', ["/a/c[cuda13]"]),
+        (
+            '{"url": "https://host/x.git", "vcs_info": {"vcs": "git"}}',
+            ["gpugrad[cuda13] @ git+https://host/x.git"],
+        ),
+        (
+            '{"url": "https://host/x.whl", "archive_info": {}}',
+            ["gpugrad[cuda13] @ https://host/x.whl"],
+        ),
+    ],
+    ids=["index", "editable", "folder", "git", "archive"],
+)
+def test_the_install_line_repeats_how_gpugrad_was_installed(monkeypatch, direct, wanted):
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: FakeDistribution(direct))
+    line = shlex.split(check.install("cuda13"))
+    assert line == [sys.executable, "-m", "pip", "install", *wanted]
+
+
+def test_the_install_line_of_a_bare_checkout(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    assert check.install().endswith("-m pip install gpugrad")
+
+
+@pytest.mark.parametrize(
+    ("version", "extra"), [(0, "cuda13"), (12040, "cuda12"), (13000, "cuda13"), (14010, "cuda13")]
+)
+def test_the_extra_follows_the_driver(version, extra):
+    assert Driver(Check("driver", OK, ""), version).extra == extra
+
+
+def fake_cupy(monkeypatch, installed, module=None, reason=""):
+    """Imitate CuPy distributions and what importing cupy comes to."""
+    monkeypatch.setattr(cuda, "version", lambda name: installed.get(name, ""))
+    monkeypatch.setattr(backend, "cupy_or_reason", lambda: (module, reason))
+    if module is None:
+        monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    else:
+        monkeypatch.setitem(sys.modules, "cupy", module)
+
+
+def test_cupy_is_missing(monkeypatch):
+    fake_cupy(monkeypatch, {}, reason="CuPy is not installed")
+    found = cuda.check_cupy(ONE_GPU)
+    assert (found.status, found.fix) == (MISSING, check.install("cuda13"))
+    assert cuda.check_nvrtc(ONE_GPU).status == MISSING
+
+
+def test_cupy_twice(monkeypatch):
+    fake_cupy(monkeypatch, {"cupy-cuda12x": "14.0", "cupy-cuda13x": "14.2"})
+    found = cuda.check_cupy(ONE_GPU)
+    assert found.status == FAILED
+    assert "pip uninstall -y cupy-cuda13x cupy-cuda12x && " in found.fix
+
+
+def test_cupy_cannot_be_imported(monkeypatch):
+    fake_cupy(monkeypatch, {"cupy-cuda12x": "14.0"}, reason="libcublas is missing")
+    found = cuda.check_cupy(ONE_GPU)
+    assert found.status == FAILED
+    assert "libcublas is missing" in found.detail
+    assert found.fix.endswith(check.install("cuda13"))
+
+
+@pytest.mark.parametrize(("driver", "status"), [(NO_GPU, OK), (ONE_GPU, FAILED)])
+def test_cupy_sees_no_device(monkeypatch, driver, status):
+    fake_cupy(monkeypatch, {"cupy-cuda13x": "14.2"}, reason="no device is visible")
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace())
+    assert cuda.check_cupy(driver).status == status
+
+
+class FakeNVRTC:
+    """NVRTC that compiles everything, or raises."""
+
+    def __init__(self, error=None):
+        self.error, self.programs, self.sources = error, 0, []
+
+    def getVersion(self):
+        return 13, 0
+
+    def createProgram(self, source, name, headers, names):
+        self.programs += 1
+        self.sources.append(source)
+        return self.programs
+
+    def compileProgram(self, program, options):
+        if self.error:
+            raise self.error
+
+    def destroyProgram(self, program):
+        self.programs -= 1
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("libnvrtc.so.13 is missing")], ids=str)
+def test_nvrtc_and_headers(monkeypatch, tmp_path, error):
+    binding = FakeNVRTC(error)
+    cupy = SimpleNamespace(cuda=SimpleNamespace(nvrtc=binding), __version__="14.2")
+    fake_cupy(monkeypatch, {"cupy-cuda13x": "14.2"}, cupy)
+    (tmp_path / "cuda_fp16.h").touch()
+    monkeypatch.setattr(cuda, "_include_folders", lambda: iter([tmp_path / "none", tmp_path]))
+    for found in (cuda.check_nvrtc(ONE_GPU), cuda.check_headers(ONE_GPU)):
+        assert found.status == (FAILED if error else OK)
+        assert found.fix == (check.install("cuda13") if error else "")
+        assert error is None or str(error) in found.detail
+    assert binding.programs == 0
+    assert ["cuda_fp16.h" in source for source in binding.sources] == [False, True]
+
+
+def test_headers_are_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(cuda, "_include_folders", lambda: iter([tmp_path]))
+    found = cuda.check_headers(ONE_GPU)
+    assert (found.status, found.fix) == (MISSING, check.install("cuda13"))
+
+
+def test_headers_are_looked_for_in_wheels_and_toolkits(monkeypatch, tmp_path):
+    (tmp_path / "cuda_runtime" / "include").mkdir(parents=True)
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "toolkit"))
+    folders = list(cuda._include_folders())
+    assert folders[0] == tmp_path / "cuda_runtime" / "include"
+    assert tmp_path / "toolkit" / "include" in folders
+
+
+class FakeLibrary:
+    """The driver's library: `code` is what cuInit returns."""
+
+    def __init__(self, version, code=0, count=1):
+        self.version, self.code, self.count = version, code, count
+
+    def cuDriverGetVersion(self, pointer):
+        pointer._obj.value = self.version
+
+    def cuInit(self, flags):
+        return self.code
+
+    def cuDeviceGetCount(self, pointer):
+        pointer._obj.value = self.count
+        return 0
+
+    def cuGetErrorName(self, code, pointer):
+        pointer._obj.value = b"CUDA_ERROR_NO_DEVICE" if code == 100 else None
+
+    def cuDeviceGet(self, pointer, number):
+        pointer._obj.value = number
+
+    def cuDeviceGetName(self, name, size, device):
+        name.value = f"Imitation {device.value}".encode()
+
+    def cuDeviceTotalMem_v2(self, pointer, device):
+        pointer._obj.value = 24 * 2**30
+
+    def cuDeviceGetAttribute(self, pointer, attribute, device):
+        pointer._obj.value = {75: 9, 76: 0}[attribute]
+
+
+@pytest.mark.parametrize(
+    ("library", "status", "detail", "devices"),
+    [
+        (FakeLibrary(13010, count=2), OK, "for CUDA 13.1", 2),
+        (FakeLibrary(13000, count=0), OK, "for CUDA 13.0", 0),
+        (FakeLibrary(11080), FAILED, "for CUDA 11.8: too old", 1),
+        (FakeLibrary(12040, code=100), FAILED, "it says CUDA_ERROR_NO_DEVICE", 0),
+        (FakeLibrary(12040, code=999), FAILED, "it says error 999", 0),
+    ],
+    ids=["two devices", "none", "old", "no device", "unknown error"],
+)
+def test_drivers(monkeypatch, library, status, detail, devices):
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    driver = cuda.find_driver()
+    assert driver.check.status == status
+    assert detail in driver.check.detail
+    assert len(driver.devices) == devices
+    assert bool(driver.check.fix) == (status != OK)
+    wanted = "Imitation 0, 24 GiB, compute capability 9.0"
+    found = cuda.check_device(driver)
+    assert (found.status, wanted in found.detail) == ((OK, True) if devices else (MISSING, False))
+
+
+@pytest.mark.parametrize("plugged", [True, False])
+def test_no_driver(monkeypatch, plugged):
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    monkeypatch.setattr(cuda, "on_bus", lambda: plugged)
+    driver = cuda.find_driver()
+    assert driver.check.status == MISSING
+    assert ("install the NVIDIA driver" in driver.check.fix) == plugged
+    assert driver.devices == ()
+
+
+def test_hidden_devices(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    found = cuda.check_device(Driver(Check("driver", OK, ""), 13000))
+    assert found.fix == "unset CUDA_VISIBLE_DEVICES"
+
+
+@pytest.mark.parametrize(("vendors", "wanted"), [(["0x8086"], False), (["0x8086", "0x10de"], True)])
+def test_what_is_plugged_in(tmp_path, vendors, wanted):
+    for number, vendor in enumerate(vendors):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "vendor").write_text(vendor + "\n")
+    assert cuda.on_bus(tmp_path) is wanted
+    assert cuda.on_bus(tmp_path / "none") is False
+
+
+@pytest.mark.parametrize("manager", ["apt-get", "dnf", "apk", None])
+def test_no_compiler(monkeypatch, manager):
+    monkeypatch.setattr(cpu.shutil, "which", lambda name: "/usr/bin/x" if name == manager else None)
+    found = cpu.check_compiler()
+    assert found.status == MISSING
+    assert found.fix == (cpu._COMPILER[manager] if manager else "install GCC's C++ compiler")
+
+
+def test_a_compiler_that_does_not_compile(monkeypatch, tmp_path):
+    broken = tmp_path / "g++"
+    broken.write_text("#!/bin/sh\necho no headers >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(cpu.shutil, "which", lambda name: str(broken))
+    found = cpu.check_compiler()
+    assert found.status == FAILED
+    assert "no headers" in found.detail
+
+
+def test_a_library_that_is_missing():
+    found = cpu.check_library("no-such-library", "plot", "for curves")
+    assert found == Check(
+        "no-such-library", MISSING, "not installed (for curves)", check.install("plot")
+    )

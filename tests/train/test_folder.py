@@ -1,0 +1,89 @@
+"""The folder of a run: nothing is overwritten by accident, nobody else's files are touched."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gpugrad.train.folder import RunFolder
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    """A folder that holds a run, with every file a run can have, and somebody's notes."""
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked():
+        folder.clear(overwrite=False)
+        folder.write_config({"n_layer": 2})
+    for path in vars(folder).values():
+        if path.suffix and not path.exists():
+            path.write_text("x")
+    (folder.checkpoints / "step-00000001").mkdir(parents=True)
+    (folder.path / "notes.txt").write_text("mine")
+    return folder
+
+
+def test_settings_come_back(folder):
+    assert folder.holds_run
+    assert folder.read_config() == {"n_layer": 2}
+
+
+def test_a_run_is_not_overwritten_unless_told_so(folder):
+    before = sorted(folder.path.rglob("*"))
+    with pytest.raises(FileExistsError, match=r"holds a run already: --resume .* --overwrite"):
+        folder.clear(overwrite=False)
+    assert sorted(folder.path.rglob("*")) == before
+    folder.clear(overwrite=True)
+    assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "tokens.bin", "checkpoints", "sample.txt"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_that_belong_to_no_run_are_left_alone(tmp_path, name, overwrite):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"{name} exists, but .* holds no run"):
+        RunFolder(tmp_path).clear(overwrite)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "does not describe a gpugrad run"),
+        ('{"n_layer": 12}', "does not describe a gpugrad run"),
+        ("[", "is not JSON"),
+        ('{"format": "gpugrad-run", "version": 7, "config": {}}', "version 7; this gpugrad reads"),
+    ],
+    ids=["empty", "a model's", "truncated", "newer"],
+)
+def test_another_config_json_is_refused(tmp_path, content, message):
+    folder = RunFolder(tmp_path)
+    folder.config.write_text(content)
+    for call in (folder.read_config, lambda: folder.clear(overwrite=True)):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert folder.config.read_text() == content
+
+
+def test_no_run(tmp_path):
+    assert not RunFolder(tmp_path).holds_run
+    with pytest.raises(FileNotFoundError, match="holds no run"):
+        RunFolder(tmp_path / "nowhere").read_config()
+
+
+def test_one_process_at_a_time(folder):
+    with (
+        folder.locked(),
+        pytest.raises(RuntimeError, match="another process is training in"),
+        RunFolder(folder.path).locked(),
+    ):
+        pass
+    with RunFolder(folder.path).locked():  # free again
+        pass
+
+
+def test_config_json_is_for_people_too(folder):
+    description = json.loads(folder.config.read_text())
+    assert description["format"] == "gpugrad-run"
+    assert "\n" in folder.config.read_text()

@@ -1,0 +1,63 @@
+"""Signals: the first is noted, the second acts, and everything is as before afterwards."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import pytest
+
+from gpugrad.train.interrupt import StopSignals
+
+NUMBERS = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.fixture
+def handled():
+    """Handlers that raise, whatever the process was started with."""
+
+    def handler(number, frame):
+        raise KeyboardInterrupt(number)
+
+    before = {number: signal.signal(number, handler) for number in NUMBERS}
+    yield handler
+    for number, old in before.items():
+        signal.signal(number, old)
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda n: n.name)
+def test_the_first_signal_is_noted_and_the_second_acts(handled, number):
+    with StopSignals() as signals:
+        assert signals.received is None
+        signal.raise_signal(number)
+        assert signals.received is number
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert [signal.getsignal(n) for n in NUMBERS] == [handled, handled]
+
+
+def test_handlers_come_back_without_a_signal(handled):
+    with StopSignals():
+        assert signal.getsignal(signal.SIGINT) is not handled
+    assert [signal.getsignal(n) for n in NUMBERS] == [handled, handled]
+
+
+def test_ignored_signals_stay_ignored(handled):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGINT)
+    assert signals.received is None
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_other_threads_change_nothing(handled):
+    seen = []
+
+    def work():
+        with StopSignals():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [handled]

@@ -1,0 +1,277 @@
+"""The loop: gradients over batches, schedules, evaluation, stopping, exact resumption."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import gpugrad as gg
+from gpugrad import backend
+from gpugrad.models import GPT, GPTConfig
+from gpugrad.nn import functional as F
+from gpugrad.train import checkpoint
+from gpugrad.train.loop import (
+    IGNORED,
+    DivergedError,
+    Trainer,
+    backward,
+    find_device,
+    learning_rate,
+    model_state,
+)
+
+
+@pytest.fixture
+def make_trainer(make_config, make_data):
+    """Return a trainer with such settings."""
+
+    def make(**settings) -> Trainer:
+        config = make_config(**settings)
+        return Trainer(config, make_data(config))
+
+    return make
+
+
+def run(trainer: Trainer, steps: int) -> list:
+    """Train, reporting at the same steps whatever happens in between."""
+    reports = []
+    for _ in range(steps):
+        trainer.update()
+        if trainer.step % 3 == 0:
+            report = trainer.report()
+            reports.append((report.step, report.loss, report.norm, report.lr))
+    return reports
+
+
+def bits(state: object) -> object:
+    if isinstance(state, dict):
+        return {
+            key: bits(value) for key, value in state.items() if key not in ("seconds", "reported")
+        }
+    if isinstance(state, list):
+        return [bits(value) for value in state]
+    return state.tobytes() if isinstance(state, np.ndarray) else state
+
+
+def gradients(model: GPT) -> dict[str, np.ndarray]:
+    return {name: p.grad.numpy().copy() for name, p in model.named_parameters()}
+
+
+@pytest.fixture
+def small_model() -> GPT:
+    gg.manual_seed(3)
+    shape = GPTConfig(11, block_size=6, n_layer=1, n_head=2, n_embd=8, dtype="float64")
+    return GPT(shape, device="cpu")
+
+
+def masked_batch(seed: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(0, 11, (2, rows, 6))
+    return x, np.where(rng.random(y.shape) < 0.4, IGNORED, y)
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [2, 3], [1, 2, 3, 4, 5, 6]], ids=str)
+def test_every_target_counts_the_same_however_batches_are_cut(small_model, cuts):
+    x, y = masked_batch(0, 7)
+    y[2] = IGNORED  # a batch without any target, when it stands alone
+    loss = backward(small_model, [(x, y)])
+    whole = gradients(small_model)
+    logits = small_model(x)[0].reshape(-1, 11)
+    expected = F.cross_entropy(logits, gg.asarray(y).reshape(-1), reduction="sum")
+    assert float(loss) == pytest.approx(expected.item() / np.count_nonzero(y != IGNORED), abs=1e-12)
+    small_model.zero_grad()
+    parts = list(zip(np.split(x, cuts), np.split(y, cuts), strict=True))
+    assert float(backward(small_model, parts)) == pytest.approx(float(loss), abs=1e-12)
+    for name, g in gradients(small_model).items():
+        np.testing.assert_allclose(g, whole[name], rtol=0, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"dropout": 0.2},
+        {"accumulate": 3, "dtype": "float64", "positions": "rotary"},
+        {"grad_clip": 0.0, "schedule": "linear", "min_change": 1e-9, "tied_head": False},
+    ],
+    ids=["plain", "dropout", "accumulate", "no clipping"],
+)
+@pytest.mark.parametrize("first", [4, 6])
+def test_resumption_is_bit_identical(make_trainer, tmp_path, settings, first):
+    straight = make_trainer(**settings)
+    reports = run(straight, 10)
+    before = make_trainer(**settings)
+    early = run(before, first)
+    path = before.save(tmp_path / "checkpoints")
+    run(before, 1)  # what happens after saving changes nothing
+    gg.manual_seed(99)
+    after = make_trainer(**settings)
+    after.load_state_dict(checkpoint.read(path).state)
+    assert early + run(after, 10 - first) == reports
+    assert bits(after.state_dict()) == bits(straight.state_dict())
+
+
+def test_runs_with_one_seed_are_equal_and_with_another_differ(make_trainer):
+    first, second, third = make_trainer(), make_trainer(), make_trainer(seed=1)
+    reports = [run(first, 3), run(second, 3), run(third, 3)]
+    assert reports[0] == reports[1]
+    assert reports[0] != reports[2]
+
+
+def test_evaluation_is_the_mean_over_windows_and_changes_nothing(make_trainer):
+    trainer = make_trainer(dropout=0.3, eval_windows=7)
+    run(trainer, 2)
+    before = bits(trainer.state_dict())
+    loss = trainer.evaluate()
+    assert loss == trainer.evaluate()
+    assert bits(trainer.state_dict()) == before
+    x, y = trainer.held_out
+    assert len(x) == 7  # in batches of 4 and 3
+    trainer.model.eval()
+    with gg.no_grad():
+        losses = [trainer.model(a[None], b[None])[1].item() for a, b in zip(x, y, strict=True)]
+    assert loss == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+def test_evaluation_can_be_broken_off(make_trainer):
+    answers = iter([False, True])
+    assert make_trainer().evaluate(stop=lambda: next(answers)) is None
+
+
+def test_it_learns(make_trainer):
+    trainer = make_trainer(n_embd=32, lr=1e-2, max_steps=150)
+    first = trainer.evaluate()
+    run(trainer, 150)
+    assert first == pytest.approx(math.log(trainer.model.config.vocab_size), abs=0.3)
+    assert trainer.evaluate() < 1.2
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "exponential", "constant"])
+def test_learning_rate(make_config, schedule):
+    config = make_config(schedule=schedule, lr=1e-2, min_lr=1e-4, max_steps=50, warmup_steps=10)
+    rate = learning_rate(config)
+    assert rate(0) == pytest.approx(1e-2 / 11)
+    assert rate(10) == pytest.approx(1e-2)
+    end = 1e-2 if schedule == "constant" else 1e-4
+    assert rate(50) == pytest.approx(end)
+    rates = [rate(step) for step in range(10, 51)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_the_rate_of_a_step_is_the_schedules(make_trainer):
+    trainer = make_trainer()
+    for step in range(4):
+        trainer.update()
+        assert {group["lr"] for group in trainer.optimizer.param_groups} == {trainer.schedule(step)}
+
+
+def test_weights_decay_and_norms_do_not(make_trainer):
+    trainer = make_trainer(weight_decay=0.3)
+    decayed, undecayed = trainer.optimizer.param_groups
+    assert (decayed["weight_decay"], undecayed["weight_decay"]) == (0.3, 0.0)
+    assert all(p.ndim == 2 for p in decayed["params"])
+    assert all(p.ndim == 1 for p in undecayed["params"])
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(make_trainer, tmp_path):
+    trainer = make_trainer()
+    run(trainer, 1)
+    trainer.model.tokens.weight.data[0, 0] = np.nan
+    before = bits(model_state(trainer.model))
+    with pytest.raises(DivergedError, match="norm of the gradient is nan at step 2"):
+        trainer.update()
+    assert bits(model_state(trainer.model)) == before
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_a_loss_that_is_not_finite_is_neither_reported_nor_saved(make_trainer, tmp_path):
+    trainer = make_trainer(grad_clip=0.0)
+    run(trainer, 1)
+    trainer.model.tokens.weight.data[0, 0] = np.nan
+    trainer.update()
+    for call in (trainer.report, lambda: trainer.save(tmp_path / "checkpoints")):
+        with pytest.raises(DivergedError, match="the loss is nan at step 2"):
+            call()
+    assert not (tmp_path / "checkpoints").exists()
+    with pytest.raises(DivergedError, match="validation loss is nan"):
+        trainer.take_evaluation(math.nan)
+
+
+def test_the_end_of_all_steps(make_trainer):
+    trainer = make_trainer(max_steps=3)
+    assert trainer.evaluation_due  # before the first step
+    trainer.take_evaluation(2.0)
+    assert not trainer.evaluation_due
+    run(trainer, 3)
+    assert trainer.evaluation_due  # though 3 is no multiple of the interval
+    assert trainer.finished == "all 3 steps are done"
+
+
+def test_the_end_of_patience(make_trainer):
+    trainer = make_trainer(patience=2)
+    for loss in (2.0, 1.0, 1.5):
+        trainer.take_evaluation(loss)
+        assert trainer.finished == ""
+    trainer.take_evaluation(1.0)
+    assert trainer.finished == "no progress in 2 evaluations"
+
+
+def test_the_end_of_movement_comes_after_the_warm_up(make_trainer):
+    trainer = make_trainer(min_change=1e9, warmup_steps=2)
+    run(trainer, 2)
+    assert trainer.finished == ""
+    run(trainer, 1)
+    assert trainer.evaluation_due
+    assert trainer.finished == f"the last update moved the parameters by only {trainer.change:.3g}"
+
+
+def test_the_change_is_that_of_the_last_update(make_trainer):
+    trainer = make_trainer(min_change=1e-9, dtype="float64")
+    run(trainer, 3)
+    before = [p.numpy().copy() for p in trainer.model.parameters()]
+    run(trainer, 1)
+    after = [p.numpy() for p in trainer.model.parameters()]
+    squares = sum(((x - y) ** 2).sum() for x, y in zip(before, after, strict=True))
+    assert trainer.change == pytest.approx(math.sqrt(squares), rel=1e-12)
+    assert make_trainer().change is None
+
+
+def test_the_cpu_is_enough_when_told_so(make_trainer, monkeypatch):
+    def fail():
+        raise AssertionError("nothing may go to the default device")
+
+    monkeypatch.setattr(backend, "default_device", fail)
+    trainer = make_trainer(device="cpu", dropout=0.1, positions="rotary")
+    run(trainer, 1)
+    trainer.evaluate()
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setenv("GPUGRAD_DEVICE", "cpu")
+    assert find_device("auto") == "cpu"
+    assert find_device("cpu") == "cpu"
+    with pytest.raises(ValueError, match="'gpu' is not a device"):
+        find_device("gpu")
+    monkeypatch.setattr(backend, "cupy_or_reason", lambda: (None, "CuPy is not installed"))
+    with pytest.raises(RuntimeError, match=r"CuPy is not installed.*gpugrad doctor"):
+        find_device("cuda")
+
+
+def test_speed_and_mfu(make_trainer, monkeypatch):
+    monkeypatch.setattr("gpugrad.train.loop.peak_flops", lambda name, dtype: 1e9)
+    trainer = make_trainer(accumulate=2)
+    assert trainer.report() is None
+    trainer.update()
+    seconds = trainer.seconds
+    report = trainer.report()
+    assert report.tokens_per_second == pytest.approx(2 * 4 * 16 / seconds, rel=0.5)
+    assert report.mfu == pytest.approx(report.tokens_per_second * trainer._flops / 1e9)
+    assert trainer.report() is None
+    assert make_trainer().report() is None
+
+
+def test_a_tied_tensor_is_saved_once(small_model):
+    arrays = model_state(small_model)
+    assert len(arrays) == len(list(small_model.parameters()))

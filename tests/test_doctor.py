@@ -67,7 +67,7 @@ def test_a_wrong_gradient_is_found(monkeypatch):
     monkeypatch.setattr(cpu, "tensor", lambda data, **options: tensor([[1.0, 2.0]] * 2, **options))
     found = cpu.check_gradient()
     assert (found.status, found.fix) == (FAILED, check.install())
-    assert "[[6.0, 6.0]," in found.detail
+    assert "[[5.0, 5.0], [7.0, 7.0]]" in found.detail
 
 
 def test_an_error_is_a_finding():

@@ -1,4 +1,4 @@
-"""A25: nodes and edges of the recorded graph: linear in T for an RNN, T(T+1)/2 pairs in attention."""
+"""A25: the size of recorded graphs: linear in T for an RNN, T(T+1)/2 pairs for attention."""
 
 from __future__ import annotations
 

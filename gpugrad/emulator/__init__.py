@@ -1,0 +1,66 @@
+"""Runs CUDA kernels on the CPU, and reports what is wrong with them.
+
+The sources that NVRTC compiles for the GPU are compiled by g++ here; threads become fibers, blocks
+run one after another. In the "checked" build the compiler hands over every load and store, so data
+races, reads of uninitialised memory, accesses out of bounds, misalignment and overflow become
+Python exceptions that name the kernel, block, thread, variable and line.
+
+What it cannot tell: speed; the last bits of results (libm instead of the GPU's functions, no
+contraction to fma, another order inside mma); whether inline assembly does what its emulated body
+does.
+"""
+
+from .check import SWEEP, check
+from .faults import (
+    AssertionFailed,
+    Deadlock,
+    DivergentBarrier,
+    Division,
+    Fault,
+    MemoryFault,
+    Misaligned,
+    OrderDependent,
+    OutOfBounds,
+    Overflow,
+    Place,
+    Race,
+    ReadOnly,
+    StackOverflow,
+    Timeout,
+    Undefined,
+    Uninitialised,
+    WarpMismatch,
+)
+from .memory import empty
+from .module import Kernel, Module
+from .state import Settings, active, enabled, settings
+
+__all__ = [
+    "SWEEP",
+    "AssertionFailed",
+    "Deadlock",
+    "DivergentBarrier",
+    "Division",
+    "Fault",
+    "Kernel",
+    "MemoryFault",
+    "Misaligned",
+    "Module",
+    "OrderDependent",
+    "OutOfBounds",
+    "Overflow",
+    "Place",
+    "Race",
+    "ReadOnly",
+    "Settings",
+    "StackOverflow",
+    "Timeout",
+    "Undefined",
+    "Uninitialised",
+    "WarpMismatch",
+    "active",
+    "check",
+    "empty",
+    "enabled",
+    "settings",
+]

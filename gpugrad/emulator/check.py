@@ -1,0 +1,112 @@
+"""``check``: one kernel in both builds and in every order of threads and blocks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..cuda import source
+from .faults import OrderDependent
+from .memory import empty, is_unwritten
+from .module import Kernel, Module
+from .state import Settings
+
+_PAD = 4096  # bytes around every array, so that a step outside never meets another one
+_ALIGNMENT = 256  # of an allocation on the GPU
+# ascending and descending order see most mistakes; the bytes are a NaN and a huge number, since
+# fmaxf and fminf hide a NaN
+SWEEP = (
+    Settings("checked", "ascending", poison=0xFF),
+    Settings("checked", "descending", poison=0x7E, late_copies=True),
+    Settings("checked", "random", seed=1, poison=0xFF, late_copies=True),
+    Settings("checked", "random", seed=2, poison=0x7E),
+    Settings("plain", "ascending", poison=0x7E, late_copies=True),
+    Settings("plain", "descending", poison=0xFF),
+)
+
+
+def check(
+    path: str | os.PathLike[str] | Module,
+    kernel: str | None = None,
+    *,
+    grid: Sequence[int],
+    block: Sequence[int],
+    args: Sequence[Any],
+    shared_mem: int = 0,
+    defines: Mapping[str, object] | None = None,
+    sweep: Sequence[Settings] = SWEEP,
+    bitwise: bool = True,
+) -> list[Any]:
+    """Run a kernel of a .cu file on the CPU in many ways and return its arguments afterwards.
+
+    Every run of ``sweep`` (checked and plain build; ascending, descending and random orders of
+    threads and blocks; two contents of shared memory) starts from copies of ``args``: numpy arrays,
+    None for a null pointer, numbers. The returned list holds the arrays as the first run left them;
+    yours stay as they are. ``path`` is a file or a Module; ``kernel`` may be left out where there
+    is only one.
+
+    Raises the Fault that was found, with kernel, block, thread, variable and line; OrderDependent
+    if the arrays are not bitwise equal after all runs (``bitwise=False`` allows it, for floating
+    atomics); CompileError; TypeError and ValueError for arguments no launch would take.
+    """
+    if isinstance(path, Module):
+        module = path
+    else:
+        file = Path(path)
+        module = Module(source.inline(file), defines, file.name)
+    names = list(module.signatures)
+    if kernel is None and len(names) > 1:
+        raise ValueError(f"{module.name} has several kernels: kernel= one of {', '.join(names)}")
+    function = module.get_function(names[0] if kernel is None else kernel)
+    expected: list[Any] | None = None
+    for how in sweep:
+        after = _copies(args, how.poison)
+        function(grid, block, after, shared_mem, how=how)
+        if expected is None:
+            expected = after
+        elif bitwise:
+            _compare(function, expected, after, sweep[0], how)
+    return list(args) if expected is None else expected
+
+
+def _copies(args: Sequence[Any], poison: int) -> list[Any]:
+    """Return the arguments with every array copied, the same one to the same copy."""
+    made: dict[int, np.ndarray] = {}
+    for value in args:
+        if isinstance(value, np.ndarray) and id(value) not in made:
+            made[id(value)] = _copy(value, poison)
+    return [made.get(id(value), value) for value in args]
+
+
+def _copy(array: np.ndarray, poison: int) -> np.ndarray:
+    if is_unwritten(array):
+        return empty(array.shape, array.dtype, poison)
+    if not array.flags.c_contiguous:
+        return array  # refused by the launch, with a message
+    memory = np.empty(array.nbytes + 2 * _PAD + _ALIGNMENT, np.uint8)
+    start = _PAD + -(memory.ctypes.data + _PAD) % _ALIGNMENT
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    copy.flags.writeable = array.flags.writeable
+    return copy
+
+
+def _compare(
+    function: Kernel, expected: Sequence[Any], after: Sequence[Any], first: Settings, how: Settings
+) -> None:
+    for parameter, a, b in zip(function.parameters, expected, after, strict=True):
+        if not isinstance(a, np.ndarray) or a.tobytes() == b.tobytes():
+            continue
+        bytes_a, bytes_b = (np.frombuffer(x.tobytes(), np.uint8) for x in (a, b))
+        index = int(np.flatnonzero(bytes_a != bytes_b)[0]) // a.itemsize
+        raise OrderDependent(
+            f"order-dependent result in kernel {function.name!r}: element {index} of "
+            f"{parameter.name!r} is {a.reshape(-1)[index]} in one run and "
+            f"{b.reshape(-1)[index]} in another\n  one: {first}\n  another: {how}",
+            function.name,
+            variable=parameter.name,
+        )

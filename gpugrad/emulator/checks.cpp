@@ -1,0 +1,539 @@
+// The checked build: every load and store of a kernel arrives here (through hooks.cpp). A shadow
+// memory with vector clocks tells races, reads of uninitialised memory and accesses out of bounds.
+//
+// Two accesses are ordered when a chain of synchronisations lies between them:
+// - a barrier of the whole block starts a new `epoch`; what came before it is ordered;
+// - within an epoch every warp has a clock that ticks at each of its synchronisations. `Clocks`
+//   holds, per lane, up to which tick of each other lane of its warp it is ordered, and per warp
+//   the same of other warps (named barriers);
+// - across blocks: a fence and then an atomic publishes, the next atomic on that address acquires.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <vector>
+
+#include <dlfcn.h>
+#include <link.h>
+#include <sys/mman.h>
+
+#include "internal.hpp"
+
+namespace gpugrad_emulator {
+namespace {
+
+struct Access {
+    uint32_t block;  // serial number over all launches of the process; 0: none
+    uint32_t epoch;
+    uint32_t thread : 10, atomic : 1, clock : 21;
+    uint32_t pc;  // relative to the kernel's library, or INTERNED | index into `spots`
+};
+constexpr uint32_t INTERNED = 1u << 31;
+
+// What happened to `1 << shift` bytes of a region: the last write, and what came since then.
+struct Cell {
+    Access write, atomic, read, other_read;
+};
+
+struct Region {
+    char* base;
+    size_t size;
+    Space space;
+    int argument;
+    bool writable;
+    int shift;
+    Cell* cells;
+    uint8_t* uninitialised;  // one byte per byte, or null
+};
+
+struct Clocks {
+    uint32_t now;
+    uint32_t all;  // every lane is ordered after ticks below this of every lane
+    bool partial;  // `lanes` has something beyond `all`
+    uint32_t lanes[WARP][WARP];
+    uint32_t warps[WARPS];
+};
+
+// What a thread published by an atomic after a fence.
+struct Release {
+    Access at;             // the fence
+    uint32_t lanes[WARP];  // the thread's knowledge of its warp
+};
+
+struct Acquired {
+    const std::vector<Release>* releases;
+    size_t count;
+    Access by;
+};
+
+struct Marked {
+    char* base;
+    size_t size;
+    uint8_t* bytes;
+};
+
+bool active;
+uint32_t first_block, serial, epoch;
+Clocks clocks[WARPS];
+bool named;                   // a named barrier was used in this epoch
+std::vector<Region> regions;  // global ones, by address
+Region shared_region, dynamic_region;
+Region* last_region;
+std::vector<Spot> spots;
+std::map<uintptr_t, std::vector<Release>> published;
+std::vector<Acquired> acquired;
+std::vector<Release> fences;  // of this block
+std::vector<Marked> marked;
+// A read of shared memory before any write: if a later write collides with it, it was a race, else
+// it is reported when the block ends or anything else goes wrong.
+Report early_read;
+uint32_t last_pc;
+
+// ---- memory for cells: never cleared, since a serial number from an earlier launch says "none"
+struct Chunk {
+    char* base;
+    size_t size, used;
+};
+std::vector<Chunk> chunks;
+
+Cell* make_cells(size_t count) {
+    const size_t size = (count * sizeof(Cell) + 63) / 64 * 64;
+    for (Chunk& chunk : chunks) {
+        if (chunk.size - chunk.used < size) continue;
+        chunk.used += size;
+        return reinterpret_cast<Cell*>(chunk.base + chunk.used - size);
+    }
+    const size_t room = std::max<size_t>(size, 64 << 20);
+    void* memory = mmap(nullptr, room, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED)
+        fault(MEMORY_FAULT, state.current, {nullptr, 0, 0},
+              "no memory for the shadow of the arrays");
+    chunks.push_back({static_cast<char*>(memory), room, size});
+    return static_cast<Cell*>(memory);
+}
+
+void give_cells(Region& region, int shift) {
+    region.shift = shift;
+    region.cells = make_cells((region.size >> shift) + 1);
+}
+
+// Smaller cells, each with the history of the one it was part of.
+void split(Region& region, int shift) {
+    const Cell* old = region.cells;
+    const int factor = region.shift - shift;
+    give_cells(region, shift);
+    for (size_t i = 0; i <= region.size >> shift; i++) region.cells[i] = old[i >> factor];
+}
+
+// ---- who is ordered before whom ----
+inline Access here(uint32_t pc, bool atomic) {
+    const uint32_t t = state.current;
+    return {serial, epoch, t, atomic, clocks[t / WARP].now & 0x1fffff, pc};
+}
+
+inline uint32_t known(int thread, int lane) {  // ticks of a lane of the same warp
+    const Clocks& c = clocks[thread / WARP];
+    return c.partial ? std::max(c.all, c.lanes[thread % WARP][lane]) : c.all;
+}
+
+inline bool ordered_in_block(const Access& a, int thread) {
+    if (a.epoch != epoch || int(a.thread) == thread) return true;
+    const int wa = a.thread / WARP, w = thread / WARP;
+    if (wa == w) return a.clock < known(thread, a.thread % WARP);
+    return named && a.clock < clocks[w].warps[wa];
+}
+
+bool covers(const Release& release, const Access& a) {
+    if (release.at.block != a.block) return false;
+    if (a.epoch != release.at.epoch) return a.epoch < release.at.epoch;
+    if (a.thread == release.at.thread) return a.clock <= release.at.clock;
+    return a.thread / WARP == release.at.thread / WARP && a.clock < release.lanes[a.thread % WARP];
+}
+
+bool ordered_by_atomics(const Access& a, int thread) {
+    for (const Acquired& q : acquired) {
+        if (!ordered_in_block(q.by, thread)) continue;
+        // releases of one address come in the order of the blocks
+        auto begin = q.releases->begin(), end = begin + q.count;
+        auto found = std::lower_bound(begin, end, a.block, [](const Release& r, uint32_t block) {
+            return r.at.block < block;
+        });
+        for (; found != end && found->at.block == a.block; ++found)
+            if (covers(*found, a)) return true;
+    }
+    return false;
+}
+
+inline bool none(const Access& a, const Region& region) {
+    return a.block < (region.space == GLOBAL || region.space == STATIC ? first_block : serial);
+}
+
+inline bool ordered(const Access& a, int thread) {
+    if (a.block == serial && ordered_in_block(a, thread)) return true;
+    return !acquired.empty() && ordered_by_atomics(a, thread);
+}
+
+// ---- reports ----
+Spot spot_of(uint32_t pc) { return pc & INTERNED ? spots[pc & ~INTERNED] : Spot{nullptr, 0, pc}; }
+
+uint32_t intern(const char* file, int line) {
+    for (size_t i = 0; i < spots.size(); i++)
+        if (spots[i].line == line && spots[i].file == file) return INTERNED | uint32_t(i);
+    state.busy = true;
+    spots.push_back({file, line, 0});
+    state.busy = false;
+    return INTERNED | uint32_t(spots.size() - 1);
+}
+
+void describe(Report& report, const Region& region, const char* address, size_t size) {
+    report.space = region.space;
+    report.argument = region.argument;
+    report.offset = address - region.base;
+    report.size = static_cast<int64_t>(size);
+    report.extent = static_cast<int64_t>(region.size);
+}
+
+[[noreturn]] void race(const Region& region, char* address, size_t size, const Access& now,
+                       bool write, const Access& before, bool before_wrote) {
+    describe(*state.report, region, address, size);
+    Report& report = *state.report;
+    report.has_other = 1;
+    set_block(report.other.block, before.block - first_block);
+    set_thread(report.other.thread, before.thread);
+    const Spot spot = spot_of(before.pc);
+    report.other.pc = spot.pc;
+    report.other.line = spot.line;
+    strncpy(report.other.file, spot.file ? spot.file : "", sizeof report.other.file - 1);
+    auto verb = [](const Access& a, bool wrote) {
+        return a.atomic ? "atomic" : wrote ? "write" : "read";
+    };
+    fault(RACE, state.current, spot_of(now.pc), "%s after %s without synchronisation",
+          verb(now, write), verb(before, before_wrote));
+}
+
+[[noreturn]] void outside(char* address, size_t size, bool write, uint32_t pc) {
+    const Region* nearest = nullptr;
+    size_t distance = 1 << 20;
+    auto consider = [&](const Region& r) {
+        if (!r.size) return;
+        const size_t d = address < r.base
+                             ? r.base - address
+                             : std::max<int64_t>(address + size - (r.base + r.size), 0);
+        if (d < distance) distance = d, nearest = &r;
+    };
+    consider(shared_region);
+    consider(dynamic_region);
+    for (const Region& r : regions) consider(r);
+    if (nearest) describe(*state.report, *nearest, address, size);
+    const char* verb = write ? "write" : "read";
+    if (address < reinterpret_cast<char*>(4096))
+        fault(MEMORY_FAULT, state.current, spot_of(pc), "%s of %zu bytes through a null pointer",
+              verb, size);
+    if (address >= state.stacks && address < state.stacks_end)
+        fault(OUT_OF_BOUNDS, state.current, spot_of(pc),
+              "%s of %zu bytes in the local variables of another thread", verb, size);
+    fault(OUT_OF_BOUNDS, state.current, spot_of(pc), "%s of %zu bytes outside of every array", verb,
+          size);
+}
+
+// ---- one access ----
+inline bool holds(const Region& r, char* address, size_t size) {
+    return address >= r.base && address + size <= r.base + r.size;
+}
+
+Region* find(char* address, size_t size) {
+    if (last_region && holds(*last_region, address, size)) return last_region;
+    if (holds(shared_region, address, size)) return last_region = &shared_region;
+    if (holds(dynamic_region, address, size)) return last_region = &dynamic_region;
+    auto after = std::upper_bound(regions.begin(), regions.end(), address,
+                                  [](char* a, const Region& r) { return a < r.base; });
+    if (after == regions.begin() || !holds(*--after, address, size)) return nullptr;
+    return last_region = &*after;
+}
+
+void note_read(Cell& cell, const Access& now, const Region& region, int thread) {
+    if (cell.read.block == now.block && cell.read.epoch == now.epoch &&
+        int(cell.read.thread) == thread) {
+        cell.read = now;
+    } else if (none(cell.read, region) || ordered(cell.read, thread)) {
+        cell.read = now;
+    } else if (none(cell.other_read, region) || ordered(cell.other_read, thread) ||
+               (cell.other_read.thread / WARP == cell.read.thread / WARP &&
+                now.thread / WARP != cell.read.thread / WARP && cell.other_read.block == serial)) {
+        cell.other_read = now;  // better from another warp: a warp is ordered as a whole
+    }
+}
+
+void learn(int warp, uint32_t lanes) {
+    Clocks& c = clocks[warp];
+    const uint32_t tick = ++c.now;
+    if (lanes == 0xffffffffu) {
+        c.all = tick;
+        c.partial = false;
+        return;
+    }
+    if (!c.partial) {
+        for (auto& row : c.lanes) std::fill(row, row + WARP, c.all);
+        c.partial = true;
+    }
+    uint32_t joined[WARP] = {};
+    for (int lane = 0; lane < WARP; lane++)
+        if (lanes >> lane & 1)
+            for (int i = 0; i < WARP; i++) joined[i] = std::max(joined[i], c.lanes[lane][i]);
+    for (int i = 0; i < WARP; i++)
+        if (lanes >> i & 1) joined[i] = tick;
+    for (int lane = 0; lane < WARP; lane++)
+        if (lanes >> lane & 1) memcpy(c.lanes[lane], joined, sizeof joined);
+}
+
+// Writable data of the kernel's library: its __device__ variables.
+void add_device_variables() {
+    dl_iterate_phdr(
+        [](dl_phdr_info* library, size_t, void*) {
+            uintptr_t start = ~uintptr_t(0);
+            for (int i = 0; i < library->dlpi_phnum; i++)
+                if (library->dlpi_phdr[i].p_type == PT_LOAD)
+                    start = std::min<uintptr_t>(start,
+                                                library->dlpi_addr + library->dlpi_phdr[i].p_vaddr);
+            if (start != state.code_base) return 0;
+            for (int i = 0; i < library->dlpi_phnum; i++) {
+                const auto& header = library->dlpi_phdr[i];
+                if (header.p_type != PT_LOAD || header.p_flags & PF_X) continue;
+                regions.push_back({reinterpret_cast<char*>(library->dlpi_addr + header.p_vaddr),
+                                   header.p_memsz, STATIC, int(header.p_vaddr),
+                                   (header.p_flags & PF_W) != 0, 2, nullptr, nullptr});
+            }
+            return 1;
+        },
+        nullptr);
+}
+
+}  // namespace
+
+namespace checks {
+
+void access(char* address, size_t size, bool write, bool atomic, uint32_t pc) {
+    if (!active) return;
+    if (address >= state.stack && address < state.stack_end) return;
+    last_pc = pc;
+    Region* region = find(address, size);
+    if (!region) outside(address, size, write, pc);
+    const int thread = state.current;
+    const Access now = here(pc, atomic);
+    const size_t offset = address - region->base;
+    if (write && !region->writable) {
+        describe(*state.report, *region, address, size);
+        fault(READ_ONLY, thread, spot_of(pc), "write of %zu bytes to a read-only array", size);
+    }
+    const size_t unit = size_t(1) << region->shift;
+    if ((offset | size) & (unit - 1)) {
+        const int bits = __builtin_ctzll(offset | size);
+        split(*region, bits);
+    }
+    if (region->uninitialised) {
+        uint8_t* bytes = region->uninitialised + offset;
+        if (!write || atomic)
+            for (size_t i = 0; i < size; i++)
+                if (bytes[i]) {
+                    describe(*state.report, *region, address, size);
+                    fault(UNINITIALISED, thread, spot_of(pc),
+                          "read of %zu bytes nobody has written", size);
+                }
+        if (write) memset(bytes, 0, size);
+    }
+    const bool is_shared = region->space == SHARED || region->space == DYNAMIC;
+    const size_t first = offset >> region->shift, last = (offset + size - 1) >> region->shift;
+    for (size_t i = first; i <= last; i++) {
+        Cell& cell = region->cells[i];
+        auto collides = [&](const Access& a) { return !none(a, *region) && !ordered(a, thread); };
+        if (collides(cell.write)) race(*region, address, size, now, write, cell.write, true);
+        if (!atomic && collides(cell.atomic))
+            race(*region, address, size, now, write, cell.atomic, true);
+        if (is_shared && (!write || atomic) && !early_read.kind && none(cell.write, *region) &&
+            none(cell.atomic, *region)) {
+            early_read = {};
+            describe(early_read, *region, address, size);
+            set_report(early_read, UNINITIALISED, thread, spot_of(pc),
+                       "read of %zu bytes of shared memory that no thread of the block has written",
+                       size);
+        }
+        if (!write) {
+            note_read(cell, now, *region, thread);
+            continue;
+        }
+        if (collides(cell.read)) race(*region, address, size, now, true, cell.read, false);
+        if (collides(cell.other_read))
+            race(*region, address, size, now, true, cell.other_read, false);
+        if (atomic) {
+            cell.atomic = now;
+        } else {
+            cell.write = now;
+            cell.atomic.block = cell.read.block = cell.other_read.block = 0;
+        }
+    }
+}
+
+void begin_launch() {
+    active = false;
+    early_read.kind = NONE;
+    last_pc = 0;
+    if (!state.launch->checked) return;
+    regions.clear();
+    published.clear();
+    spots.clear();
+    last_region = nullptr;
+    for (Chunk& chunk : chunks) chunk.used = 0;
+    first_block = serial + 1;
+    if (first_block > 0xf0000000u) {  // before serial numbers come round again
+        for (Chunk& chunk : chunks) munmap(chunk.base, chunk.size);
+        chunks.clear();
+        serial = 0, first_block = 1;
+    }
+    for (int i = 0; i < state.launch->array_count; i++) {
+        const Array& a = state.launch->arrays[i];
+        if (a.size)
+            regions.push_back(
+                {a.base, a.size, GLOBAL, a.argument, a.writable != 0, 2, nullptr, nullptr});
+    }
+    add_device_variables();
+    std::sort(regions.begin(), regions.end(),
+              [](const Region& a, const Region& b) { return a.base < b.base; });
+    size_t kept = 0;  // views of the same memory become one region
+    for (size_t i = 1; i < regions.size(); i++) {
+        Region &a = regions[kept], &b = regions[i];
+        if (b.base < a.base + a.size) {
+            a.size = std::max(a.base + a.size, b.base + b.size) - a.base;
+            a.writable = a.writable || b.writable;
+        } else {
+            regions[++kept] = b;
+        }
+    }
+    if (!regions.empty()) regions.resize(kept + 1);
+    for (Region& region : regions) {
+        give_cells(region, 2);
+        for (const Marked& m : marked)
+            if (region.base >= m.base && region.base + region.size <= m.base + m.size)
+                region.uninitialised = m.bytes + (region.base - m.base);
+    }
+    shared_region = {state.static_shared, state.static_size, SHARED, 0, true, 2, nullptr, nullptr};
+    dynamic_region = {
+        state.dynamic_shared, state.launch->dynamic, DYNAMIC, 0, true, 2, nullptr, nullptr};
+    give_cells(shared_region, 2);
+    give_cells(dynamic_region, 2);
+}
+
+void begin_block() {
+    if (!state.launch->checked) return;
+    serial++;
+    epoch = 0;
+    early_read.kind = NONE;
+    acquired.clear();
+    fences.clear();
+    sync_block();
+    active = true;
+}
+
+void end_block() {
+    if (active) settle(NONE);
+}
+
+void end_launch() { active = false; }
+
+void settle(Kind kind) {
+    if (!early_read.kind || kind == RACE) return;
+    *state.report = early_read;
+    siglongjmp(state.exit, 1);
+}
+
+Spot last_access() { return active ? spot_of(last_pc) : Spot{nullptr, 0, 0}; }
+
+void sync_block() {
+    if (!state.launch->checked) return;
+    epoch++;
+    named = false;
+    for (int w = 0; w * WARP < state.threads; w++) {
+        clocks[w].now = 1, clocks[w].all = 0, clocks[w].partial = false;
+    }
+}
+
+void sync_warp(int warp, uint32_t lanes) {
+    if (!active) return;
+    const int threads = state.threads - warp * WARP;
+    const uint32_t there = threads >= WARP ? ~0u : (1u << threads) - 1;
+    learn(warp, (lanes & there) == there ? ~0u : lanes);
+}
+
+void sync_threads(const uint64_t* members) {
+    if (!active) return;
+    if (!named)
+        for (int w = 0; w < WARPS; w++) memset(clocks[w].warps, 0, sizeof clocks[w].warps);
+    named = true;
+    uint32_t joined[WARPS] = {};
+    bool in[WARPS];
+    for (int w = 0; w < WARPS; w++) {
+        const uint32_t lanes = static_cast<uint32_t>(members[w / 2] >> w % 2 * 32);
+        in[w] = lanes != 0;
+        if (!lanes) continue;
+        sync_warp(w, lanes);
+        for (int i = 0; i < WARPS; i++) joined[i] = std::max(joined[i], clocks[w].warps[i]);
+    }
+    for (int w = 0; w < WARPS; w++)
+        if (in[w]) joined[w] = clocks[w].now;
+    for (int w = 0; w < WARPS; w++)
+        if (in[w]) memcpy(clocks[w].warps, joined, sizeof joined);
+}
+
+}  // namespace checks
+
+EXPORT void fence() {
+    if (!active) return;
+    state.busy = true;
+    const int t = state.current;
+    Release release{here(0, false), {}};
+    for (int i = 0; i < WARP; i++) release.lanes[i] = known(t, i);
+    clocks[t / WARP].now++;  // what comes later is not covered
+    fences.push_back(release);
+    state.busy = false;
+}
+
+EXPORT void atomic_access(const void* p, size_t size, const char* file, int line) {
+    if (!active) return;
+    char* address = static_cast<char*>(const_cast<void*>(p));
+    if (reinterpret_cast<uintptr_t>(p) % size)
+        fault(MISALIGNED, state.current, {file, line, 0},
+              "atomic on %zu bytes at an address that is "
+              "not a multiple of %zu",
+              size, size);
+    const uint32_t pc = intern(file, line);
+    checks::access(address, size, true, true, pc);
+    if (fences.empty() && published.empty()) return;
+    state.busy = true;
+    auto& releases = published[reinterpret_cast<uintptr_t>(p)];
+    if (!releases.empty()) acquired.push_back({&releases, releases.size(), here(pc, true)});
+    for (const Release& f : fences)
+        if (ordered_in_block(f.at, state.current)) releases.push_back(f);
+    state.busy = false;
+}
+
+EXPORT void range_access(const void* p, size_t size, bool write, const char* file, int line) {
+    if (active && size)
+        checks::access(static_cast<char*>(const_cast<void*>(p)), size, write, false,
+                       intern(file, line));
+}
+
+// Marks memory as not yet written, over launches; a size of 0 forgets it.
+extern "C" EXPORT void gpugrad_mark(char* base, size_t size) {
+    for (size_t i = 0; i < marked.size(); i++)
+        if (marked[i].base == base) {
+            delete[] marked[i].bytes;
+            marked.erase(marked.begin() + i);
+            break;
+        }
+    if (!size) return;
+    Marked m{base, size, new uint8_t[size]};
+    memset(m.bytes, 1, size);
+    marked.push_back(m);
+}
+
+}  // namespace gpugrad_emulator

@@ -1,0 +1,188 @@
+"""g++: kernel source to a shared library, cached on disk by content.
+
+The runtime (the .cpp files here) is one library, compiled once; every kernel source is another
+that is linked to it. The checked build asks the compiler for its race and undefined-behaviour
+instrumentation, but links it to the runtime's own functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ..cuda.compiler import CompileError, cache_folder, include_folder
+
+lock = threading.RLock()  # the runtime runs one kernel at a time
+_HERE = Path(__file__).parent
+_COMMON = ("-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-pthread")
+# DWARF 4: binutils reads version 5 wrongly where the text comes from standard input
+_KERNEL = (
+    *_COMMON,
+    "-g1",
+    "-gdwarf-4",
+    "-fno-strict-aliasing",
+    "-fstack-clash-protection",
+    "-ffp-contract=off",
+)
+_RUNTIME = (*_COMMON, "-O2", "-g1", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra")
+_MODES = {
+    "plain": ("-O2",),
+    "checked": (
+        "-O1",
+        "-fsanitize=thread,undefined",
+        "-fno-sanitize=vptr",
+        "-fno-sanitize-recover=all",
+        "--param=tsan-instrument-func-entry-exit=0",
+        "-ftrivial-auto-var-init=pattern",
+    ),
+}
+_SOURCES = ("runtime.cpp", "checks.cpp", "hooks.cpp", "signals.cpp", "internal.hpp")
+_WARNINGS = ("-Wall", "-Wno-unknown-pragmas", "-Wno-sign-compare")  # as nvcc does not
+_CUDA_HEADER = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<cuda_\w+\.h>", re.MULTILINE)
+_EXTERN_SHARED = re.compile(
+    r"\bextern\s+__shared__\s+(__align__\s*\(\s*\d+\s*\)\s+)?([\w:]+(?:\s+\w+)*?)\s+(\w+)"
+    r"\s*\[\s*\]\s*;"
+)
+_PRAGMA_ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once[ \t]*$", re.MULTILINE)
+_BOUNDS = re.compile(r"__launch_bounds__\s*\(([^()]*(?:\([^()]*\)[^()]*)*)\)\s*(\w+)\s*\(")
+
+
+@functools.cache
+def compiler() -> tuple[str, str]:
+    """Return the path and the version of g++; RuntimeError says what to install."""
+    path = shutil.which("g++")
+    if path is None:
+        raise RuntimeError(
+            "the emulator needs g++ (12 or newer) to run CUDA kernels on the CPU and finds none: "
+            "apt-get install g++ (or your system's package of GCC); without the emulator, unset "
+            "GPUGRAD_EMULATE and the NumPy implementations are used"
+        )
+    shown = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
+    return path, shown.stdout.splitlines()[0]
+
+
+@functools.cache
+def runtime(portable: bool = False) -> Path:
+    """Return the runtime's library, compiled on first use and loaded.
+
+    ``portable`` switches stacks by ucontext instead of assembly (the only way off x86-64).
+    """
+    files = [_HERE / name for name in _SOURCES]
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    flags = [*_RUNTIME, *(["-DGPUGRAD_PORTABLE"] if portable else [])]
+    key = _key(flags, *texts)
+    # the soname lets kernels find the loaded library wherever the cache lies
+    name = f"gpugrad_runtime_{key[:16]}.so"
+    path = cache_folder() / "emulator" / name
+    if not path.exists():
+        with _replacing(path) as temporary:
+            sources = [str(file) for file in files if file.suffix == ".cpp"]
+            link = ["-shared", f"-Wl,-soname,{name}", "-ldl", "-o", temporary]
+            _run([*flags, f"-I{_HERE}", *sources, *link], None, "the emulator's runtime")
+    ctypes.CDLL(str(path))
+    return path
+
+
+def build(
+    source: str,
+    mode: str,
+    kernels: Sequence[str],
+    defines: Mapping[str, object] | None = None,
+    name: str = "kernel.cu",
+    portable: bool = False,
+) -> Path:
+    """Return the library of a source (headers inlined) in a mode, "plain" or "checked".
+
+    Raises CompileError with the compiler's messages.
+    """
+    library = runtime(portable)
+    header = (_HERE / "runtime.hpp").read_text(encoding="utf-8")
+    flags = [*_KERNEL, *_MODES[mode], *_WARNINGS]
+    flags += [f"-D{key}={value}" for key, value in (defines or {}).items()]
+    flags += _cuda_headers(source)
+    text = _prepare(source, kernels)
+    key = _key(flags, library.name, header, text)
+    path = cache_folder() / "emulator" / f"{key}.so"
+    if not path.exists():
+        with _replacing(path) as temporary:
+            object_file = temporary + ".o"
+            include = ["-include", str(_HERE / "runtime.hpp"), "-x", "c++", "-"]
+            try:
+                _run([*flags, *include, "-c", "-o", object_file], text, name)
+                # without -fsanitize, which would link the compiler's own runtime
+                _run(["-shared", object_file, str(library), "-o", temporary], None, name)
+            finally:
+                Path(object_file).unlink(missing_ok=True)
+    return path
+
+
+def _cuda_headers(source: str) -> list[str]:
+    """Return the flags for cuda_bf16.h and cuda_fp16.h, where a source names them.
+
+    A source may name them only for some element types, so their absence is left to the compiler.
+    """
+    if not _CUDA_HEADER.search(source):
+        return []
+    try:
+        return ["-isystem", include_folder()]
+    except RuntimeError:
+        return []
+
+
+def _prepare(source: str, kernels: Sequence[str]) -> str:
+    """Return the source as g++ takes it: dynamic shared memory, and an entry for every kernel."""
+    text = _EXTERN_SHARED.sub(
+        lambda m: (
+            f"{m[2]}* const {m[3]} = static_cast<{m[2]}*>(gpugrad_emulator::dynamic_shared());"
+            + "\n" * m[0].count("\n")
+        ),
+        _PRAGMA_ONCE.sub("", source),  # headers are part of the main file here
+    )
+    bounds = {found[1]: found[0].split(",")[0] for found in _BOUNDS.findall(source)}
+    entries = "".join(
+        f"GPUGRAD_EXPORT extern const gpugrad_emulator::Kernel gpugrad_kernel_{kernel};\n"
+        f"const gpugrad_emulator::Kernel gpugrad_kernel_{kernel} =\n"
+        f'    gpugrad_emulator::describe<{kernel}>("{kernel}", {kernel}, '
+        f"{bounds.get(kernel, '1024')});\n"
+        for kernel in kernels
+    )
+    return f'{text}\n#line 1 "entries"\nextern "C" {{\n{entries}}}\n'
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256("\0".join([compiler()[1], *map(str, parts)]).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[str]:
+    """Give a temporary name; what is there at the end becomes ``path`` in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    os.close(descriptor)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _run(arguments: Sequence[str], text: str | None, name: str) -> None:
+    command = [compiler()[0], *arguments]
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    if done.returncode:
+        if re.search(r"fatal error: cuda_\w+\.h", done.stderr):
+            include_folder()  # raises what to install
+        raise CompileError(f"{name} does not compile for the emulator:\n{done.stderr}")
+    if done.stderr:
+        warnings.warn(f"{name}, compiled for the emulator:\n{done.stderr}", stacklevel=4)

@@ -202,6 +202,43 @@ def test_nvrtc_and_headers(monkeypatch, tmp_path, error):
     assert ["cuda_fp16.h" in source for source in binding.sources] == [False, True]
 
 
+class FakeArray:
+    """An array of the imitated CuPy, which gets its products wrong by `error`."""
+
+    def __init__(self, array, error):
+        self.array, self.error = array, error
+
+    T = property(lambda self: FakeArray(self.array.T, self.error))
+
+    def __add__(self, other):
+        return FakeArray(self.array + other.array, self.error)
+
+    def __matmul__(self, other):
+        if isinstance(self.error, Exception):
+            raise self.error
+        return FakeArray(self.array @ other.array + self.error, self.error)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail"),
+    [
+        (0.0, OK, "are right"),
+        (0.5, FAILED, "is wrong"),
+        (OSError("libcublas.so.13 is missing"), FAILED, "OSError: libcublas.so.13 is missing"),
+    ],
+    ids=["right", "wrong", "no cuBLAS"],
+)
+def test_computing_on_the_gpu(monkeypatch, error, status, detail):
+    cupy = SimpleNamespace(
+        asarray=lambda array: FakeArray(array, error), asnumpy=lambda array: array.array
+    )
+    fake_cupy(monkeypatch, {"cupy-cuda13x": "14.2"}, cupy)
+    found = cuda.check_computing(ONE_GPU)
+    assert found.status == status
+    assert detail in found.detail
+    assert bool(found.fix) == isinstance(error, Exception)
+
+
 def test_headers_are_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(cuda, "_include_folders", lambda: iter([tmp_path]))
     found = cuda.check_headers(ONE_GPU)

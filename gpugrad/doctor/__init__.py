@@ -57,7 +57,7 @@ def examine() -> Report:
         *(attempt(name, cpu.check_library, name) for name in _REQUIRED),
     ]
     driver = cuda.find_driver()
-    computing = attempt("GPU arrays", cuda.check_computing)
+    computing = attempt("GPU arrays", cuda.check_computing, driver)
     others = [
         driver.check,
         attempt("device", cuda.check_device, driver),

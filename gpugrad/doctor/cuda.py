@@ -142,14 +142,18 @@ def check_headers(driver: Driver) -> Check:
     return Check("CUDA headers", OK, str(folder))
 
 
-def check_computing() -> Check:
+def check_computing(driver: Driver) -> Check:
     """A kernel launch and a matrix product on the GPU."""
     cupy, reason = backend.cupy_or_reason()
     if cupy is None:
         return Check("GPU arrays", MISSING, reason)
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
-    y = cupy.asarray(x)
-    found = cupy.asnumpy((y + y) @ y.T)
+    try:
+        y = cupy.asarray(x)
+        found = cupy.asnumpy((y + y) @ y.T)
+    except Exception as error:  # cuBLAS, NVRTC or headers may be missing, or the memory be full
+        what = f"{type(error).__name__}: {error}"
+        return Check("GPU arrays", FAILED, what, install(driver.extra))
     if not np.array_equal(found, (x + x) @ x.T):
         return Check("GPU arrays", FAILED, f"(x + x) @ x.T is wrong: {found.tolist()}")
     return Check("GPU arrays", OK, "a sum and a matrix product are right")

@@ -223,8 +223,12 @@ def total(xp: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 
     ``xp`` is numpy, cupy or gpugrad's own operations.
     """
-    if x.dtype in NARROW:
+    if axis.__class__ is list:
+        axis = tuple(axis)
+    if x.dtype.itemsize == 2 and x.dtype in NARROW:
         return xp.sum(x, axis=axis, keepdims=keepdims, dtype=float32).astype(x.dtype)
+    if xp is np:  # what numpy.sum calls after a microsecond of its own
+        return np.add.reduce(x, axis=axis, keepdims=keepdims)
     return xp.sum(x, axis=axis, keepdims=keepdims)
 
 

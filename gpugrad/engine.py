@@ -145,10 +145,15 @@ class Mutations:
 mutations = Mutations()
 
 
+@functools.lru_cache(maxsize=4096)
+def _broadcast_axes(ndim: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    extra = ndim - len(shape)
+    return (*range(extra), *(i + extra for i, n in enumerate(shape) if n == 1))
+
+
 def unbroadcast(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
     """Return g summed over the axes along which an array of this shape was broadcast."""
-    extra = g.ndim - len(shape)
-    axes = (*range(extra), *(i + extra for i, n in enumerate(shape) if n == 1))
+    axes = _broadcast_axes(len(g.shape), shape)
     if axes:
         g = backend.total(xp, g, axes, keepdims=True)
     return g if g.shape == shape else xp.reshape(g, shape)

@@ -240,19 +240,15 @@ class Op:
     def __call__(self, args: Sequence[Any], statics: dict[str, Any]) -> Any:
         """Run the operation on tensors and Python scalars of agreeing device and dtype."""
         if len(args) == 1:
-            x = args[0]
-            arrays: tuple = (x._data,)
-            xp = np if arrays[0].__class__ is np.ndarray else backend.xp_of(arrays[0])
-            wanted = self.able if x._requires_grad else ()
-        else:
-            arrays = tuple([a._data if isinstance(a, Tensor) else a for a in args])
-            xp = np
-            for a in arrays:
-                if a.__class__ is not np.ndarray and backend.is_array(a):
-                    xp = backend.xp_of(a)
-            wanted = tuple(
-                [i for i in self.able if isinstance(args[i], Tensor) and args[i]._requires_grad]
-            )
+            return self._of_one(args[0], statics)
+        arrays = tuple([a._data if isinstance(a, Tensor) else a for a in args])
+        xp: Any = np
+        for a in arrays:
+            if a.__class__ is not np.ndarray and backend.is_array(a):
+                xp = backend.xp_of(a)
+        wanted = tuple(
+            [i for i in self.able if isinstance(args[i], Tensor) and args[i]._requires_grad]
+        )
         try:
             out = self.forward(xp, *arrays, **statics)
         except (ValueError, TypeError, IndexError) as error:
@@ -269,6 +265,26 @@ class Op:
         parents = tuple([args[i]._node or args[i] for i in wanted])
         pullback = self._pullbacks.get(wanted) or self.pullback(wanted)
         return Tensor._wrap(out, make_node(pullback, parents, values, shapes))
+
+    def _of_one(self, x: Any, statics: dict[str, Any]) -> Any:
+        """Do the same for one argument, the case that has to be fast."""
+        data = x._data
+        xp = np if data.__class__ is np.ndarray else backend.xp_of(data)
+        try:
+            out = self.forward(xp, data, **statics)
+        except (ValueError, TypeError, IndexError) as error:
+            raise explained(error, self.name, self.arguments, (data,), statics) from error
+        if out.__class__ is not np.ndarray and isinstance(out, np.generic):
+            out = np.asarray(out)
+        make_node = state.make_node
+        if make_node is None or not x._requires_grad or not self.able:
+            return Tensor._wrap(out, None)
+        values = (data, out, *statics.values())
+        for i, kind in self.metadata:
+            values += (_METADATA[kind](values[i]),)
+        shapes = (data.shape,) if self.broadcasts else None
+        pullback = self._pullbacks.get(self.able) or self.pullback(self.able)
+        return Tensor._wrap(out, make_node(pullback, (x._node or x,), values, shapes))
 
 
 class Sample:

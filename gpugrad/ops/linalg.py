@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import string
 from collections.abc import Sequence
@@ -25,13 +26,13 @@ def _times(x: Any, y: Any, xp: Any) -> Any:
 
 
 def _left(g: Any, y: Any, xp: Any) -> Any:
-    return _times(g, xp.swapaxes(y, -1, -2), xp)
+    return _times(g, y.swapaxes(-1, -2), xp)
 
 
 def _right(g: Any, x: Any, y_shape: tuple[int, ...], xp: Any) -> Any:
     if len(y_shape) == 2 and len(x.shape) > 2:  # one product instead of a batch and a sum
         x, g = _flat(x, xp), _flat(g, xp)
-    return _times(xp.swapaxes(x, -1, -2), g, xp)
+    return _times(x.swapaxes(-1, -2), g, xp)
 
 
 @primitive(
@@ -54,16 +55,15 @@ def _matmul(xp, x, y):
 
 
 def _matmul_arrays(xp: Any, x: Any, y: Any) -> Any:
-    narrow = x.dtype in backend.NARROW
-    a, b = (x.astype(backend.float32), y.astype(backend.float32)) if narrow else (x, y)
-    if a.ndim > 2 and b.ndim == 2 and a.size:
-        out = xp.matmul(a.reshape(-1, a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
-    else:
-        out = xp.matmul(a, b)
-    return out.astype(x.dtype) if narrow else out
+    if x.dtype.itemsize == 2 and x.dtype in backend.NARROW:
+        wide = _matmul_arrays(xp, x.astype(backend.float32), y.astype(backend.float32))
+        return wide.astype(x.dtype)
+    if x.ndim > 2 and y.ndim == 2 and x.size:
+        return xp.matmul(x.reshape(-1, x.shape[-1]), y).reshape(*x.shape[:-1], y.shape[-1])
+    return xp.matmul(x, y)
 
 
-_product = binary_function(OPS["matmul"], lambda x, y: _matmul_arrays(np, x, y))
+_product = binary_function(OPS["matmul"], functools.partial(_matmul_arrays, np))
 
 
 def matmul(x: Any, y: Any) -> Any:
@@ -111,7 +111,7 @@ def _flat(x: Any, xp: Any) -> Any:
     arguments=3,
     method=False,
     x=lambda g, weight, x_shape, xp: xp.reshape(_times(_flat(g, xp), weight, xp), x_shape),
-    weight=lambda g, x, xp: _times(xp.swapaxes(_flat(g, xp), 0, 1), _flat(x, xp), xp),
+    weight=lambda g, x, xp: _times(_flat(g, xp).swapaxes(0, 1), _flat(x, xp), xp),
     bias=lambda g, xp: backend.total(xp, _flat(g, xp), 0),
 )
 def _linear(xp, x, weight, bias):

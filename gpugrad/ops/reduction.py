@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from .. import backend
-from ..registry import Sample, primitive
+from ..registry import OPS, Sample, primitive
 from . import elementwise as ew
 from ._axes import Axis, count, kept, normalize_axes
-from .shape import reshape
+from .shape import asarray, reshape
 
 AXES = (
     Sample((3, 4)),
@@ -56,7 +56,7 @@ def sum(x: Any, axis: Axis = None, dtype: Any = None, keepdims: bool = False) ->
     """Return the sum over axis (all axes by default), computed in dtype if given."""
     if dtype is not None:
         x = ew.positive(x).astype(dtype)
-    return _sum_row(x, axis=axis, keepdims=keepdims)
+    return OPS["sum"]((asarray(x),), {"axis": axis, "keepdims": keepdims})
 
 
 @primitive(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import gpugrad as gg
+from gpugrad.ops.philox import philox_uint32
 from gpugrad.registry import OPS
 
 
@@ -40,11 +41,17 @@ def total(x: np.ndarray, axis: Any = None, keepdims: bool = False) -> np.ndarray
     return np.sum(x, axis=tuple(axis) if isinstance(axis, list) else axis, keepdims=keepdims)
 
 
+def dropped(x: np.ndarray, p: float, seed: int, offset: int) -> np.ndarray:
+    words = philox_uint32(np, seed, offset, x.size).reshape(x.shape)
+    return np.where(words >= round(p * 2**32), x / (1 - p), 0)
+
+
 FORMULAS: dict[str, Callable[..., Any]] = {  # what NumPy does not have, or has under another name
     "astype": lambda x, dtype: x.astype(dtype),
     "clip": lambda x, low, high: np.clip(x, low, high),
     "cumulative_prod": np.cumprod,
     "cumulative_sum": np.cumsum,
+    "dropout": dropped,
     "erf": np.vectorize(math.erf, otypes=[float]),
     "getitem": lambda x, index: x[index],
     "getitem_view": lambda x, index: x[index],

@@ -55,6 +55,7 @@ SAVED = {
     "subtract": {"x": "", "y": ""},
     "multiply": {"x": "y", "y": "x"},
     "divide": {"x": "y", "y": "y out"},
+    "dropout": {"x": "p seed offset"},
     "power": {"x": "x y", "y": "x out"},
     "maximum": {"x": "x y", "y": "x y"},
     "minimum": {"x": "x y", "y": "x y"},

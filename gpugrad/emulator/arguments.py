@@ -70,6 +70,8 @@ def convert(
 
 def _element(parameter: Parameter, defines: Mapping[str, object]) -> np.dtype | None:
     """Return the dtype of what a pointer points to; None if any will do."""
+    if parameter.type.count("*") > 1:
+        return np.dtype("uint64")  # addresses
     name = parameter.type.replace("*", "").strip()
     if name == "T":
         name = _T.get(str(defines.get("GPUGRAD_DTYPE", 0)), "")

@@ -111,7 +111,9 @@ def build(
     flags = [*_KERNEL, *_MODES[mode], *_WARNINGS]
     flags += [f"-D{key}={value}" for key, value in (defines or {}).items()]
     flags += _cuda_headers(source)
-    text = _prepare(source, kernels)
+    text = _prepare(
+        source if source.startswith("#line") else f'#line 1 "{name}"\n{source}', kernels
+    )
     key = _key(flags, library.name, header, text)
     path = cache_folder() / "emulator" / f"{key}.so"
     if not path.exists():

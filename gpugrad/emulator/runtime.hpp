@@ -33,7 +33,8 @@
 #define __cudart_builtin__
 #define __device_builtin__
 #define __CUDA_HOSTDEVICE__
-#define __shared__ constinit thread_local
+// used: the compiler must not take a variable that nobody writes for a constant zero
+#define __shared__ constinit thread_local __attribute__((used))
 #define DYN_SMEM(name) \
     unsigned char* const name = static_cast<unsigned char*>(gpugrad_emulator::dynamic_shared())
 

@@ -1,0 +1,92 @@
+"""``check`` on files of a user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpugrad import emulator
+
+RACY = """#include "helper.cuh"
+extern "C" __global__ void smooth(const float* x, float* out, int n) {
+    __shared__ float tile[256];
+    const int i = threadIdx.x;
+    tile[i] = x[i];
+    // a __syncthreads() is missing here
+    out[i] = middle(tile[i], tile[(i + 1) % n]);
+}
+"""
+HELPER = "#pragma once\n__device__ float middle(float a, float b) { return 0.5f * (a + b); }\n"
+
+
+@pytest.fixture
+def smooth(tmp_path: Path) -> Path:
+    (tmp_path / "helper.cuh").write_text(HELPER)
+    path = tmp_path / "my.cu"
+    path.write_text(RACY)
+    return path
+
+
+def test_a_race_is_caught(smooth: Path) -> None:
+    x = np.ones(256, np.float32)
+    with pytest.raises(emulator.Race) as caught:
+        emulator.check(smooth, grid=(1,), block=(256,), args=(x, emulator.empty(256), 256))
+    message = str(caught.value)
+    assert message.startswith("data race in kernel 'smooth' at my.cu:5, block (0, 0, 0), thread")
+    assert "shared 'tile', bytes" in message
+    assert "the other access: my.cu:7, the same block, thread" in message
+
+
+def test_the_repaired_kernel_passes(smooth: Path) -> None:
+    smooth.write_text(RACY.replace("// a __syncthreads() is missing here", "__syncthreads();"))
+    x = np.arange(256, dtype=np.float32)
+    out = np.zeros(256, np.float32)
+    after = emulator.check(smooth, "smooth", grid=(1,), block=(256,), args=(x, out, 256))
+    np.testing.assert_array_equal(after[1], (x + np.roll(x, -1)) / 2)
+    assert (out == 0).all(), "the caller's arrays stay as they are"
+
+
+def test_results_that_depend_on_the_order(tmp_path: Path) -> None:
+    path = tmp_path / "order.cu"
+    path.write_text(
+        'extern "C" __global__ void k(int* n, int* out) { out[threadIdx.x] = atomicAdd(n, 1); }'
+    )
+    args = (np.zeros(1, np.int32), np.zeros(8, np.int32))
+    with pytest.raises(emulator.OrderDependent, match="element 0 of 'out' is 0 in one run and 7"):
+        emulator.check(path, grid=(1,), block=(8,), args=args)
+    emulator.check(path, grid=(1,), block=(8,), args=args, bitwise=False)
+
+
+def test_one_argument_passed_twice_stays_one_array(tmp_path: Path) -> None:
+    path = tmp_path / "twice.cu"
+    path.write_text(
+        'extern "C" __global__ void k(const float* x, float* out) {\n'
+        "    out[threadIdx.x] = x[threadIdx.x] + 1;\n}\n"
+    )
+    x = np.zeros(4, np.float32)
+    after = emulator.check(path, grid=(1,), block=(4,), args=(x, x))
+    assert after[0] is after[1]
+    assert (after[0] == 1).all()
+
+
+def test_several_kernels_need_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "two.cu"
+    path.write_text('extern "C" __global__ void a() {}\nextern "C" __global__ void b() {}\n')
+    with pytest.raises(ValueError, match=r"two\.cu has several kernels: kernel= one of a, b"):
+        emulator.check(path, grid=(1,), block=(1,), args=())
+    emulator.check(path, "b", grid=(1,), block=(1,), args=())
+
+
+def test_an_array_just_behind_another(tmp_path: Path) -> None:
+    """Copies are padded: a step beyond one array never lands in the next."""
+    path = tmp_path / "far.cu"
+    path.write_text(
+        'extern "C" __global__ void k(const float* x, float* out, int step) {\n'
+        "    out[0] = x[step];\n}\n"
+    )
+    memory = np.zeros(16, np.float32)
+    args = (memory[:8], memory[8:], 8)
+    with pytest.raises(emulator.OutOfBounds, match="array 'x', bytes 32 to 35 of 32"):
+        emulator.check(path, grid=(1,), block=(1,), args=args)

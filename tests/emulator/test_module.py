@@ -1,0 +1,282 @@
+"""The module object: what a launch takes and refuses, and how faults surface in the plain build."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from gpugrad import emulator
+from gpugrad.cuda.compiler import CompileError
+from gpugrad.emulator import compile as compiler
+from gpugrad.emulator import memory
+
+SOURCE = """
+struct alignas(8) Pair { float a, b; };
+extern "C" __global__ void every_type(const float* x, float* out, int i, unsigned u, long long l,
+                                      unsigned long long v, float f, double d, bool b) {
+    out[0] = x[0]; out[1] = i; out[2] = u; out[3] = l;
+    out[4] = v; out[5] = f; out[6] = d; out[7] = b;
+}
+extern "C" __global__ void __launch_bounds__(2 * LIMIT, 1) bounded(int* out) {
+    out[threadIdx.x] = blockDim.x;
+}
+extern "C" __global__ void places(int* out) {
+    const int block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+    const int thread = threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+    out[block * blockDim.x * blockDim.y * blockDim.z + thread] = block * 1000 + thread;
+}
+extern "C" __global__ void reverse(float* x) {
+    extern __shared__ float slots[];
+    slots[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    x[threadIdx.x] = slots[blockDim.x - 1 - threadIdx.x];
+}
+extern "C" __global__ void copy(const float* x, float* out, int n) {
+    if (threadIdx.x < n) out[threadIdx.x] = x[threadIdx.x];
+}
+extern "C" __global__ void through_pointers(float* const* arrays, int n) {
+    for (int i = 0; i < n; i++) arrays[i][threadIdx.x] = i;
+}
+extern "C" __global__ void order_of_atomics(int* counter, int* out) {
+    out[threadIdx.x] = atomicAdd(counter, 1);
+}
+extern "C" __global__ void shared_as_found(unsigned* out) {
+    __shared__ unsigned found[4];
+    out[threadIdx.x] = found[threadIdx.x];
+}
+extern "C" __global__ void loop(volatile int* x) {
+    while (x[0] != 12345) {}
+}
+extern "C" __global__ void beyond_dynamic() {
+    DYN_SMEM(memory);
+    reinterpret_cast<volatile int*>(memory)[1024 + threadIdx.x] = 1;
+}
+"""
+PLAIN, CHECKED = emulator.Settings("plain"), emulator.Settings("checked")
+
+
+def line_of(text: str) -> int:
+    return SOURCE[: SOURCE.index(text)].count("\n") + 1
+
+
+@pytest.fixture(scope="module")
+def module() -> emulator.Module:
+    return emulator.Module(SOURCE, {"LIMIT": 32}, "module.cu")
+
+
+def test_every_type_arrives(module: emulator.Module) -> None:
+    x, out = np.full(1, 0.5, np.float32), np.zeros(8, np.float32)
+    args = (x, out, -3, np.uint32(4), -(2**40), 2**63, 7, np.float64(8.5), True)
+    module.get_function("every_type")((1,), (1,), args)
+    np.testing.assert_array_equal(out, np.array([0.5, -3, 4, -(2**40), 2**63, 7, 8.5, 1], "f"))
+
+
+GOOD = (np.zeros(1, np.float32), np.zeros(8, np.float32), 1, 1, 1, 1, 1.0, 1.0, True)
+
+
+@pytest.mark.parametrize(
+    ("index", "value", "error", "words"),
+    [
+        (2, 1.5, TypeError, "argument 'i': int is needed, not float 1.5"),
+        (2, True, TypeError, "argument 'i': int is needed, not bool"),
+        (2, 2**31, OverflowError, "2147483648 does not fit int"),
+        (3, -1, OverflowError, "-1 does not fit unsigned"),
+        (6, "1", TypeError, "argument 'f': float is needed"),
+        (6, np.zeros(1, "f"), TypeError, "argument 'f': float is needed, not ndarray"),
+        (8, 1, TypeError, "argument 'b': bool is needed"),
+        (0, 3, TypeError, "argument 'x': a numpy array or None is needed, not int"),
+        (0, np.zeros(1), TypeError, "argument 'x': float32 is needed, not float64"),
+        (0, np.zeros(2, np.int32), TypeError, "argument 'x': float32 is needed, not int32"),
+        (1, np.zeros((8, 2), "f")[:, 0], ValueError, "not C-contiguous"),
+    ],
+)
+def test_wrong_arguments(
+    module: emulator.Module, index: int, value: object, error: type[Exception], words: str
+) -> None:
+    args = [*GOOD[:index], value, *GOOD[index + 1 :]]
+    with pytest.raises(error, match="kernel 'every_type'") as caught:
+        module.get_function("every_type")((1,), (1,), args)
+    assert words in str(caught.value)
+
+
+def test_wrong_number_of_arguments(module: emulator.Module) -> None:
+    with pytest.raises(TypeError, match=r"takes 3 arguments \(x, out, n\), not 2"):
+        module.get_function("copy")((1,), (1,), GOOD[:2])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "uint16"])
+def test_the_element_type_follows_the_define(dtype: str) -> None:
+    source = 'using T = unsigned short;\nextern "C" __global__ void k(T* x) { x[0] += 1; }'
+    kernel = emulator.Module(source, {"GPUGRAD_DTYPE": 1}).get_function("k")
+    x = np.zeros(1, ml_dtypes.bfloat16 if dtype == "bfloat16" else np.uint16)
+    kernel((1,), (1,), (x,))
+    assert x.view(np.uint16)[0] == 1
+    with pytest.raises(TypeError, match="bfloat16 is needed, not float32"):
+        kernel((1,), (1,), (np.zeros(1, np.float32),))
+
+
+@pytest.mark.parametrize(
+    ("grid", "block", "shared", "words"),
+    [
+        ((0,), (1,), 0, "grid (0,) is not possible"),
+        ((1, 65536), (1,), 0, "grid (1, 65536) is not possible"),
+        ((1,), (1025,), 0, "block (1025,) is not possible"),
+        ((1,), (64, 32), 0, "1024 in all"),
+        ((1,), (1, 1, 65), 0, "block (1, 1, 65) is not possible"),
+        ((1, 1, 1, 1), (1,), 0, "is not possible"),
+        ((1,), (65,), 0, "__launch_bounds__ allows 64"),
+        ((1,), (64,), 232449, "232449 bytes of dynamic shared memory"),
+        ((1,), (64,), -1, "-1 bytes of dynamic shared memory"),
+    ],
+)
+def test_sizes_a_gpu_refuses(
+    module: emulator.Module, grid: tuple, block: tuple, shared: int, words: str
+) -> None:
+    with pytest.raises(ValueError, match="kernel 'bounded'") as caught:
+        module.get_function("bounded")(grid, block, (np.zeros(64, np.int32),), shared)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["plain", "checked"])
+@pytest.mark.parametrize("order", ["ascending", "descending", "random"])
+def test_every_thread_of_every_block_runs_once(
+    module: emulator.Module, mode: str, order: str
+) -> None:
+    grid, block = (3, 2, 4), (5, 2, 3)
+    out = np.zeros(24 * 30, np.int32)
+    how = emulator.Settings(mode, order, seed=5)
+    module.get_function("places")(grid, block, (out,), how=how)
+    expected = np.arange(24)[:, None] * 1000 + np.arange(30)
+    np.testing.assert_array_equal(out.reshape(24, 30), expected)
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending", "random"])
+def test_orders_differ(module: emulator.Module, order: str) -> None:
+    counter, out = np.zeros(1, np.int32), np.zeros(100, np.int32)
+    how = emulator.Settings("plain", order, seed=1)
+    module.get_function("order_of_atomics")((1,), (100,), (counter, out), how=how)
+    assert sorted(out) == list(range(100))
+    assert (out == np.arange(100)).all() == (order == "ascending")
+    assert (out == np.arange(100)[::-1]).all() == (order == "descending")
+
+
+@pytest.mark.parametrize("portable", [False, True], ids=["assembly", "ucontext"])
+def test_both_ways_to_switch_stacks(portable: bool) -> None:
+    kernel = emulator.Module(SOURCE, {"LIMIT": 32}, portable=portable).get_function("reverse")
+    x = np.arange(1024, dtype=np.float32)
+    for how in (PLAIN, CHECKED):
+        kernel((1,), (1024,), (x,), 4096, how=how)
+    np.testing.assert_array_equal(x, np.arange(1024))
+    kernel((1,), (1000,), (x,), 4096)
+    np.testing.assert_array_equal(x[:1000], np.arange(1000)[::-1])
+
+
+@pytest.mark.parametrize("poison", [0xFF, 0x7E])
+def test_shared_memory_starts_with_poison(module: emulator.Module, poison: int) -> None:
+    out = np.zeros(4, np.uint32)
+    how = emulator.Settings("plain", poison=poison)
+    module.get_function("shared_as_found")((1,), (4,), (out,), how=how)
+    assert (out == poison * 0x01010101).all()
+
+
+def test_arrays_behind_pointers_are_named(module: emulator.Module) -> None:
+    kernel = module.get_function("through_pointers")
+    arrays = [np.zeros(4, np.float32) for _ in range(3)]
+    pointers = np.array([array.ctypes.data for array in arrays], np.uint64)
+    kernel((1,), (4,), (pointers, 3), how=CHECKED, reachable=arrays)
+    assert [array[3] for array in arrays] == [0, 1, 2]
+    with pytest.raises(emulator.OutOfBounds):
+        kernel((1,), (4,), (pointers, 3), how=CHECKED, reachable=arrays[:1])
+
+
+def test_uninitialised_arrays_are_followed_over_launches(module: emulator.Module) -> None:
+    kernel = module.get_function("copy")
+    x, y, out = emulator.empty(8), emulator.empty(8), np.zeros(8, np.float32)
+    kernel((1,), (8,), (out, x, 4), how=CHECKED)  # the first four are written
+    kernel((1,), (8,), (x, y, 4), how=CHECKED)
+    kernel((1,), (8,), (y, out, 4), how=CHECKED)
+    with pytest.raises(emulator.Uninitialised, match="array 'x', bytes 16 to 19 of 32") as caught:
+        kernel((1,), (8,), (x, out, 5), how=CHECKED)
+    assert caught.value.thread == (4, 0, 0)
+    del x
+    gc.collect()
+    fresh = np.zeros(8, np.float32)
+    kernel((1,), (8,), (fresh, out, 8), how=CHECKED)
+    assert len(memory._unwritten) >= 1
+
+
+@pytest.mark.parametrize("how", [PLAIN, CHECKED], ids=["plain", "checked"])
+def test_the_watchdog(module: emulator.Module, how: emulator.Settings) -> None:
+    kernel = module.get_function("loop")
+    with pytest.raises(emulator.Timeout, match=r"still running after 0\.05 s") as caught:
+        kernel((1,), (1,), (np.zeros(1, np.int32),), how=how._replace(seconds=0.05))
+    assert caught.value.file == "module.cu"
+    assert caught.value.line == line_of("while (x[0]")
+
+
+def test_the_guard_page_in_the_plain_build(module: emulator.Module) -> None:
+    with pytest.raises(emulator.OutOfBounds, match="dynamic shared memory") as caught:
+        module.get_function("beyond_dynamic")((1,), (32,), (), 128, how=PLAIN)
+    assert caught.value.line == line_of("volatile int*>(memory)")
+
+
+def test_a_null_pointer_in_the_plain_build(module: emulator.Module) -> None:
+    with pytest.raises(emulator.MemoryFault, match="null pointer"):
+        module.get_function("copy")((1,), (1,), (None, np.zeros(1, "f"), 1), how=PLAIN)
+    out = np.zeros(2, np.float32)  # and the next launch works
+    module.get_function("copy")((1,), (2,), (np.ones(2, np.float32), out, 2), how=PLAIN)
+    assert (out == 1).all()
+
+
+def test_a_source_that_does_not_compile() -> None:
+    module = emulator.Module(
+        'extern "C" __global__ void k(int* x) { x[0] = nothing; }', name="a.cu"
+    )
+    with pytest.raises(CompileError, match=r"(?s)a.cu does not compile.*'?nothing"):
+        module.get_function("k")((1,), (1,), (np.zeros(1, np.int32),))
+
+
+def test_names_that_are_not_there(module: emulator.Module) -> None:
+    with pytest.raises(KeyError, match="has no kernel 'nothing'; it has every_type, bounded"):
+        module.get_function("nothing")
+    with pytest.raises(ValueError, match="declare one as extern"):
+        emulator.Module("__global__ void k() {}")
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    compiler.compiler.cache_clear()
+    try:
+        with pytest.raises(RuntimeError, match=r"needs g\+\+ .* apt-get install g\+\+"):
+            compiler.compiler()
+    finally:
+        compiler.compiler.cache_clear()
+
+
+def test_a_copied_cache_works(tmp_path: Path) -> None:
+    """Compile in one process, move the cache, run from it in another."""
+    script = (
+        "import numpy as np; from gpugrad import emulator; x = np.zeros(3, 'f');"
+        "m = emulator.Module('extern \"C\" __global__ void k(float* x) { x[threadIdx.x] = 2; }');"
+        "m.get_function('k')((1,), (3,), (x,)); print(int(x.sum()))"
+    )
+
+    def run(cache: Path) -> str:
+        environment = {**os.environ, "GPUGRAD_CACHE": str(cache)}
+        command = [sys.executable, "-c", script]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert run(tmp_path / "a").strip() == "6"
+    (tmp_path / "a").rename(tmp_path / "b")
+    before = sorted(path.name for path in (tmp_path / "b" / "emulator").iterdir())
+    assert run(tmp_path / "b").strip() == "6"
+    assert sorted(path.name for path in (tmp_path / "b" / "emulator").iterdir()) == before

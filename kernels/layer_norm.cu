@@ -1,12 +1,10 @@
 // Layer normalisation, optionally of a residual sum.
 //
 // x, residual, out, sum (N, C) of T; weight, bias (C) of T; mean, rstd (N) float32.
-// forward: one block per row: sum = x + residual (if given), out = (sum - mean) * rstd * weight +
+// One block per row: sum = x + residual (if given), out = (sum - mean) * rstd * weight +
 // bias. The row is read once, kept in registers for the second pass (the squares of the centred
 // values: no cancellation), so C <= threads * PER_THREAD. Saves mean and rstd.
-// backward, input: one block per row. backward, parameters: two passes over (N, C) without atomics:
-// partial sums per slab of rows, then the sum of the slabs in order.
-// Bytes: forward (2 or 4) N C sizeof(T); backward 4 N C sizeof(T).  FLOPs: forward 8 N C.
+// Bytes: 2 N C sizeof(T), with a residual 4 N C sizeof(T).  FLOPs: 8 N C.
 #include "common.cuh"
 
 #ifndef THREADS

@@ -6,7 +6,11 @@ its pair of functions beside that one in the decorator of the spec: ``cuda=Imple
 
 from __future__ import annotations
 
+from .attention import scaled_dot_product_attention
 from .base import FUSED, Fused, Implementation, fused
+from .cross_entropy import cross_entropy
+from .dropout import dropout
+from .embedding import embedding
 from .gelu import bias_gelu, gelu
 from .layer_norm import layer_norm
 from .rms_norm import rms_norm
@@ -17,10 +21,14 @@ __all__ = [
     "Fused",
     "Implementation",
     "bias_gelu",
+    "cross_entropy",
+    "dropout",
+    "embedding",
     "fused",
     "gelu",
     "layer_norm",
     "log_softmax",
     "rms_norm",
+    "scaled_dot_product_attention",
     "softmax",
 ]

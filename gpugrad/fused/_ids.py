@@ -1,0 +1,48 @@
+"""Integer arguments that name a row or a class: made tensors, their type and range checked.
+
+NumPy and CuPy wrap a negative index around silently, and CuPy one that is too large.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import backend
+from ..registry import describe
+from ..tensor import Tensor
+
+
+def on_device_of(value: Any, x: Tensor) -> Tensor:
+    """Return value as a tensor: arrays stay where they are, numbers and lists go where x is."""
+    if isinstance(value, Tensor):
+        return value
+    return Tensor(value, device=None if backend.is_array(value) else x.device)
+
+
+def refuse_non_integer(op: str, name: str, ids: Tensor) -> None:
+    """Raise TypeError for ids that are not integers; booleans are none."""
+    if ids.dtype.kind not in "iu":
+        raise TypeError(
+            f"{op}: {name} must be integer ids, got {describe(ids)}; convert with .astype(gg.int64)"
+        )
+
+
+def refuse_out_of_range(
+    op: str, name: str, ids: Tensor, count: int, what: str, allowed: int | None = None
+) -> None:
+    """Raise IndexError that names the first id outside [0, count) and its position.
+
+    ``allowed`` is one more id that may occur, and ``what`` says what there are ``count`` of.
+    """
+    array = ids._data
+    bad = (array < 0) | (array >= count)
+    if allowed is not None:
+        bad &= array != allowed
+    if bad.any():
+        position = tuple(int(i[0]) for i in backend.xp_of(array).nonzero(bad))
+        where = f"{name}[{', '.join(map(str, position))}]" if position else name
+        also = "" if allowed is None else f", or ignore_index={allowed}"
+        raise IndexError(
+            f"{op}: {where} is {int(array[position])}, but {what} {count}: ids must lie in "
+            f"[0, {count}){also}"
+        )

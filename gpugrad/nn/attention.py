@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .. import backend, ops
+from .. import ops
 from ..backend import DTypeLike
 from ..tensor import Tensor
 from . import functional as F
@@ -74,26 +74,10 @@ class MultiHeadAttention(Module):
         q, k, v = (ops.swapaxes(part, 1, 2) for part in steps(packed, 2))  # (B, heads, T, D)
         if heads is not None:
             q, k, v = heads(q, k, v)
-        mask, is_causal = self._mask(attn_mask, q, k)
+        past = k.shape[-2] - t  # keys before those of the first query
         p = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, mask, p, is_causal)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask, p, self.causal, offset=past)
         return self.out_proj(ops.reshape(ops.swapaxes(out, 1, 2), (b, t, c)))
-
-    def _mask(self, attn_mask: Any, q: Tensor, k: Tensor) -> tuple[Any, bool]:
-        """Return the mask, and whether the causal one has to be applied as well."""
-        t, s = q.shape[-2], k.shape[-2]
-        if not self.causal or t == 1:  # one query is the last position and sees all
-            return attn_mask, False
-        if attn_mask is None and t == s:
-            return None, True
-        xp = backend.xp_of(q._data)
-        causal = Tensor(xp.tril(xp.ones((t, s), dtype=bool), s - t))
-        if attn_mask is None:
-            return causal, False
-        attn_mask = ops.asarray(attn_mask)
-        if attn_mask.dtype == backend.bool_:
-            return attn_mask & causal, False
-        return ops.where(causal, attn_mask, -float("inf")), False
 
     def extra_repr(self) -> str:
         """Return the arguments."""

@@ -221,13 +221,23 @@ def scaled_dot_product_attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
+    *,
+    offset: int = 0,
 ) -> Tensor:
     """Return softmax(query @ key.T * scale + mask) @ value over (..., T, D) and (..., S, D).
 
     ``attn_mask`` (broadcast to (..., T, S)) is boolean, true where attention is allowed, or is
-    added; ``is_causal`` allows position t the first t + 1 keys; ``scale`` is 1/sqrt(D) by
-    default. Dropout acts on the weights, whenever dropout_p is not 0. Vaswani et al. (2017).
+    added; ``is_causal`` allows query t the keys up to t + offset, the mask permitting; ``scale``
+    is 1/sqrt(D) by default. Dropout acts on the weights, whenever dropout_p is not 0.
+    Vaswani et al. (2017).
     """
     return fused.scaled_dot_product_attention(
-        query, key, value, attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale
+        query,
+        key,
+        value,
+        attn_mask,
+        dropout_p=dropout_p,
+        is_causal=is_causal,
+        scale=scale,
+        offset=offset,
     )

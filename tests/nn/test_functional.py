@@ -8,6 +8,7 @@ import pytest
 import gpugrad as gg
 import gpugrad.nn.functional as F
 
+ATTENTION = "attn_mask=None, dropout_p=0.0, is_causal=False, scale=None"
 CLASSES = "ignore_index=-100, reduction='mean'"
 
 
@@ -32,7 +33,7 @@ CLASSES = "ignore_index=-100, reduction='mean'"
         (F.rms_norm, "input, normalized_shape, weight=None, eps=None, *, residual=None"),
         (
             F.scaled_dot_product_attention,
-            "query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None",
+            f"query, key, value, {ATTENTION}, *, offset=0",
         ),
         (
             F.cross_entropy,
@@ -133,6 +134,8 @@ def test_attention_passes_everything_on() -> None:
     np.testing.assert_allclose(out.numpy(), expected, atol=1e-14)
     masked = F.scaled_dot_product_attention(q, k, v, np.tri(3, dtype=bool), scale=0.3)
     np.testing.assert_allclose(masked.numpy(), expected, atol=1e-14)
+    last = F.scaled_dot_product_attention(q[:, 1:], k, v, is_causal=True, scale=0.3, offset=1)
+    np.testing.assert_allclose(last.numpy(), expected[:, 1:], atol=1e-14)
 
 
 def test_dropout_out_of_training_is_the_input() -> None:

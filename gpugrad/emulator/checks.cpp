@@ -25,7 +25,7 @@ namespace {
 struct Access {
     uint32_t block;  // serial number over all launches of the process; 0: none
     uint32_t epoch;
-    uint32_t thread : 10, atomic : 1, clock : 21;
+    uint32_t thread : 10, atomic : 1, pending : 1, clock : 20;  // pending: a copy not waited for
     uint32_t pc;  // relative to the kernel's library, or INTERNED | index into `spots`
 };
 constexpr uint32_t INTERNED = 1u << 31;
@@ -127,9 +127,11 @@ void split(Region& region, int shift) {
 }
 
 // ---- who is ordered before whom ----
-inline Access here(uint32_t pc, bool atomic) {
+inline Access here(uint32_t pc, int how) {
     const uint32_t t = state.current;
-    return {serial, epoch, t, atomic, clocks[t / WARP].now & 0x1fffff, pc};
+    return {
+        serial, epoch, t, (how & ATOMIC) != 0, (how & PENDING) != 0, clocks[t / WARP].now & 0xfffff,
+        pc};
 }
 
 inline uint32_t known(int thread, int lane) {  // ticks of a lane of the same warp
@@ -138,6 +140,7 @@ inline uint32_t known(int thread, int lane) {  // ticks of a lane of the same wa
 }
 
 inline bool ordered_in_block(const Access& a, int thread) {
+    if (a.pending) return false;
     if (a.epoch != epoch || int(a.thread) == thread) return true;
     const int wa = a.thread / WARP, w = thread / WARP;
     if (wa == w) return a.clock < known(thread, a.thread % WARP);
@@ -208,6 +211,10 @@ void describe(Report& report, const Region& region, const char* address, size_t 
     auto verb = [](const Access& a, bool wrote) {
         return a.atomic ? "atomic" : wrote ? "write" : "read";
     };
+    if (before.pending)
+        fault(RACE, state.current, spot_of(now.pc),
+              "%s before the asynchronous copy to this place has been waited for",
+              verb(now, write));
     fault(RACE, state.current, spot_of(now.pc), "%s after %s without synchronisation",
           verb(now, write), verb(before, before_wrote));
 }
@@ -313,14 +320,15 @@ void add_device_variables() {
 
 namespace checks {
 
-void access(char* address, size_t size, bool write, bool atomic, uint32_t pc) {
+void access(char* address, size_t size, int how, uint32_t pc) {
     if (!active) return;
     if (address >= state.stack && address < state.stack_end) return;
     last_pc = pc;
+    const bool write = how != READ, atomic = how & ATOMIC;
     Region* region = find(address, size);
     if (!region) outside(address, size, write, pc);
     const int thread = state.current;
-    const Access now = here(pc, atomic);
+    const Access now = here(pc, how);
     const size_t offset = address - region->base;
     if (write && !region->writable) {
         describe(*state.report, *region, address, size);
@@ -484,13 +492,25 @@ void sync_threads(const uint64_t* members) {
         if (in[w]) memcpy(clocks[w].warps, joined, sizeof joined);
 }
 
+void land(char* address, size_t size) {
+    Region* region = active ? find(address, size) : nullptr;
+    if (!region) return;
+    const size_t offset = address - region->base;
+    for (size_t i = offset >> region->shift; i <= (offset + size - 1) >> region->shift; i++) {
+        Access& write = region->cells[i].write;
+        if (write.pending && int(write.thread) == state.current) write = here(write.pc, WRITE);
+    }
+}
+
+uint32_t place(const char* file, int line) { return intern(file, line); }
+
 }  // namespace checks
 
 EXPORT void fence() {
     if (!active) return;
     state.busy = true;
     const int t = state.current;
-    Release release{here(0, false), {}};
+    Release release{here(0, READ), {}};
     for (int i = 0; i < WARP; i++) release.lanes[i] = known(t, i);
     clocks[t / WARP].now++;  // what comes later is not covered
     fences.push_back(release);
@@ -506,11 +526,11 @@ EXPORT void atomic_access(const void* p, size_t size, const char* file, int line
               "not a multiple of %zu",
               size, size);
     const uint32_t pc = intern(file, line);
-    checks::access(address, size, true, true, pc);
+    checks::access(address, size, WRITE | ATOMIC, pc);
     if (fences.empty() && published.empty()) return;
     state.busy = true;
     auto& releases = published[reinterpret_cast<uintptr_t>(p)];
-    if (!releases.empty()) acquired.push_back({&releases, releases.size(), here(pc, true)});
+    if (!releases.empty()) acquired.push_back({&releases, releases.size(), here(pc, ATOMIC)});
     for (const Release& f : fences)
         if (ordered_in_block(f.at, state.current)) releases.push_back(f);
     state.busy = false;
@@ -518,7 +538,7 @@ EXPORT void atomic_access(const void* p, size_t size, const char* file, int line
 
 EXPORT void range_access(const void* p, size_t size, bool write, const char* file, int line) {
     if (active && size)
-        checks::access(static_cast<char*>(const_cast<void*>(p)), size, write, false,
+        checks::access(static_cast<char*>(const_cast<void*>(p)), size, write ? WRITE : READ,
                        intern(file, line));
 }
 

@@ -47,7 +47,15 @@ _MODES = {
         "-ftrivial-auto-var-init=pattern",
     ),
 }
-_SOURCES = ("runtime.cpp", "checks.cpp", "hooks.cpp", "signals.cpp", "internal.hpp")
+_SOURCES = (
+    "runtime.cpp",
+    "async.cpp",
+    "tensor.cpp",
+    "checks.cpp",
+    "hooks.cpp",
+    "signals.cpp",
+    "internal.hpp",
+)
 _WARNINGS = ("-Wall", "-Wno-unknown-pragmas", "-Wno-sign-compare")  # as nvcc does not
 _CUDA_HEADER = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<cuda_\w+\.h>", re.MULTILINE)
 _EXTERN_SHARED = re.compile(

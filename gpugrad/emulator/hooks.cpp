@@ -11,9 +11,9 @@ using checks::access;
 #define PC                                                                           \
     static_cast<uint32_t>(reinterpret_cast<uintptr_t>(__builtin_return_address(0)) - \
                           state.code_base)
-#define HOOK(name, size, write)                                \
-    extern "C" EXPORT void __tsan_##name(void* p) {            \
-        access(static_cast<char*>(p), size, write, false, PC); \
+#define HOOK(name, size, write)                                        \
+    extern "C" EXPORT void __tsan_##name(void* p) {                    \
+        access(static_cast<char*>(p), size, write ? WRITE : READ, PC); \
     }
 #define HOOKS(size)                         \
     HOOK(read##size, size, false)           \
@@ -29,10 +29,10 @@ HOOKS(8)
 HOOKS(16)
 extern "C" {
 EXPORT void __tsan_read_range(void* p, size_t size) {
-    if (size) access(static_cast<char*>(p), size, false, false, PC);
+    if (size) access(static_cast<char*>(p), size, READ, PC);
 }
 EXPORT void __tsan_write_range(void* p, size_t size) {
-    if (size) access(static_cast<char*>(p), size, true, false, PC);
+    if (size) access(static_cast<char*>(p), size, WRITE, PC);
 }
 EXPORT void __tsan_init() {}
 EXPORT void __tsan_func_entry(void*) {}

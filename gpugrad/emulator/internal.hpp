@@ -130,9 +130,15 @@ void watch();
 void unwatch();
 
 // checks.cpp; all are no-ops in a plain launch
+enum How : int { READ = 0, WRITE = 1, ATOMIC = 2, PENDING = 4 };  // PENDING: by a copy under way
+
+void begin_copies();  // async.cpp: a new block
+
 namespace checks {
 // One load or store; `pc` is relative to the kernel's library.
-void access(char* address, size_t size, bool write, bool atomic, uint32_t pc);
+void access(char* address, size_t size, int how, uint32_t pc);
+uint32_t place(const char* file, int line);  // as a `pc`
+void land(char* address, size_t size);       // what was PENDING is now written
 void begin_launch();
 void end_launch();
 void begin_block();

@@ -192,6 +192,14 @@ static void describe_threads(char* out, size_t size) {
     fault(kind, thread, spot, "%s: %s", what, who);
 }
 
+[[noreturn]] static void deadlock() {
+    int thread = 0;
+    while (fiber_of[thread] < 0) thread++;
+    state.current = thread;  // one that waits
+    const Wait& wait = state.waits[thread];
+    fault_with_threads(DEADLOCK, thread, {wait.file, wait.line, 0}, "no thread can go on");
+}
+
 // ---- the scheduler ----
 static void make_runnable(int thread) { runnable[thread / 64] |= uint64_t(1) << thread % 64; }
 
@@ -251,8 +259,7 @@ static void work() {
         chosen = -1;
         const int self = running_fiber;
         if (thread < 0) {
-            if (state.live > 0)
-                fault_with_threads(DEADLOCK, state.current, {nullptr, 0, 0}, "no thread can go on");
+            if (state.live > 0) deadlock();
             free_fibers[free_count++] = self;
             switch_to(fibers[self].context, main_context);
         } else if (fiber_of[thread] >= 0) {
@@ -272,10 +279,7 @@ static void park() {
     const int thread = state.current, self = running_fiber;
     fiber_of[thread] = self;
     const int next = pick();
-    if (next < 0) {
-        const Wait& wait = state.waits[thread];
-        fault_with_threads(DEADLOCK, thread, {wait.file, wait.line, 0}, "no thread can go on");
-    }
+    if (next < 0) deadlock();
     if (fiber_of[next] >= 0) {
         enter(fiber_of[next]);
     } else {
@@ -610,6 +614,7 @@ static void run_block(uint64_t rank) {
         warps[w].live = lanes >= WARP ? ~0u : lanes > 0 ? (1u << lanes) - 1 : 0;
         warps[w].parked = 0;
     }
+    begin_copies();
     checks::begin_block();
     chosen = -1;
     enter(take_fiber());

@@ -29,7 +29,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __grid_constant__
-#define __align__(n) alignas(n)
+#define __align__(n) __attribute__((aligned(n)))
 #define __cudart_builtin__
 #define __device_builtin__
 #define __CUDA_HOSTDEVICE__
@@ -61,6 +61,17 @@ GPUGRAD_EXPORT int64_t reduce(const char* op, uint32_t mask, int64_t value, int 
 GPUGRAD_EXPORT int barrier(const char* op, int id, int threads, bool wait, int value,
                            const char* file, int line);
 GPUGRAD_EXPORT void* dynamic_shared();
+// what ptx.cuh is made of: asynchronous copies by one thread, and tensor-core operations of a warp
+GPUGRAD_EXPORT void copy_async(void* to, const void* from, int size, int from_size,
+                               const char* file, int line);
+GPUGRAD_EXPORT void copy_commit();
+GPUGRAD_EXPORT void copy_wait(int pending_groups);  // -1: all copies, committed or not
+GPUGRAD_EXPORT void load_matrices(uint32_t* out, const void* row, int count, bool transposed,
+                                  const char* file, int line);
+// sums (16, 8) += a (16, 16) b (16, 8), bfloat16 or float16
+GPUGRAD_EXPORT void mma_16x8x16(float* sums, const uint32_t* a, const uint32_t* b, bool bfloat16,
+                                const char* file, int line);
+GPUGRAD_EXPORT uint32_t pack(float low, float high, bool bfloat16);
 GPUGRAD_EXPORT void atomic_access(const void* address, size_t size, const char* file, int line);
 GPUGRAD_EXPORT void range_access(const void* address, size_t size, bool write, const char* file,
                                  int line);

@@ -13,11 +13,13 @@ from gpugrad.cuda import source
 from gpugrad.emulator import Module, Settings, faults
 
 PLANTED = Path(__file__).with_name("planted.cu")
+PTX = Path(__file__).with_name("ptx.cu")
 
 
 class Planted(NamedTuple):
     """A kernel, the fault it must raise, the lines it may be reported at."""
 
+    file: str
     kernel: str
     fault: type[faults.Fault]
     variable: str | None
@@ -25,10 +27,10 @@ class Planted(NamedTuple):
     lines: frozenset[int]
 
 
-def planted() -> list[Planted]:
-    """Read planted.cu: a comment per kernel says the fault, ``// HERE`` the lines."""
+def planted(path: Path) -> list[Planted]:
+    """Read a source: a comment per kernel says the fault, ``// HERE`` the lines."""
     found = []
-    text = PLANTED.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
     heads = list(re.finditer(r"^// (\w+)(?: variable=(\w+))?:(.*)\nextern.* (\w+)\(", text, re.M))
     for head, following in zip(heads, [*heads[1:], None], strict=True):
         end = following.start() if following else len(text)
@@ -37,31 +39,56 @@ def planted() -> list[Planted]:
         marked = frozenset(first + i for i, line in enumerate(lines) if line.endswith("// HERE"))
         grid = re.search(r"GRID (\d+)", head[3])
         fault = getattr(faults, head[1])
-        found.append(Planted(head[4], fault, head[2], int(grid[1]) if grid else 1, marked))
+        found.append(
+            Planted(path.name, head[4], fault, head[2], int(grid[1]) if grid else 1, marked)
+        )
     return found
 
 
-CASES = planted()
+THREADS = {
+    "missing_syncwarp": 32,
+    "shuffle_as_fence": 32,
+    "half_syncwarp": 32,
+    "copy_without_wait": 32,
+    "copy_with_weak_wait": 32,
+    "copy_without_commit": 32,
+    "copy_without_barrier": 32,
+    "copy_into_read_buffer": 32,
+    "misaligned_copy": 16,
+    "copy_past_the_end": 32,
+    "misaligned_rows": 32,
+    "ldmatrix_without_syncwarp": 32,
+    "mma_in_divergent_code": 32,
+    "named_barrier_of_others": 96,
+}
+# how many elements the first argument has, where the others' 128 would do
+SHORT = {
+    "one_past_the_end": 60,
+    "one_before_the_start": 60,
+    "vector_past_the_end": 62,
+    "copy_past_the_end": 66,
+}
+CASES = planted(PLANTED) + planted(PTX)
 SETTINGS = (
     Settings("checked", "ascending", seconds=0.3),
-    Settings("checked", "descending", poison=0x7E, seconds=0.3),
+    Settings("checked", "descending", poison=0x7E, seconds=0.3, late_copies=True),
     Settings("checked", "random", seed=7, seconds=0.3),
 )
 
 
 @pytest.fixture(scope="module")
-def module() -> Module:
-    return Module(source.inline(PLANTED), name="planted.cu")
+def modules() -> dict[str, Module]:
+    return {path.name: Module(source.inline(path), name=path.name) for path in (PLANTED, PTX)}
 
 
 def test_there_are_at_least_24_kinds() -> None:
-    assert len(CASES) >= 36
+    assert len(CASES) >= 48
     assert all(case.lines for case in CASES)
     assert len({case.fault for case in CASES}) >= 12
 
 
 def arguments(kernel: str, module: Module) -> list:
-    """Arrays of 64 elements (60 for x where a bound is crossed), 64 for n."""
+    """Arrays of 128 elements (fewer where a bound is crossed), and what n should be."""
     values: list = []
     for parameter in module.signatures[kernel]:
         if parameter.dtype is None:
@@ -69,9 +96,10 @@ def arguments(kernel: str, module: Module) -> list:
             values.append(np.arange(2 * 64, dtype=dtype))
         else:
             values.append(number(kernel))
-    if kernel in ("one_past_the_end", "one_before_the_start", "vector_past_the_end"):
-        memory = np.zeros(4096, np.float32)
-        values[0] = memory[1024 : 1024 + 62 - 2 * (kernel != "vector_past_the_end")]
+    if kernel in SHORT:
+        start = np.zeros(4096, np.float32)
+        aligned = -(start.ctypes.data // 4) % 4 + 1024
+        values[0] = start[aligned : aligned + SHORT[kernel]]
     if kernel == "null_pointer":
         values[0] = None
     if kernel == "write_to_input":
@@ -86,6 +114,7 @@ def number(kernel: str) -> int:
     return {
         "one_past_the_end": 60,
         "vector_past_the_end": 62,
+        "copy_past_the_end": 66,
         "overflowing_offset": 2**30,
         "division_by_zero": 10,
         "early_return": 40,
@@ -97,15 +126,16 @@ def number(kernel: str) -> int:
 
 @pytest.mark.parametrize("how", SETTINGS, ids=lambda how: how.order)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.kernel)
-def test_is_reported(case: Planted, how: Settings, module: Module) -> None:
-    threads = 32 if case.kernel in ("missing_syncwarp", "shuffle_as_fence", "half_syncwarp") else 64
+def test_is_reported(case: Planted, how: Settings, modules: dict[str, Module]) -> None:
+    module = modules[case.file]
+    threads = THREADS.get(case.kernel, 64)
     shared = 256 if "dynamic" in case.kernel else 0
     kernel = module.get_function(case.kernel)
     with pytest.raises(faults.Fault) as caught:
         kernel((case.grid,), (threads,), arguments(case.kernel, module), shared, how=how)
     fault = caught.value
     assert type(fault) is case.fault, fault
-    assert (fault.file, fault.line in case.lines) == ("planted.cu", True), fault
+    assert (fault.file, fault.line in case.lines) == (case.file, True), fault
     assert fault.kernel == case.kernel
     assert fault.block is not None
     assert fault.thread is not None
@@ -114,5 +144,6 @@ def test_is_reported(case: Planted, how: Settings, module: Module) -> None:
         assert fault.variable.split()[0] == case.variable, fault
     if case.fault is faults.Race:
         assert fault.other is not None
-        assert (fault.other.file, fault.other.line in case.lines) == ("planted.cu", True), fault
-        assert (fault.block, fault.thread) != (fault.other.block, fault.other.thread)
+        assert (fault.other.file, fault.other.line in case.lines) == (case.file, True), fault
+        same_thread = (fault.block, fault.thread) == (fault.other.block, fault.other.thread)
+        assert not same_thread or "asynchronous copy" in str(fault)

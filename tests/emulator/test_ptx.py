@@ -1,0 +1,88 @@
+"""The emulated bodies of the wrappers in kernels/ptx.cuh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from gpugrad import emulator
+from gpugrad.cuda import source
+
+PTX = Path(__file__).with_name("ptx.cu")
+
+
+@pytest.fixture(scope="module")
+def module() -> emulator.Module:
+    return emulator.Module(source.inline(PTX), name="ptx.cu")
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+def test_fragments_multiply(module: emulator.Module, dtype: type) -> None:
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(size=(16, 16)).astype("f"), rng.normal(size=(8, 16)).astype("f")
+    args = (a, b, emulator.empty((16, 8)), int(dtype is ml_dtypes.bfloat16))
+    after = emulator.check(module, "multiply", grid=(1,), block=(32,), args=args)
+    expected = 1 + a.astype(dtype).astype("d") @ b.astype(dtype).astype("d").T
+    np.testing.assert_allclose(after[2], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_ldmatrix(module: emulator.Module) -> None:
+    x = np.random.default_rng(5).integers(0, 2**16, (4, 8, 8)).astype(np.uint16)
+    out = emulator.empty((32, 10), np.uint32)
+    _, out = emulator.check(module, "fragments", grid=(1,), block=(32,), args=(x, out))
+    halves = out.view(np.uint16).reshape(32, 10, 2)
+    lane = np.arange(32)
+    for matrix in range(4):
+        for i in range(2):
+            row, col = lane // 4, lane % 4 * 2 + i
+            np.testing.assert_array_equal(halves[:, matrix, i], x[matrix, row, col])
+            np.testing.assert_array_equal(halves[:, 4 + matrix, i], x[matrix, col, row])
+            if matrix < 2:
+                np.testing.assert_array_equal(halves[:, 8 + matrix, i], x[matrix, col, row])
+
+
+@pytest.mark.parametrize(("tiles", "n"), [(1, 256), (4, 1024), (3, 700)])
+def test_a_pipeline_of_copies(module: emulator.Module, tiles: int, n: int) -> None:
+    x = np.random.default_rng(6).normal(size=n).astype(np.float32)
+    args = (x, emulator.empty(256), tiles, n)
+    after = emulator.check(module, "pipeline", grid=(1,), block=(64,), args=args)
+    padded = np.concatenate([x, np.zeros(tiles * 256 - n, np.float32)]).reshape(tiles, 256)
+    total = np.zeros(256, np.float32)
+    for tile in padded:
+        total += np.roll(tile, -4)
+    np.testing.assert_array_equal(after[1], total)
+
+
+def test_a_producer_warp(module: emulator.Module) -> None:
+    x = np.arange(32, dtype=np.float32)
+    args = (x, emulator.empty(32))
+    after = emulator.check(module, "producer", grid=(1,), block=(96,), args=args)
+    np.testing.assert_array_equal(after[1], x[::-1])
+
+
+def test_powers_of_two(module: emulator.Module) -> None:
+    x = np.array([0, 1, -1.5, -126, -127, -np.inf, np.inf, np.nan], np.float32)
+    after = emulator.check(module, "powers", grid=(1,), block=(8,), args=(x, emulator.empty(8)))
+    expected = np.array([1, 2, 2**-1.5, 2.0**-126, 0, 0, np.inf, np.nan], np.float32)
+    np.testing.assert_allclose(after[1], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+def test_rounding_to_sixteen_bits(module: emulator.Module, dtype: type) -> None:
+    """Products with an identity show what pack made of a: halves to even, overflow, subnormals."""
+    a = np.zeros((16, 16), np.float32)
+    a[0, :8] = [1 + 2**-9, 1 + 3 * 2**-9, 1 + 2**-12, 1e5, 3e-6, -0.1, 6e-8, 65519]
+    b = np.eye(8, 16, dtype=np.float32)
+    args = (a, b, emulator.empty((16, 8)), int(dtype is ml_dtypes.bfloat16))
+    after = emulator.check(module, "multiply", grid=(1,), block=(32,), args=args)
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = a[0, :8].astype(dtype).astype("f")
+        finite = np.isfinite(narrow)
+        expected = np.where(finite, 1 + narrow.astype("d"), np.nan).astype("f")
+    if finite.all():
+        np.testing.assert_array_equal(after[2][0], expected)
+    else:  # an infinity times zero
+        assert np.isnan(after[2][0]).sum() == 7

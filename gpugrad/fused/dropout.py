@@ -61,6 +61,7 @@ def probability(op: str, name: str, p: float) -> float:
     ),
 )
 def _dropout(xp, x, p=0.5, seed=0, offset=0):
+    """Return x with the elements that (seed, offset) drop set to 0 and the others rescaled."""
     return _dropped(xp, x, p, seed, offset)
 
 

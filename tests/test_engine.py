@@ -98,6 +98,31 @@ def test_a_sum_that_starts_with_a_number() -> None:
     assert [x.grad.item() for x in xs] == [0.0, 2.0, 4.0, 6.0, 8.0]
 
 
+class Both(gg.Function):
+    """Return x * x and x * 3; its node has two outputs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: gg.Tensor) -> tuple[gg.Tensor, gg.Tensor]:
+        ctx.save_for_backward(x)
+        return x * x, x * 3.0
+
+    @staticmethod
+    def backward(ctx: Any, g: gg.Tensor, h: gg.Tensor) -> gg.Tensor:
+        (x,) = ctx.saved_tensors
+        return g * 2.0 * x + h * 3.0
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_node_with_several_outputs_collects_from_all_their_uses(create_graph: bool) -> None:
+    x = leaf([1.0, 2.0])
+    square, triple = Both.apply(x)
+    loss = (square + square * triple + triple * 5.0).sum()  # x^2 + 3x^3 + 15x
+    loss.backward(create_graph=create_graph)
+    assert x.grad.tolist() == [26.0, 55.0]
+    only = Both.apply(x)[1]
+    assert gg.grad(only.sum(), x)[0].tolist() == [3.0, 3.0]
+
+
 # What backward starts with
 
 
@@ -126,6 +151,8 @@ def test_several_outputs() -> None:
     y = x.sum()
     gg.backward([y, y])
     assert x.grad.tolist() == [2.0, 2.0]
+    gg.backward(x * 3.0, np.array([1.0, 0.0]))
+    assert x.grad.tolist() == [5.0, 2.0]
     with pytest.raises(ValueError, match="backward: 2 outputs but 1 gradients"):
         gg.backward([x.sum(), x.sum()], [None])
 
@@ -192,6 +219,25 @@ def test_grad_frees_too_unless_asked_not_to() -> None:
     gg.grad(y, x)
     with pytest.raises(RuntimeError, match="was freed"):
         gg.grad(y, x)
+
+
+def test_a_recorded_gradient_keeps_the_graph_unless_told_otherwise() -> None:
+    x = leaf(2.0)
+    y = x * x
+    for _ in range(2):
+        assert gg.grad(y, x, create_graph=True)[0].item() == 4.0
+    gg.grad(y, x, create_graph=True, retain_graph=False)
+    with pytest.raises(RuntimeError, match="was freed"):
+        gg.grad(y, x)
+
+
+def test_grad_leaves_alone_what_does_not_lead_to_its_inputs() -> None:
+    x, other = leaf(2.0), leaf(3.0)
+    y, unrelated = x * x, other * other
+    assert gg.grad([y, unrelated], x)[0].item() == 4.0
+    unrelated.backward()  # was not freed
+    assert other.grad.item() == 6.0
+    assert x.grad is None
 
 
 def test_saved_arrays_are_dropped_as_the_sweep_passes() -> None:
@@ -287,6 +333,13 @@ def test_a_hook_on_a_leaf_sees_the_whole_gradient_once() -> None:
     assert seen == [[3.0, 5.0]]
     assert x.grad.tolist() == [-3.0, -5.0]
     assert gg.grad((x * 2.0).sum(), x)[0].tolist() == [-2.0, -2.0]
+
+
+def test_a_hook_may_change_the_dtype_but_grad_keeps_it() -> None:
+    x = leaf([1.0, 2.0])
+    x.register_hook(lambda g: g.astype(gg.float32))
+    x.sum().backward()
+    assert x.grad.dtype == gg.float64
 
 
 def test_a_hook_can_be_removed() -> None:
@@ -645,6 +698,18 @@ def test_anomaly_of_a_recorded_gradient() -> None:
         gg.grad(gg.sqrt(x).sum(), x, create_graph=True)
 
 
+def test_anomaly_in_an_operation_with_several_outputs() -> None:
+    x = leaf([1.0, 2.0])
+    with gg.detect_anomaly():
+        square, triple = Both.apply(x)
+        (square + triple).sum().backward()
+        assert x.grad.tolist() == [5.0, 7.0]
+        square, _ = Both.apply(x)
+        square.register_hook(lambda g: g / 0.0)
+        with np.errstate(all="ignore"), pytest.raises(FloatingPointError, match="of Both"):
+            square.sum().backward()
+
+
 def test_no_anomaly_no_error() -> None:
     x = leaf([4.0, 1.0])
     with gg.detect_anomaly():
@@ -730,8 +795,10 @@ def test_backward_with_create_graph_can_be_differentiated() -> None:
     x = leaf([1.0, 2.0])
     (x**3).sum().backward(create_graph=True)
     assert x.grad.requires_grad
-    (g,) = gg.grad(x.grad.sum(), x)
+    (g,) = gg.grad(x.grad.sum(), x, retain_graph=True)
     np.testing.assert_allclose(g.numpy(), [6.0, 12.0])
+    (x**3).sum().backward(create_graph=True)  # adds to the recorded gradient
+    assert gg.grad(x.grad.sum(), x)[0].tolist() == [12.0, 24.0]
     x.grad = None
     (x**3).sum().backward()
     assert not x.grad.requires_grad

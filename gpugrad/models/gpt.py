@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from .. import backend, ops
 from ..nn import Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, TransformerBlock, init
@@ -22,7 +22,7 @@ from ..nn import functional as F
 from ..ops import random
 from ..registry import describe
 from ..tensor import Tensor
-from . import huggingface
+from . import decoding, huggingface
 from .cache import KVCache
 from .config import GPTConfig, flops_per_token, nearest_heads, parameter_count
 from .positions import Rotary, Sinusoidal
@@ -37,7 +37,7 @@ class GPT(Module):
     0.02 / sqrt(2 n_layer); biases at zero, norms at one. Drawn from ``gg.random``.
     """
 
-    generate: ClassVar[Callable[..., Tensor]]  # set by gpugrad.generate, which is above the models
+    generate = decoding.generate
 
     def __init__(self, config: GPTConfig, device: str | None = None) -> None:
         super().__init__()

@@ -189,6 +189,7 @@ def test_the_window_is_the_last_block() -> None:
 
 
 def test_is_a_method_of_gpt() -> None:
+    assert gg.models.GPT.generate is generate
     model = small_gpt()
     assert (
         model.generate([1, 2], 3, greedy=True).tolist()

@@ -1,9 +1,9 @@
 """Training: settings, data, the loop, checkpoints, and a whole run in a folder.
 
-    config = resolve({"preset": "tiny", "data": "input.txt", "out": "runs/mine"})
-    with begin(config) as run:
-        run.train()
-    model, tokenizer = load_model("runs/mine")
+config = resolve({"preset": "tiny", "data": "input.txt", "out": "runs/mine"})
+with begin(config) as run:
+    run.train()
+model, tokenizer = load_model("runs/mine")
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ class TrainConfig:
     preset: str = _setting("default", "settings to start from", choices=tuple(PRESETS))
     out: str = _setting("", "folder of the run (default: runs/PRESET)")
     device: str = _setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
+    threads: int = _setting(1, "of the CPU's matrix products (0: NumPy decides)", low=0)
     dtype: str = _setting("float32", "of the parameters", True, choices=("float32", "float64"))
     seed: int = _setting(1337, "of initial weights, batches and dropout", True, low=0, below=2**64)
 

@@ -62,6 +62,12 @@ class RunFolder:
         for path in self._taken():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
+    def discard(self) -> None:
+        """Remove a run that never began, and the folder if nothing else is in it."""
+        self.clear(overwrite=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
     def _taken(self) -> list[Path]:
         # config.json comes last: as long as it is there, the folder holds a run
         names = [path for path in vars(self).values() if path not in (self.path, self.config)]

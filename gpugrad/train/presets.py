@@ -32,6 +32,7 @@ def _gpt2(name: str, lr: float) -> dict[str, Any]:
     """
     return {
         **_shape(name),
+        "threads": 0,
         "tokenizer": "bpe",
         "vocab_size": 50257,
         "max_chars": 0,
@@ -48,6 +49,8 @@ def _gpt2(name: str, lr: float) -> dict[str, Any]:
     }
 
 
+# The small ones take one thread. On two idle cores a second one would make their small matrix
+# products a quarter faster, on busy ones several times slower, as the threads wait for each other.
 PRESETS: dict[str, dict[str, Any]] = {
     # Two CPU cores, a few minutes, the text every Python brings along.
     "default": {},

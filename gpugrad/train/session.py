@@ -21,6 +21,7 @@ from .metrics import append_metrics, keep_metrics, read_metrics
 from .progress import Progress, duration
 from .sampling import opening, sample_text
 from .speed import device_name
+from .threads import limit_threads
 
 SAMPLE_TEMPERATURE = 0.8
 _MOST_POINTS = 500  # of a drawn curve; neighbours on a longer one are averaged
@@ -35,14 +36,18 @@ def begin(config: TrainConfig, overwrite: bool = False) -> Iterator[Session]:
     """
     folder = RunFolder(config.out)
     folder.check(overwrite)
-    _check_machine(config)
+    _prepare_machine(config)
     corpus = read_corpus(config)
     with folder.locked():
         folder.clear(overwrite)
-        folder.write_config(config.to_dict())
-        store(corpus, folder)
-        session = Session(config, folder)
-        append_metrics(folder.metrics, kind="baseline", step=0, **session.baselines)
+        try:
+            folder.write_config(config.to_dict())
+            store(corpus, folder)
+            session = Session(config, folder)
+            append_metrics(folder.metrics, kind="baseline", step=0, **session.baselines)
+        except BaseException:  # memory may not suffice, or Ctrl-C come early
+            folder.discard()
+            raise
         yield session
 
 
@@ -54,7 +59,7 @@ def go_on(path: str, changes: Mapping[str, Any]) -> Iterator[Session]:
     """
     folder = RunFolder(path)
     config = resumed(folder.read_config(), {**changes, "out": path})
-    _check_machine(config)
+    _prepare_machine(config)
     with folder.locked():
         session = Session(config, folder)
         trainer = session.trainer
@@ -200,8 +205,9 @@ def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(sum(x) / len(x), sum(y) / len(y)) for x, y in (zip(*g, strict=True) for g in groups)]
 
 
-def _check_machine(config: TrainConfig) -> None:
-    """Raise, saying what is missing, when the machine lacks what the settings ask for."""
-    find_device(config.device)
+def _prepare_machine(config: TrainConfig) -> None:
+    """Set the CPU's threads; raise, saying what is missing, when the machine lacks something."""
+    if find_device(config.device) == "cpu" and config.threads:
+        limit_threads(config.threads)
     if config.png:
         curve.require_matplotlib()

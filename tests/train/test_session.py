@@ -261,6 +261,23 @@ def test_nothing_is_written_when_something_is_wrong(make_config, settings, error
     assert not os.path.exists(config.out)
 
 
+@pytest.mark.parametrize("notes", [False, True])
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_a_run_that_never_began_leaves_nothing(make_config, monkeypatch, tmp_path, notes, error):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(session, "Trainer", fail)
+    if notes:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(error):
+        train(make_config())
+    assert sorted(path.name for path in tmp_path.rglob("*")) == (
+        ["input.txt", "notes.txt", "run"] if notes else ["input.txt"]
+    )
+
+
 def test_png_needs_matplotlib_before_anything_is_written(make_config, monkeypatch):
     def missing():
         raise ModuleNotFoundError('pip install "gpugrad[plot]"')

@@ -318,6 +318,16 @@ void add_device_variables() {
 
 }  // namespace
 
+// The plain build does not see writes: what it may have written counts as written.
+void forget_marks() {
+    for (int i = 0; i < state.launch->array_count; i++) {
+        const Array& a = state.launch->arrays[i];
+        for (Marked& m : marked)
+            if (a.base >= m.base && a.base + a.size <= m.base + m.size)
+                memset(m.bytes + (a.base - m.base), 0, a.size);
+    }
+}
+
 namespace checks {
 
 void access(char* address, size_t size, int how, uint32_t pc) {
@@ -386,18 +396,19 @@ void begin_launch() {
     active = false;
     early_read.kind = NONE;
     last_pc = 0;
-    if (!state.launch->checked) return;
+    if (!state.launch->checked) return forget_marks();
     regions.clear();
     published.clear();
     spots.clear();
     last_region = nullptr;
-    for (Chunk& chunk : chunks) chunk.used = 0;
-    first_block = serial + 1;
-    if (first_block > 0xf0000000u) {  // before serial numbers come round again
+    size_t held = 0;
+    for (Chunk& chunk : chunks) chunk.used = 0, held += chunk.size;
+    if (serial > 0xf0000000u || held > size_t(1) << 30) {  // numbers come round, or much memory
         for (Chunk& chunk : chunks) munmap(chunk.base, chunk.size);
         chunks.clear();
-        serial = 0, first_block = 1;
+        if (serial > 0xf0000000u) serial = 0;
     }
+    first_block = serial + 1;
     for (int i = 0; i < state.launch->array_count; i++) {
         const Array& a = state.launch->arrays[i];
         if (a.size)
@@ -438,6 +449,10 @@ void begin_block() {
     early_read.kind = NONE;
     acquired.clear();
     fences.clear();
+    std::erase_if(published, [](const auto& entry) {  // shared memory is another block's now
+        char* address = reinterpret_cast<char*>(entry.first);
+        return holds(shared_region, address, 1) || holds(dynamic_region, address, 1);
+    });
     sync_block();
     active = true;
 }

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .state import Settings
+
 
 class Fault(RuntimeError):
     """A kernel did something that a GPU does not define, or would not survive.
 
     Attributes: ``kernel``, ``block`` and ``thread`` (indices of three), ``file``, ``line``, and
-    where they are known ``variable`` and ``other`` (the Place of the access it collides with).
+    where they are known ``variable``, ``other`` (the Place of the access it collides with) and
+    ``how`` (the Settings of the run, to repeat it).
     """
 
     kind = "fault"
@@ -27,6 +30,7 @@ class Fault(RuntimeError):
         self.line: int = details.get("line", 0)
         self.variable: str | None = details.get("variable")
         self.other: Place | None = details.get("other")
+        self.how: Settings | None = details.get("how")
 
 
 class Race(Fault):

@@ -80,8 +80,12 @@ UNDEFINED_OPERATION(load_invalid_value, UNDEFINED,
 UNDEFINED_OPERATION(nonnull_arg, UNDEFINED, "a null pointer where none is allowed")
 UNDEFINED_OPERATION(nonnull_return_v1, UNDEFINED, "a null pointer returned where none is allowed")
 UNDEFINED_OPERATION(invalid_builtin, UNDEFINED, "a bit count of zero where that is undefined")
-UNDEFINED_OPERATION(pointer_overflow, OUT_OF_BOUNDS, "pointer arithmetic wraps around or uses null")
 UNDEFINED_OPERATION(float_cast_overflow, OVERFLOWED, "a float does not fit the integer it becomes")
+EXPORT void __ubsan_handle_pointer_overflow_abort(Source* source, uintptr_t base, uintptr_t) {
+    if (!base)
+        undefined(MEMORY_FAULT, *source, "arithmetic on a null pointer (test the pointer first)");
+    undefined(OUT_OF_BOUNDS, *source, "pointer arithmetic wraps around");
+}
 EXPORT void __ubsan_handle_builtin_unreachable(Source* source) {
     undefined(UNDEFINED, *source, "reached code that cannot be reached");
 }

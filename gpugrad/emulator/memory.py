@@ -28,7 +28,7 @@ def empty(shape: int | Sequence[int], dtype: Any = np.float32, poison: int = 0xF
         address, size = array.ctypes.data, array.nbytes
         with compiler.lock:
             runtime.gpugrad_mark(ctypes.c_void_p(address), ctypes.c_size_t(size))
-        weakref.finalize(array, _forget, runtime, address)
+        weakref.finalize(array, _forget, runtime, address).atexit = False
         _unwritten[id(array)] = array
     return array
 

@@ -179,7 +179,9 @@ class Kernel:
         if failed == 2:
             raise MemoryError("the emulator finds no memory for the stacks of its threads")
         if failed:
-            raise to_exception(report, self.name, path, names)
+            fault = to_exception(report, self.name, path, names)
+            fault.how = how
+            raise fault
 
     def _size(self, what: str, size: Sequence[int], limits: Sequence[int]) -> Any:
         given = tuple(int(n) for n in ((size,) if isinstance(size, int) else size))

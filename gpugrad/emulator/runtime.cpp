@@ -245,7 +245,9 @@ static int take_fiber() {
     const int fiber = free_fibers[--free_count];
     if (fibers[fiber].fresh) {
         fibers[fiber].fresh = false;
-        prepare(fibers[fiber].context, stack_of(fiber), stack_of(fiber) + STACK, work);
+        // not all at the same distance: their tops would share a few lines of the cache
+        char* top = stack_of(fiber) + STACK - fiber % 64 * 192;
+        prepare(fibers[fiber].context, stack_of(fiber), top, work);
     }
     return fiber;
 }
@@ -515,8 +517,6 @@ EXPORT int64_t reduce(const char* op, uint32_t mask, int64_t value, int kind, co
         false, file, line);
     return operand.out;
 }
-
-EXPORT int lane() { return state.current % WARP; }
 
 EXPORT void* dynamic_shared() { return state.dynamic_shared; }
 

@@ -76,7 +76,6 @@ GPUGRAD_EXPORT void atomic_access(const void* address, size_t size, const char* 
 GPUGRAD_EXPORT void range_access(const void* address, size_t size, bool write, const char* file,
                                  int line);
 GPUGRAD_EXPORT void fence();
-GPUGRAD_EXPORT int lane();
 [[noreturn]] GPUGRAD_EXPORT void failed(const char* text, const char* file, int line);
 
 template <class To, class From>

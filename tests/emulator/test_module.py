@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ml_dtypes
@@ -205,11 +206,39 @@ def test_uninitialised_arrays_are_followed_over_launches(module: emulator.Module
     with pytest.raises(emulator.Uninitialised, match="array 'x', bytes 16 to 19 of 32") as caught:
         kernel((1,), (8,), (x, out, 5), how=CHECKED)
     assert caught.value.thread == (4, 0, 0)
-    del x
+    assert caught.value.how == CHECKED
+
+
+def test_the_plain_build_counts_what_it_was_given_as_written(module: emulator.Module) -> None:
+    kernel = module.get_function("copy")
+    x, out = emulator.empty(8), np.zeros(8, np.float32)
+    kernel((1,), (8,), (out, x, 8), how=PLAIN)
+    kernel((1,), (8,), (x, out, 8), how=CHECKED)
+
+
+def test_marks_end_with_the_array(module: emulator.Module) -> None:
     gc.collect()
-    fresh = np.zeros(8, np.float32)
-    kernel((1,), (8,), (fresh, out, 8), how=CHECKED)
-    assert len(memory._unwritten) >= 1
+    before = len(memory._unwritten)
+    array = emulator.empty(1000)
+    view = array[10:18]
+    del array
+    with pytest.raises(emulator.Uninitialised):
+        module.get_function("copy")((1,), (8,), (view, np.zeros(8, "f"), 8), how=CHECKED)
+    assert len(memory._unwritten) == before + 1
+    del view
+    gc.collect()
+    assert len(memory._unwritten) == before
+
+
+def test_launches_from_several_threads(module: emulator.Module) -> None:
+    def run(i: int) -> np.ndarray:
+        x = np.arange(256, dtype=np.float32) + i
+        module.get_function("reverse")((1,), (256,), (x,), 1024, how=CHECKED if i % 2 else PLAIN)
+        return x
+
+    with ThreadPoolExecutor(4) as pool:
+        for i, x in enumerate(pool.map(run, range(40))):
+            np.testing.assert_array_equal(x, np.arange(256)[::-1] + i)
 
 
 @pytest.mark.parametrize("how", [PLAIN, CHECKED], ids=["plain", "checked"])

@@ -218,6 +218,9 @@ def synchronize() -> None:
         cupy.cuda.get_current_stream().synchronize()
 
 
+_add_reduce: Any = np.add.reduce
+
+
 def total(xp: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     """Return the sum over axes in the dtype of x, accumulated in float32 at least.
 
@@ -228,7 +231,7 @@ def total(xp: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     if x.dtype.itemsize == 2 and x.dtype in NARROW:
         return xp.sum(x, axis=axis, keepdims=keepdims, dtype=float32).astype(x.dtype)
     if xp is np:  # what numpy.sum calls after a microsecond of its own
-        return np.add.reduce(x, axis=axis, keepdims=keepdims)
+        return _add_reduce(x, axis=axis, keepdims=keepdims)
     return xp.sum(x, axis=axis, keepdims=keepdims)
 
 

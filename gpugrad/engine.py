@@ -295,9 +295,10 @@ class Output:
 
     slots = ()
 
-    def __init__(self, name: str, index: int) -> None:
+    def __init__(self, name: str, index: int, view: bool = False) -> None:
         self.name = f"{name} output {index}"
         self.index = index
+        self.view = view
 
     def save(self, values: tuple) -> tuple:
         """Save nothing."""

@@ -13,7 +13,6 @@ from . import init
 from .dropout import probability
 from .linear import Linear
 from .module import Module, shape_error
-from .steps import steps
 
 Heads = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -71,7 +70,7 @@ class MultiHeadAttention(Module):
             raise shape_error(self, f"(B, T, {self.embed_dim})", x)
         b, t, c = x.shape
         packed = ops.reshape(self.in_proj(x), (b, t, 3, self.num_heads, c // self.num_heads))
-        q, k, v = (ops.swapaxes(part, 1, 2) for part in steps(packed, 2))  # (B, heads, T, D)
+        q, k, v = (ops.swapaxes(part, 1, 2) for part in ops.unstack(packed, 2))  # (B, heads, T, D)
         if heads is not None:
             q, k, v = heads(q, k, v)
         past = k.shape[-2] - t  # keys before those of the first query

@@ -20,7 +20,6 @@ from . import init
 from .dropout import probability
 from .module import Module, shape_error
 from .parameter import Parameter, empty_parameter
-from .steps import steps
 
 States = tuple[Tensor, ...]  # of one layer and direction, each (N, H): h, and c of an LSTM
 
@@ -139,7 +138,7 @@ class _Recurrent(Module):
         bias_ih, bias = (getattr(self, f"bias_{k}_{suffix}", None) for k in ("ih", "hh"))
         if bias is not None and self.adds_biases:
             bias_ih = bias_ih + bias
-        parts = steps(F.linear(x, getattr(self, f"weight_ih_{suffix}"), bias_ih))
+        parts = ops.unstack(F.linear(x, getattr(self, f"weight_ih_{suffix}"), bias_ih))
         is_reversed = suffix.endswith("_reverse")
         outs = []
         for part in reversed(parts) if is_reversed else parts:
@@ -164,7 +163,7 @@ class _Recurrent(Module):
                 f"{self!r}: the initial state must be {names} of shape {expected}, got "
                 f"{', '.join(str(s.shape) for s in states)}"
             )
-        return list(zip(*(steps(ops.reshape(s, shape)) for s in states), strict=True))
+        return list(zip(*(ops.unstack(ops.reshape(s, shape)) for s in states), strict=True))
 
     def extra_repr(self) -> str:
         """Return the sizes and what differs from the defaults."""
@@ -261,6 +260,6 @@ class LSTM(_Recurrent):
         return ops.sigmoid(o) * ops.tanh(c), c
 
 
-def _gates(x: Tensor, count: int) -> list[Tensor]:
+def _gates(x: Tensor, count: int) -> tuple[Tensor, ...]:
     """Return the gates of x (N, G*H), each (N, H)."""
-    return steps(ops.reshape(x, (x.shape[0], count, x.shape[1] // count)), axis=1)
+    return ops.unstack(ops.reshape(x, (x.shape[0], count, x.shape[1] // count)), axis=1)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, registry
+from ..engine import Output
 from ..registry import OPS, Node, Sample, primitive, state
 from ._axes import Axis, along, normalize_axes, normalize_axis
 
@@ -368,6 +369,54 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
     return concat([expand_dims(t, axis) for t in tensors], axis)
 
 
+class _Split:
+    """The operation behind split and unstack.
+
+    Its gradient joins those of all parts at once: were every part an index of its own, the
+    gradient of each would be as large as the whole tensor.
+    """
+
+    name = "split"
+    view = True
+    slots = ("axis", "shapes", "whole")
+
+    def save(self, values: tuple) -> tuple:
+        """Save the axis, the parts' shapes with that axis, and the shape of the whole."""
+        return values
+
+    def pull(self, node: Node, g: Any, xp: Any, recorded: bool, needed: set | None) -> list:
+        """Return the parts' gradients joined, zeros for a part nobody used."""
+        assert node.saved is not None
+        axis, shapes, whole = node.saved
+        one = next(iter(g.values()))
+        zeros = registry.recorded.zeros if recorded else xp.zeros
+        given = {"device": one.device} if recorded else {}
+        parts = [
+            xp.reshape(g[i], shape) if i in g else zeros(shape, dtype=one.dtype, **given)
+            for i, shape in enumerate(shapes)
+        ]
+        return [xp.reshape(xp.concatenate(parts, axis=axis), whole)]
+
+
+_split = _Split()
+
+
+def _parts(x: Any, axis: int, edges: Sequence[int], keep: bool) -> list[Any]:
+    """Return the slices of x between the edges along an axis, as views; keep that axis or not."""
+    slices = [x._data[along(axis, slice(a, b))] for a, b in itertools.pairwise(edges)]
+    shapes = [s.shape for s in slices]
+    if not keep:
+        slices = [s.reshape(s.shape[:axis] + s.shape[axis + 1 :]) for s in slices]
+    make_node = state.make_node
+    if make_node is None or not x._requires_grad or not slices:
+        return [registry.Tensor._wrap(s, None) for s in slices]
+    node = make_node(_split, (x._node or x,), (axis, shapes, x.shape), None)
+    return [
+        registry.Tensor._wrap(s, make_node(Output("split", i, view=True), (node,), (), None))
+        for i, s in enumerate(slices)
+    ]
+
+
 def split(x: Any, indices_or_sections: Any, axis: int = 0) -> list[Any]:
     """Return x cut along an axis into equal sections, or before each of the indices, as views."""
     x = asarray(x)
@@ -381,15 +430,21 @@ def split(x: Any, indices_or_sections: Any, axis: int = 0) -> list[Any]:
         step = n // indices_or_sections
         cuts = [i * step for i in range(1, indices_or_sections)]
     else:
-        cuts = [int(i) for i in indices_or_sections]
-    return [x[along(axis, slice(a, b))] for a, b in itertools.pairwise([0, *cuts, n])]
+        cuts = [operator.index(i) for i in indices_or_sections]
+        ordered = [0, *cuts, n]
+        if ordered != sorted(ordered):
+            raise ValueError(
+                f"split: indices {cuts} must grow and lie between 0 and {n}, the length of axis "
+                f"{axis}"
+            )
+    return _parts(x, axis, [0, *cuts, n], keep=True)
 
 
 def unstack(x: Any, axis: int = 0) -> tuple[Any, ...]:
     """Return the slices of x along an axis, without it, as views."""
     x = asarray(x)
     axis = normalize_axis(axis, x.ndim)
-    return tuple(x[along(axis, i)] for i in range(x.shape[axis]))
+    return tuple(_parts(x, axis, range(x.shape[axis] + 1), keep=False))
 
 
 def tile(x: Any, repetitions: int | Sequence[int]) -> Any:

@@ -48,7 +48,7 @@ SAVED = {
     "acosh": {"x": "x"},
     "atanh": {"x": "x"},
     "sigmoid": {"x": "out"},
-    "softplus": {"x": "x"},
+    "softplus": {"x": "x out"},
     "relu": {"x": "out"},
     "erf": {"x": "x"},
     "add": {"x": "", "y": ""},

@@ -214,9 +214,9 @@ from .tensor import Tensor
 from .transforms import checkpoint, hvp, jvp, value_and_grad, vjp
 
 if TYPE_CHECKING:
-    from . import models, testing, text
+    from . import emulator, generate, models, testing, text
 
-_ON_DEMAND = ("models", "testing", "text")  # so that `import gpugrad` stays fast
+_ON_DEMAND = ("emulator", "generate", "models", "testing", "text")  # so that `import gpugrad` stays fast
 
 
 def __getattr__(name: str) -> object:
@@ -284,6 +284,7 @@ __all__ = [
     "diagonal",
     "divide",
     "einsum",
+    "emulator",
     "empty",
     "empty_like",
     "enable_grad",
@@ -306,6 +307,7 @@ __all__ = [
     "from_numpy",
     "full",
     "full_like",
+    "generate",
     "getitem",
     "grad",
     "greater",

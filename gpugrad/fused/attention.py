@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,145 +25,13 @@ from ..tensor import Tensor
 from ._arguments import floating
 from ._ids import on_device_of
 from ._rows import wide_dtype, widened
+from ._tiles import Scores, as_matrices, dropout_mask, zeros_laid_out_like
 from .base import Implementation, fused
 from .dropout import probability, rescale
 
-KEPT = 1 << 22  # scores of a call whose powers are kept for backward: 16 MB of float32
-TILE = 1 << 17  # scores in a tile: 512 KB of float32, for the second-level cache
-
-
 NAME = "scaled_dot_product_attention"
 
-
-def _keep(
-    xp: Any, seed: int, counter: int, first: int, rows: int, keys: int, dropout_p: float
-) -> Any:
-    """Return which weights of some rows of the flat (..., T) survive dropout: (rows, keys) bool.
-
-    Every row draws whole blocks of four words, so that any row can be drawn by itself.
-    """
-    blocks = philox.blocks_used(keys)
-    start = counter + first * blocks
-    mask = philox.keep_mask(xp, seed, start, rows * blocks * 4, dropout_p)
-    return mask.reshape(rows, blocks * 4)[:, :keys]
-
-
 # NumPy
-
-
-class _Tile(NamedTuple):
-    """The scores of some queries (indexed by ``at``) for the keys they see (``seen``)."""
-
-    at: tuple[slice, slice, slice]
-    seen: tuple[slice, slice, slice]
-    shape: tuple[int, int, int, int]
-    place: int
-    keep: np.ndarray | None
-
-
-class _Scores:
-    """The scores of one call, tile by tile, in memory that every tile uses again."""
-
-    def __init__(
-        self,
-        query: np.ndarray,
-        key: np.ndarray,
-        mask: np.ndarray | None,
-        scale: float,
-        is_causal: bool,
-        offset: int,
-        dropout_p: float,
-        seed: int,
-        counter: int,
-    ) -> None:
-        self.query, self.key = _matrices(query), _matrices(key)
-        self.query = self.query * self.query.dtype.type(scale)
-        self.shape = (*self.query.shape[:3], self.key.shape[2])
-        if mask is not None:
-            mask = np.broadcast_to(mask, (*query.shape[:-1], key.shape[-2])).reshape(self.shape)
-        self.mask = mask
-        self.is_causal, self.offset = is_causal, offset
-        self.dropout_p, self.seed, self.counter = dropout_p, seed, counter
-        rows, keys = self.shape[2:]
-        self.height = max(1, min(rows, max(16, TILE // max(keys, 1))))
-        if is_causal:  # less height skips more hidden scores, in slower products
-            self.height = min(self.height, max(32, min(rows // 4, 128)))
-        self.group = max(1, TILE // max(self.height * keys, 1))  # heads in a tile
-        below = np.tri(self.height, dtype=bool)
-        self.limit = np.where(below, math.inf, -math.inf).astype(self.query.dtype)
-        self.cells = min(self.group, self.shape[0] * self.shape[1]) * self.height * keys
-        self.keeps = not dropout_p and math.prod(self.shape) <= KEPT
-
-    def tiles(self) -> Iterator[_Tile]:
-        """Yield the tiles of the same heads one after another, from the last rows to the first."""
-        batch, heads, rows, keys = self.shape
-        whole = max(1, self.group // max(heads, 1))
-        place = 0
-        width = min(heads, self.group) or 1
-        for b in range(0, batch, whole):
-            for h in range(0, heads, width):
-                group = slice(b, min(b + whole, batch)), slice(h, min(h + width, heads))
-                count = group[0].stop - b, group[1].stop - h
-                keep = self._keep(b * heads + h, count)
-                for start in reversed(range(0, rows, self.height)):
-                    stop = min(start + self.height, rows)
-                    seen = min(max(stop + self.offset, 0), keys) if self.is_causal else keys
-                    shape = (*count, stop - start, seen)
-                    yield _Tile(
-                        (*group, slice(start, stop)),
-                        (*group, slice(0, seen)),
-                        shape,
-                        place,
-                        None if keep is None else keep[:, :, start:stop, :seen],
-                    )
-                    place += math.prod(shape) if self.keeps else 0
-
-    def _keep(self, head: int, count: tuple[int, int]) -> np.ndarray | None:
-        if not self.dropout_p:
-            return None
-        rows, keys = self.shape[2:]
-        many = math.prod(count) * rows
-        keep = _keep(np, self.seed, self.counter, head * rows, many, keys, self.dropout_p)
-        return keep.reshape(*count, rows, keys)
-
-    def of(self, tile: _Tile, memory: np.ndarray) -> np.ndarray:
-        """Compute the scores of a tile, -inf where a key is hidden, in its part of the memory."""
-        seen = tile.shape[3]
-        scores = _part(memory, tile)
-        np.matmul(self.query[tile.at], self.key[tile.seen].swapaxes(-1, -2), out=scores)
-        if self.mask is not None:
-            mask = self.mask[tile.at][..., :seen]
-            if mask.dtype.kind == "b":
-                np.copyto(scores, -math.inf, where=~mask)
-            else:
-                scores += mask
-        if self.is_causal:
-            diagonal = tile.at[2].start + self.offset
-            first = min(max(diagonal + 1, 0), seen)  # the first key hidden from the first row
-            hidden = scores[..., first:]
-            limit = self.limit[: tile.shape[2], first - diagonal : seen - diagonal]
-            np.fmin(hidden, limit, out=hidden)  # fmin also hides a NaN
-        return scores
-
-
-def _part(memory: np.ndarray, tile: _Tile) -> np.ndarray:
-    """Return the part of a call's memory for scores that is a tile's."""
-    return memory[tile.place : tile.place + math.prod(tile.shape)].reshape(tile.shape)
-
-
-def _matrices(x: np.ndarray) -> np.ndarray:
-    """Return x as (B, H, rows, width), at least float32, strided so that BLAS can read it."""
-    *batch, heads, rows, width = (1, 1, *x.shape)
-    x = widened(x.reshape(math.prod(batch), heads, rows, width))
-    readable = x.strides[3] == x.itemsize and x.strides[2] >= width * x.itemsize
-    return x if readable else np.ascontiguousarray(x)
-
-
-def _zeros(like: np.ndarray, width: int) -> np.ndarray:
-    """Return zeros with the axes of ``like`` in its order, so that merging heads is no copy."""
-    shape = (*like.shape[:3], width)
-    zeros = np.zeros_like(like, shape=shape)
-    return zeros if zeros.strides[3] == zeros.itemsize else np.zeros(shape, like.dtype)
 
 
 def _restored(x: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -178,29 +46,26 @@ def _forward(
     **statics: Any,
 ) -> tuple[np.ndarray, tuple]:
     with np.errstate(all="ignore"):
-        scores, v = _Scores(query, key, attn_mask, **statics), _matrices(value)
-        out = _zeros(scores.query, v.shape[3])
+        scores, v = Scores(query, key, attn_mask, **statics), as_matrices(value)
+        out = zeros_laid_out_like(scores.query, v.shape[3])
         tops, inverse = np.zeros((2, *out.shape[:3]), out.dtype)
         ones = np.ones(v.shape[2], out.dtype)
-        memory = np.empty(math.prod(scores.shape) if scores.keeps else scores.cells, out.dtype)
+        memory = np.empty(scores.size, out.dtype)
         for tile in scores.tiles():
-            seen = tile.shape[3]
-            if not seen:
-                continue
-            e = scores.of(tile, memory)
-            lines = e.reshape(-1, seen)
+            e = scores.compute(tile, memory)
+            lines = e.reshape(-1, tile.shape[3])
             top = lines[np.arange(len(lines)), lines.argmax(axis=-1)]  # faster than max
             top[top == -math.inf] = 0
             lines -= top[:, None]
             np.exp(lines, out=lines)
-            total = np.vecdot(lines, ones[:seen])
+            total = np.vecdot(lines, ones[: lines.shape[1]])
             total[total == 0] = math.inf
             tops[tile.at], inverse[tile.at] = (a.reshape(tile.shape[:3]) for a in (top, 1 / total))
             if tile.keep is not None:
                 e *= tile.keep
             np.matmul(e, v[tile.seen], out=out[tile.at])
         out *= (inverse * out.dtype.type(rescale(scores.dropout_p)))[..., None]
-        return _restored(out, query), (out, tops, inverse, memory if scores.keeps else None)
+        return _restored(out, query), (out, tops, inverse, memory if scores.kept else None)
 
 
 def _backward(
@@ -212,22 +77,20 @@ def _backward(
 ) -> Sequence[Any]:
     query, key, value, attn_mask = arrays
     out, tops, inverse, powers = residuals
-    scores, v = _Scores(query, key, attn_mask, **statics), _matrices(value)
-    h = _matrices(g) * inverse[..., None]
+    scores, v = Scores(query, key, attn_mask, **statics), as_matrices(value)
+    h = as_matrices(g) * inverse[..., None]
     d = np.vecdot(h, out)[..., None]
     if scores.dropout_p:
         h *= h.dtype.type(rescale(scores.dropout_p))
-    dq, dk, dv = (_zeros(x, x.shape[3]) for x in (scores.query, scores.key, v))
-    memory, spare = np.empty((2, scores.cells), out.dtype)
+    dq, dk, dv = (zeros_laid_out_like(x, x.shape[3]) for x in (scores.query, scores.key, v))
+    memory, spare = np.empty((2, scores.largest), out.dtype)
     for tile in scores.tiles():
-        if not tile.shape[3]:
-            continue
         if powers is None:
-            e = scores.of(tile, memory)
+            e = scores.compute(tile, memory)
             e -= tops[tile.at][..., None]
             np.exp(e, out=e)
         else:
-            e = _part(powers, tile)
+            e = tile.part(powers)
         ds = spare[: e.size].reshape(e.shape)
         h_tile = h[tile.at]
         last = tile.at[2].stop == scores.shape[2]
@@ -260,8 +123,8 @@ _SEEN = np.array([[True, False, True], [False, False, False], [True, True, False
 
 
 def _sample(*arguments: Any, is_causal: bool = False, offset: int = 0, p: float = 0.0) -> Sample:
-    drawn = {"dropout_p": p, "seed": 7, "counter": 3}
-    return Sample(*arguments, scale=0.7, is_causal=is_causal, offset=offset, **drawn)
+    statics: dict[str, Any] = {"dropout_p": p, "seed": 7, "counter": 3}
+    return Sample(*arguments, scale=0.7, is_causal=is_causal, offset=offset, **statics)
 
 
 @fused(
@@ -298,7 +161,7 @@ def _scaled_dot_product_attention(
         total = ops.sum(powers, axis=-1, keepdims=True)
         scores = powers / ops.where(total == 0, 1, total)
     if dropout_p:
-        keep = _keep(xp, seed, counter, 0, math.prod(lead) * rows, keys, dropout_p)
+        keep = dropout_mask(xp, seed, counter, 0, math.prod(lead) * rows, keys, dropout_p)
         keep = keep.reshape(scores.shape)
         scores = ops.where(keep, scores * rescale(dropout_p), 0)
     return ops.matmul(scores, widened(value)).astype(query.dtype)

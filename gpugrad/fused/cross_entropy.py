@@ -197,13 +197,14 @@ def _backward(
 # The definition
 
 _IDS = np.array([[2, -100, 0], [4, 2, 2]])
+_ALL_IDS = np.array([[2, 1, 0], [4, 2, 2]])
 _CERTAIN = np.array([[0.0, 1.0, 0.0], [0.2, 0.3, 0.5]])
 
 
 @fused(
     [
         Sample((2, 3, 5), _IDS, None, ignore_index=-100, label_smoothing=0.0, reduction="mean"),
-        Sample((2, 3, 5), _IDS, None, ignore_index=2, label_smoothing=0.2, reduction="none"),
+        Sample((2, 3, 5), _ALL_IDS, None, ignore_index=2, label_smoothing=0.2, reduction="none"),
         Sample(
             (3, 5),
             _IDS[0],

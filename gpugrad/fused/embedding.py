@@ -70,7 +70,7 @@ def _add_rows(out: np.ndarray, ids: np.ndarray, g: np.ndarray) -> None:
 @fused(
     [
         Sample(np.array([[2, 0, 2], [1, 2, 2]]), (4, 3), padding_idx=None),
-        Sample(np.array([2, 0, 2, 1]), (3, 5), padding_idx=2),
+        Sample(np.array([2, 0, 2, 1]), (4, 5), padding_idx=3),
         Sample(np.array(1), (2, 3), padding_idx=None),
     ],
     arguments=("ids", "weight"),

@@ -1,0 +1,148 @@
+"""The scores of attention, computed a tile at a time in memory that stays in a core's cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..ops import philox
+from ._rows import widened
+
+TILE = 1 << 17  # scores in a tile: 512 KB of float32, for the second-level cache
+KEPT = 1 << 22  # scores of a call whose powers are kept for backward: 16 MB of float32
+
+
+def dropout_mask(
+    xp: Any, seed: int, counter: int, first: int, rows: int, keys: int, dropout_p: float
+) -> Any:
+    """Return which weights of some rows of the flat (..., T) survive dropout: (rows, keys) bool.
+
+    Every row draws whole blocks of four words, so that any row can be drawn by itself.
+    """
+    blocks = philox.blocks_used(keys)
+    start = counter + first * blocks
+    mask = philox.keep_mask(xp, seed, start, rows * blocks * 4, dropout_p)
+    return mask.reshape(rows, blocks * 4)[:, :keys]
+
+
+def as_matrices(x: np.ndarray) -> np.ndarray:
+    """Return x as (B, H, rows, width), at least float32, strided so that BLAS can read it."""
+    *batch, heads, rows, width = (1, 1, *x.shape)
+    x = widened(x.reshape(math.prod(batch), heads, rows, width))
+    readable = x.strides[3] == x.itemsize and x.strides[2] >= width * x.itemsize
+    return x if readable else np.ascontiguousarray(x)
+
+
+def zeros_laid_out_like(x: np.ndarray, width: int) -> np.ndarray:
+    """Return zeros (B, H, rows, width) whose axes lie in memory as those of x do.
+
+    Where x is the view of a (B, rows, H * width) array, merging the heads again is no copy then.
+    """
+    zeros = np.zeros_like(x, shape=(*x.shape[:3], width))
+    return zeros if zeros.strides[3] == zeros.itemsize else np.zeros(zeros.shape, x.dtype)
+
+
+class Tile(NamedTuple):
+    """The scores of some queries, indexed by ``at``, for the first keys, indexed by ``seen``.
+
+    ``shape`` is (batch, heads, rows, keys), ``keep`` a dropout mask of that shape.
+    """
+
+    at: tuple[slice, slice, slice]
+    seen: tuple[slice, slice, slice]
+    shape: tuple[int, int, int, int]
+    place: int
+    keep: np.ndarray | None
+
+    def part(self, memory: np.ndarray) -> np.ndarray:
+        """Return the part of a call's memory that belongs to this tile."""
+        return memory[self.place : self.place + math.prod(self.shape)].reshape(self.shape)
+
+
+class Scores:
+    """The scores of one call: how they are cut into tiles, and what a tile holds.
+
+    ``query``, already scaled, is (B, H, T, D), ``key`` (B, H, S, D), ``shape`` (B, H, T, S).
+    ``size`` is the length of the memory for them: of all tiles together where they are few enough
+    to be kept for backward (``kept``), else of the largest, and all tiles have the same place.
+    """
+
+    def __init__(
+        self,
+        query: np.ndarray,
+        key: np.ndarray,
+        mask: np.ndarray | None,
+        scale: float,
+        is_causal: bool,
+        offset: int,
+        dropout_p: float,
+        seed: int,
+        counter: int,
+    ) -> None:
+        self.query, self.key = as_matrices(query), as_matrices(key)
+        self.query = self.query * self.query.dtype.type(scale)
+        *_, rows, _ = self.query.shape
+        keys = self.key.shape[2]
+        self.shape = (*self.query.shape[:3], keys)
+        if mask is not None:
+            mask = np.broadcast_to(mask, (*query.shape[:-1], keys)).reshape(self.shape)
+        self.mask = mask
+        self.is_causal, self.offset = is_causal, offset
+        self.dropout_p, self.seed, self.counter = dropout_p, seed, counter
+        self.height = max(1, min(rows, max(16, TILE // max(keys, 1))))
+        if is_causal:  # a lower tile skips more of what is hidden, in slower products
+            self.height = min(self.height, max(32, min(rows // 4, 128)))
+        self.group = max(1, TILE // max(self.height * keys, 1))  # heads in a tile
+        self.largest = min(self.group, math.prod(self.shape[:2])) * self.height * keys
+        self.kept = not dropout_p and math.prod(self.shape) <= KEPT
+        self.size = math.prod(self.shape) if self.kept else self.largest
+        below = np.tri(self.height, dtype=bool)
+        self.limit = np.where(below, math.inf, -math.inf).astype(self.query.dtype)
+
+    def tiles(self) -> Iterator[Tile]:
+        """Yield the tiles in which a key is seen; of the same heads, the last rows first."""
+        batch, heads, rows, keys = self.shape
+        width = min(heads, self.group) or 1
+        depth = max(1, self.group // width)
+        place = 0
+        for b in range(0, batch, depth):
+            for h in range(0, heads, width):
+                at = slice(b, min(b + depth, batch)), slice(h, min(h + width, heads))
+                count = at[0].stop - b, at[1].stop - h
+                keep = self._keep(b * heads + h, *count) if self.dropout_p else None
+                for start in reversed(range(0, rows, self.height)):
+                    stop = min(start + self.height, rows)
+                    seen = min(max(stop + self.offset, 0), keys) if self.is_causal else keys
+                    if not seen:
+                        break
+                    shape = (*count, stop - start, seen)
+                    mask = None if keep is None else keep[:, :, start:stop, :seen]
+                    yield Tile((*at, slice(start, stop)), (*at, slice(0, seen)), shape, place, mask)
+                    place += math.prod(shape) if self.kept else 0
+
+    def _keep(self, head: int, batch: int, heads: int) -> np.ndarray:
+        rows, keys = self.shape[2:]
+        place = head * rows, batch * heads * rows, keys
+        mask = dropout_mask(np, self.seed, self.counter, *place, self.dropout_p)
+        return mask.reshape(batch, heads, rows, keys)
+
+    def compute(self, tile: Tile, memory: np.ndarray) -> np.ndarray:
+        """Return the scores of a tile, in its part of the memory, -inf where a key is hidden."""
+        scores, seen = tile.part(memory), tile.shape[3]
+        np.matmul(self.query[tile.at], self.key[tile.seen].swapaxes(-1, -2), out=scores)
+        if self.mask is not None:
+            mask = self.mask[tile.at][..., :seen]
+            if mask.dtype.kind == "b":
+                np.copyto(scores, -math.inf, where=~mask)
+            else:
+                scores += mask
+        diagonal = tile.at[2].start + self.offset  # the last key that the first row sees
+        first = max(diagonal + 1, 0)
+        if self.is_causal and first < seen:
+            hidden = scores[..., first:]
+            limit = self.limit[: tile.shape[2], first - diagonal : seen - diagonal]
+            np.fmin(hidden, limit, out=hidden)  # fmin hides NaN too
+        return scores

@@ -216,7 +216,7 @@ from .transforms import checkpoint, hvp, jvp, value_and_grad, vjp
 if TYPE_CHECKING:
     from . import emulator, generate, models, testing, text
 
-_ON_DEMAND = ("emulator", "generate", "models", "testing", "text")  # so that `import gpugrad` stays fast
+_ON_DEMAND = ("emulator", "generate", "models", "testing", "text")  # imports stay fast
 
 
 def __getattr__(name: str) -> object:
@@ -284,9 +284,9 @@ __all__ = [
     "diagonal",
     "divide",
     "einsum",
-    "emulator",
     "empty",
     "empty_like",
+    "emulator",
     "enable_grad",
     "equal",
     "erf",

@@ -189,3 +189,79 @@ __device__ __forceinline__ void named_barrier_arrive(int id, int threads PTX_CAL
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 #endif
 }
+
+// ---- barriers in shared memory (mbarrier): phases of `count` arrivals ----
+
+// By one thread; then __syncthreads before anybody uses it.
+__device__ __forceinline__ void mbarrier_init(uint64_t* barrier, int count PTX_CALLER) {
+#ifdef GPUGRAD_EMULATE
+    gpugrad_emulator::mbarrier_init(barrier, count, file, line);
+#else
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count)
+                 : "memory");
+#endif
+}
+
+__device__ __forceinline__ void mbarrier_arrive(uint64_t* barrier PTX_CALLER) {
+#ifdef GPUGRAD_EMULATE
+    gpugrad_emulator::mbarrier_arrive(barrier, 0, file, line);
+#else
+    [[maybe_unused]] uint64_t before;
+    asm volatile("mbarrier.arrive.shared.b64 %0, [%1];"
+                 : "=l"(before)
+                 : "r"(shared_address(barrier))
+                 : "memory");
+#endif
+}
+
+// Wait until the phase of this parity is complete: 0 for the first, 1 for the second, 0 ...
+__device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, unsigned parity PTX_CALLER) {
+#ifdef GPUGRAD_EMULATE
+    gpugrad_emulator::mbarrier_wait(barrier, parity, file, line);
+#else
+    unsigned done;
+    do {
+        asm volatile(
+            "{\n.reg .pred p;\n"
+#if __CUDA_ARCH__ >= 900
+            "mbarrier.try_wait.parity.shared.b64 p, [%1], %2;\n"
+#else
+            "mbarrier.test_wait.parity.shared.b64 p, [%1], %2;\n"
+#endif
+            "selp.u32 %0, 1, 0, p;\n}"
+            : "=r"(done)
+            : "r"(shared_address(barrier)), "r"(parity)
+            : "memory");
+    } while (!done);
+#endif
+}
+
+#if defined(GPUGRAD_EMULATE) || __CUDA_ARCH__ >= 900
+// Arrive, and announce bytes of bulk copies that belong to the phase.
+__device__ __forceinline__ void mbarrier_arrive_expect(uint64_t* barrier, int bytes PTX_CALLER) {
+#ifdef GPUGRAD_EMULATE
+    gpugrad_emulator::mbarrier_arrive(barrier, bytes, file, line);
+#else
+    [[maybe_unused]] uint64_t before;
+    asm volatile("mbarrier.arrive.expect_tx.shared.b64 %0, [%1], %2;"
+                 : "=l"(before)
+                 : "r"(shared_address(barrier)), "r"(bytes)
+                 : "memory");
+#endif
+}
+
+// Copy from global to shared memory by one thread; addresses and bytes are multiples of 16. The
+// bytes count towards the barrier's phase.
+__device__ __forceinline__ void cp_async_bulk(void* to, const void* from, int bytes,
+                                              uint64_t* barrier PTX_CALLER) {
+#ifdef GPUGRAD_EMULATE
+    gpugrad_emulator::copy_bulk(to, from, bytes, barrier, file, line);
+#else
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+            "r"(shared_address(to)),
+        "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(barrier))
+        : "memory");
+#endif
+}
+#endif

@@ -60,7 +60,7 @@ EXPORT void copy_wait(int pending_groups) {
     size_t done = 0;  // copies are in the order of their groups
     for (; done < copies.size() && copies[done].group < before; done++) {
         if (state.launch->late_copies) transfer(copies[done]);
-        checks::land(copies[done].to, copies[done].size);
+        checks::land(copies[done].to, copies[done].size, t);
     }
     copies.erase(copies.begin(), copies.begin() + done);
 }

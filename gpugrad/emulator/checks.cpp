@@ -272,6 +272,12 @@ void note_read(Cell& cell, const Access& now, const Region& region, int thread) 
     }
 }
 
+void use_named() {
+    if (!named)
+        for (int w = 0; w < WARPS; w++) memset(clocks[w].warps, 0, sizeof clocks[w].warps);
+    named = true;
+}
+
 void learn(int warp, uint32_t lanes) {
     Clocks& c = clocks[warp];
     const uint32_t tick = ++c.now;
@@ -489,9 +495,7 @@ void sync_warp(int warp, uint32_t lanes) {
 
 void sync_threads(const uint64_t* members) {
     if (!active) return;
-    if (!named)
-        for (int w = 0; w < WARPS; w++) memset(clocks[w].warps, 0, sizeof clocks[w].warps);
-    named = true;
+    use_named();
     uint32_t joined[WARPS] = {};
     bool in[WARPS];
     for (int w = 0; w < WARPS; w++) {
@@ -507,14 +511,40 @@ void sync_threads(const uint64_t* members) {
         if (in[w]) memcpy(clocks[w].warps, joined, sizeof joined);
 }
 
-void land(char* address, size_t size) {
+void land(char* address, size_t size, int thread) {
     Region* region = active ? find(address, size) : nullptr;
     if (!region) return;
     const size_t offset = address - region->base;
     for (size_t i = offset >> region->shift; i <= (offset + size - 1) >> region->shift; i++) {
         Access& write = region->cells[i].write;
-        if (write.pending && int(write.thread) == state.current) write = here(write.pc, WRITE);
+        if (!write.pending || int(write.thread) != thread) continue;
+        write.pending = 0;
+        write.epoch = epoch;
+        write.clock = clocks[thread / WARP].now & 0xfffff;
     }
+}
+
+void release(Ticks& ticks, int thread) {
+    if (!active) return;
+    if (ticks.epoch != epoch) ticks = {};
+    ticks.epoch = epoch;
+    const int w = thread / WARP;
+    if (named)
+        for (int i = 0; i < WARPS; i++)
+            ticks.warps[i] = std::max(ticks.warps[i], clocks[w].warps[i]);
+    ticks.warps[w] = ++clocks[w].now;
+    ticks.threads[thread / 64] |= uint64_t(1) << thread % 64;
+}
+
+// By warps: what one lane learns of another warp, all its lanes do.
+void acquire(const Ticks& ticks, int thread) {
+    if (!active || ticks.epoch != epoch) return;
+    const int w = thread / WARP;
+    use_named();
+    for (int i = 0; i < WARPS; i++)
+        clocks[w].warps[i] = std::max(clocks[w].warps[i], ticks.warps[i]);
+    const uint32_t lanes = static_cast<uint32_t>(ticks.threads[w / 2] >> w % 2 * 32);
+    if (lanes) sync_warp(w, lanes | 1u << thread % WARP);
 }
 
 uint32_t place(const char* file, int line) { return intern(file, line); }

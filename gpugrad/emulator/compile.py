@@ -50,6 +50,7 @@ _MODES = {
 _SOURCES = (
     "runtime.cpp",
     "async.cpp",
+    "mbarrier.cpp",
     "tensor.cpp",
     "checks.cpp",
     "hooks.cpp",

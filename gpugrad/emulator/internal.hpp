@@ -132,13 +132,23 @@ void unwatch();
 // checks.cpp; all are no-ops in a plain launch
 enum How : int { READ = 0, WRITE = 1, ATOMIC = 2, PENDING = 4 };  // PENDING: by a copy under way
 
-void begin_copies();  // async.cpp: a new block
+void begin_copies();                                       // async.cpp: a new block
+void begin_phase_barriers();                               // mbarrier.cpp: a new block
+void park_at(const char* op, const char* file, int line);  // until another thread does the next
+void make_runnable(int thread);
 
 namespace checks {
 // One load or store; `pc` is relative to the kernel's library.
 void access(char* address, size_t size, int how, uint32_t pc);
-uint32_t place(const char* file, int line);  // as a `pc`
-void land(char* address, size_t size);       // what was PENDING is now written
+uint32_t place(const char* file, int line);         // as a `pc`
+void land(char* address, size_t size, int thread);  // what was PENDING by it is now written
+// What the warps of a block had done when something was released.
+struct Ticks {
+    uint32_t epoch, warps[WARPS];
+    uint64_t threads[MAX_THREADS / 64];
+};
+void release(Ticks& ticks, int thread);
+void acquire(const Ticks& ticks, int thread);
 void begin_launch();
 void end_launch();
 void begin_block();

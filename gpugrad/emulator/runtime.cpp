@@ -201,7 +201,7 @@ static void describe_threads(char* out, size_t size) {
 }
 
 // ---- the scheduler ----
-static void make_runnable(int thread) { runnable[thread / 64] |= uint64_t(1) << thread % 64; }
+void make_runnable(int thread) { runnable[thread / 64] |= uint64_t(1) << thread % 64; }
 
 static int next_random(int n) {
     random_state ^= random_state << 13, random_state ^= random_state >> 7;
@@ -291,6 +291,11 @@ static void park() {
     switch_to(fibers[self].context, fibers[running_fiber].context);
     fiber_of[thread] = -1;
     become(thread);
+}
+
+void park_at(const char* op, const char* file, int line) {
+    state.waits[state.current] = {op, file, line, 0, 0};
+    park();
 }
 
 // ---- barriers ----
@@ -615,6 +620,7 @@ static void run_block(uint64_t rank) {
         warps[w].parked = 0;
     }
     begin_copies();
+    begin_phase_barriers();
     checks::begin_block();
     chosen = -1;
     enter(take_fiber());

@@ -66,6 +66,11 @@ GPUGRAD_EXPORT void copy_async(void* to, const void* from, int size, int from_si
                                const char* file, int line);
 GPUGRAD_EXPORT void copy_commit();
 GPUGRAD_EXPORT void copy_wait(int pending_groups);  // -1: all copies, committed or not
+GPUGRAD_EXPORT void mbarrier_init(void* barrier, int count, const char* file, int line);
+GPUGRAD_EXPORT void mbarrier_arrive(void* barrier, int64_t bytes, const char* file, int line);
+GPUGRAD_EXPORT void mbarrier_wait(void* barrier, uint32_t parity, const char* file, int line);
+GPUGRAD_EXPORT void copy_bulk(void* to, const void* from, int64_t size, void* barrier,
+                              const char* file, int line);
 GPUGRAD_EXPORT void load_matrices(uint32_t* out, const void* row, int count, bool transposed,
                                   const char* file, int line);
 // sums (16, 8) += a (16, 16) b (16, 8), bfloat16 or float16

@@ -9,9 +9,11 @@ extern "C" __global__ void multiply(const float* a, const float* b, float* out, 
     __shared__ __align__(16) unsigned left[16][8], right[8][8];
     const int lane = threadIdx.x;
     for (int i = lane; i < 128; i += 32)
-        left[i / 8][i % 8] = bf16 ? pack_bf16(a[2 * i], a[2 * i + 1]) : pack_f16(a[2 * i], a[2 * i + 1]);
+        left[i / 8][i % 8] =
+            bf16 ? pack_bf16(a[2 * i], a[2 * i + 1]) : pack_f16(a[2 * i], a[2 * i + 1]);
     for (int i = lane; i < 64; i += 32)
-        right[i / 8][i % 8] = bf16 ? pack_bf16(b[2 * i], b[2 * i + 1]) : pack_f16(b[2 * i], b[2 * i + 1]);
+        right[i / 8][i % 8] =
+            bf16 ? pack_bf16(b[2 * i], b[2 * i + 1]) : pack_f16(b[2 * i], b[2 * i + 1]);
     __syncwarp();
     unsigned x[4], y[2];
     ldmatrix_x4(x, &left[lane % 16][lane / 16 * 4]);
@@ -32,7 +34,8 @@ extern "C" __global__ void fragments(const uint16_t* x, unsigned* out) {
     ldmatrix_x4(plain, tile[lane]);
     ldmatrix_x4_trans(transposed, tile[lane]);
     ldmatrix_x2_trans(two, tile[lane % 16]);
-    for (int i = 0; i < 4; i++) out[lane * 10 + i] = plain[i], out[lane * 10 + 4 + i] = transposed[i];
+    for (int i = 0; i < 4; i++)
+        out[lane * 10 + i] = plain[i], out[lane * 10 + 4 + i] = transposed[i];
     for (int i = 0; i < 2; i++) out[lane * 10 + 8 + i] = two[i];
 }
 
@@ -45,7 +48,8 @@ extern "C" __global__ void pipeline(const float* x, float* out, int tiles, int n
     cp_async_commit();
     for (int t = 0; t < tiles; t++) {
         if (t + 1 < tiles)
-            cp_async_16(&buffer[(t + 1) % 2][4 * i], x + 256 * (t + 1) + 4 * i, 256 * (t + 1) + 4 * i < n);
+            cp_async_16(&buffer[(t + 1) % 2][4 * i], x + 256 * (t + 1) + 4 * i,
+                        256 * (t + 1) + 4 * i < n);
         cp_async_commit();
         cp_async_wait<1>();
         __syncthreads();
@@ -71,6 +75,52 @@ extern "C" __global__ void producer(const float* x, float* out) {
 extern "C" __global__ void powers(const float* x, float* out) {
     out[threadIdx.x] = exp2_approx(x[threadIdx.x]);
 }
+
+// a ring of two buffers: warp 0 fills, warp 1 sums; `full` and `empty` say whose turn it is
+extern "C" __global__ void ring(const float* x, float* out, int tiles) {
+    __shared__ float buffer[2][32];
+    __shared__ uint64_t full[2], empty[2];
+    const int lane = threadIdx.x % 32;
+    if (threadIdx.x < 2)
+        mbarrier_init(&full[threadIdx.x], 32), mbarrier_init(&empty[threadIdx.x], 32);
+    __syncthreads();
+    float sum = 0;
+    for (int t = 0; t < tiles; t++) {
+        const int slot = t % 2, parity = t / 2 % 2;
+        if (threadIdx.x < 32) {
+            mbarrier_wait(&empty[slot], parity ^ 1);
+            buffer[slot][lane] = x[32 * t + lane];
+            mbarrier_arrive(&full[slot]);
+        } else {
+            mbarrier_wait(&full[slot], parity);
+            sum += buffer[slot][31 - lane];
+            mbarrier_arrive(&empty[slot]);
+        }
+    }
+    if (threadIdx.x >= 32) out[lane] = sum;
+}
+
+#if defined(GPUGRAD_EMULATE) || __CUDA_ARCH__ >= 900
+// the same sum, filled by bulk copies that thread 0 issues one tile ahead
+extern "C" __global__ void bulk_ring(const float* x, float* out, int tiles) {
+    __shared__ __align__(16) float buffer[2][64];
+    __shared__ uint64_t full[2];
+    if (threadIdx.x < 2) mbarrier_init(&full[threadIdx.x], 1);
+    __syncthreads();
+    float sum = 0;
+    for (int t = -1; t < tiles; t++) {
+        if (threadIdx.x == 0 && t + 1 < tiles) {
+            mbarrier_arrive_expect(&full[(t + 1) % 2], 256);
+            cp_async_bulk(buffer[(t + 1) % 2], x + 64 * (t + 1), 256, &full[(t + 1) % 2]);
+        }
+        if (t < 0) continue;
+        mbarrier_wait(&full[t % 2], t / 2 % 2);
+        sum += buffer[t % 2][63 - threadIdx.x];
+        __syncthreads();
+    }
+    out[threadIdx.x] = sum;
+}
+#endif
 
 // ---- planted mistakes, marked as in planted.cu ----
 
@@ -186,3 +236,98 @@ extern "C" __global__ void named_barrier_of_others(const float* x, float* out) {
     if (threadIdx.x < 64) named_barrier_sync(1, 64);
     else out[lane] = tile[lane];  // HERE
 }
+
+// Race variable=tile: nobody waits for the mbarrier.
+extern "C" __global__ void mbarrier_without_wait(const float* x, float* out) {
+    __shared__ float tile[32];
+    __shared__ uint64_t full;
+    const int lane = threadIdx.x % 32;
+    if (threadIdx.x == 0) mbarrier_init(&full, 32);
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        tile[lane] = x[lane];  // HERE
+        mbarrier_arrive(&full);
+    } else {
+        out[lane] = tile[lane];  // HERE
+    }
+}
+
+// Race variable=tile: parity 1 is that of the phase before the first, so this wait does nothing.
+extern "C" __global__ void mbarrier_wrong_parity(const float* x, float* out) {
+    __shared__ float tile[32];
+    __shared__ uint64_t full;
+    const int lane = threadIdx.x % 32;
+    if (threadIdx.x == 0) mbarrier_init(&full, 32);
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        tile[lane] = x[lane];  // HERE
+        mbarrier_arrive(&full);
+    } else {
+        mbarrier_wait(&full, 1);
+        out[lane] = tile[lane];  // HERE
+    }
+}
+
+// Deadlock: fewer threads arrive than the mbarrier expects.
+extern "C" __global__ void mbarrier_too_few(float* x) {
+    __shared__ uint64_t full;
+    if (threadIdx.x == 0) mbarrier_init(&full, 65);
+    __syncthreads();
+    mbarrier_arrive(&full);
+    mbarrier_wait(&full, 0);  // HERE
+    x[threadIdx.x] = 0;
+}
+
+// Race/Uninitialised variable=full: used before it is initialised for all.
+extern "C" __global__ void mbarrier_init_without_barrier(float* x) {
+    __shared__ uint64_t full;
+    if (threadIdx.x == 32) mbarrier_init(&full, 32);  // HERE
+    if (threadIdx.x >= 32) mbarrier_arrive(&full);    // HERE
+    x[threadIdx.x] = 0;
+}
+
+// Uninitialised variable=full: never initialised.
+extern "C" __global__ void mbarrier_never_initialised(float* x) {
+    __shared__ uint64_t full;
+    mbarrier_arrive(&full);  // HERE
+    x[threadIdx.x] = 0;
+}
+
+#if defined(GPUGRAD_EMULATE) || __CUDA_ARCH__ >= 900
+// DivergentBarrier: more threads arrive than the mbarrier expects, in a phase kept open by bytes.
+extern "C" __global__ void mbarrier_too_many(float* x) {
+    __shared__ uint64_t full;
+    if (threadIdx.x == 0) mbarrier_init(&full, 32);
+    __syncthreads();
+    mbarrier_arrive_expect(&full, 16);  // HERE
+    x[threadIdx.x] = 0;
+}
+
+// Race variable=tile: a bulk copy read before its barrier.
+extern "C" __global__ void bulk_copy_without_wait(const float* x, float* out) {
+    __shared__ __align__(16) float tile[64];
+    __shared__ uint64_t full;
+    if (threadIdx.x == 0) mbarrier_init(&full, 1);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        mbarrier_arrive_expect(&full, 256);
+        cp_async_bulk(tile, x, 256, &full);  // HERE
+    }
+    __syncthreads();
+    out[threadIdx.x] = tile[threadIdx.x];  // HERE
+}
+
+// Deadlock: the announced bytes are not those that are copied.
+extern "C" __global__ void bulk_copy_wrong_bytes(const float* x, float* out) {
+    __shared__ __align__(16) float tile[64];
+    __shared__ uint64_t full;
+    if (threadIdx.x == 0) mbarrier_init(&full, 1);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        mbarrier_arrive_expect(&full, 64);
+        cp_async_bulk(tile, x, 256, &full);
+    }
+    mbarrier_wait(&full, 0);  // HERE
+    out[threadIdx.x] = tile[threadIdx.x];
+}
+#endif

@@ -63,6 +63,24 @@ def test_a_producer_warp(module: emulator.Module) -> None:
     np.testing.assert_array_equal(after[1], x[::-1])
 
 
+@pytest.mark.parametrize("tiles", [1, 2, 7])
+def test_rings_of_buffers(module: emulator.Module, tiles: int) -> None:
+    x = np.random.default_rng(8).normal(size=(tiles, 64)).astype(np.float32)
+    args = (x, emulator.empty(64), tiles)
+    after = emulator.check(module, "bulk_ring", grid=(1,), block=(64,), args=args)
+    expected = np.zeros(64, np.float32)
+    for tile in x[:, ::-1]:
+        expected += tile
+    np.testing.assert_array_equal(after[1], expected)
+    x = x.reshape(-1)[: 32 * tiles].reshape(tiles, 32)
+    args = (x, emulator.empty(32), tiles)
+    after = emulator.check(module, "ring", grid=(1,), block=(64,), args=args)
+    expected = np.zeros(32, np.float32)
+    for tile in x[:, ::-1]:
+        expected += tile
+    np.testing.assert_array_equal(after[1], expected)
+
+
 def test_powers_of_two(module: emulator.Module) -> None:
     x = np.array([0, 1, -1.5, -126, -127, -np.inf, np.inf, np.nan], np.float32)
     after = emulator.check(module, "powers", grid=(1,), block=(8,), args=(x, emulator.empty(8)))

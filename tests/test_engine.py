@@ -589,13 +589,14 @@ def test_a_change_before_the_forward_or_after_backward_is_fine() -> None:
 
 def test_other_memory_at_the_same_address_is_no_change() -> None:
     x = leaf(np.ones(100))
+    before = len(engine.mutations._by_memory)  # arrays of other tests may still be alive
     for _ in range(50):
         scratch = gg.tensor(np.ones(100))
         scratch += 1.0
         del scratch
         y = x * gg.tensor(np.ones(100))
         y.sum().backward()
-    assert len(engine.mutations._by_memory) < 10
+    assert len(engine.mutations._by_memory) - before < 10
     assert x.grad.tolist() == [50.0] * 100
 
 

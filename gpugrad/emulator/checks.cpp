@@ -587,18 +587,23 @@ EXPORT void range_access(const void* p, size_t size, bool write, const char* fil
                        intern(file, line));
 }
 
-// Marks memory as not yet written, over launches; a size of 0 forgets it.
-extern "C" EXPORT void gpugrad_mark(char* base, size_t size) {
+// Marks bytes as not yet written, over launches; `bytes` says which, null none of them any more.
+extern "C" EXPORT void gpugrad_mark(char* base, size_t size, const uint8_t* bytes) {
     for (size_t i = 0; i < marked.size(); i++)
         if (marked[i].base == base) {
             delete[] marked[i].bytes;
             marked.erase(marked.begin() + i);
             break;
         }
-    if (!size) return;
+    if (!bytes) return;
     Marked m{base, size, new uint8_t[size]};
-    memset(m.bytes, 1, size);
+    memcpy(m.bytes, bytes, size);
     marked.push_back(m);
+}
+
+extern "C" EXPORT void gpugrad_marks(const char* base, size_t size, uint8_t* bytes) {
+    for (const Marked& m : marked)
+        if (m.base == base && m.size == size) memcpy(bytes, m.bytes, size);
 }
 
 }  // namespace gpugrad_emulator

@@ -22,7 +22,7 @@ struct PhaseBarrier {
     int expected, missing;
     int64_t bytes;  // expected and not landed; below zero when a copy is ahead of its announcement
     uint32_t phase;
-    checks::Ticks released, open;  // by the last complete phase, by the one under way
+    checks::Ticks released, open;          // by the last complete phase, by the one under way
     std::vector<BulkCopy> copies, landed;  // `landed`: the data is there, but nobody has waited
     std::vector<int> waiting;
 };

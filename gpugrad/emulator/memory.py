@@ -11,7 +11,7 @@ import numpy as np
 
 from . import compile as compiler
 
-_unwritten: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
+_marked: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
 
 
 def empty(shape: int | Sequence[int], dtype: Any = np.float32, poison: int = 0xFF) -> np.ndarray:
@@ -22,22 +22,51 @@ def empty(shape: int | Sequence[int], dtype: Any = np.float32, poison: int = 0xF
     not seen: fill it by a kernel, or use numpy.empty.
     """
     array = np.empty(shape, dtype)
-    array.reshape(-1).view(np.uint8)[...] = poison
-    if array.nbytes:
-        runtime = ctypes.CDLL(str(compiler.runtime()))
-        address, size = array.ctypes.data, array.nbytes
-        with compiler.lock:
-            runtime.gpugrad_mark(ctypes.c_void_p(address), ctypes.c_size_t(size))
-        weakref.finalize(array, _forget, runtime, address).atexit = False
-        _unwritten[id(array)] = array
+    _bytes(array)[...] = poison
+    _mark(array, np.ones(array.nbytes, np.uint8))
     return array
 
 
-def is_unwritten(array: np.ndarray) -> bool:
-    """Return whether the array came from ``empty``."""
-    return _unwritten.get(id(array)) is array
-
-
-def _forget(runtime: ctypes.CDLL, address: int) -> None:
+def marks_of(array: np.ndarray) -> np.ndarray | None:
+    """Return which bytes of an array from ``empty`` no kernel has written (1), None for others."""
+    if _marked.get(id(array)) is not array:
+        return None
+    marks = np.zeros(array.nbytes, np.uint8)
     with compiler.lock:
-        runtime.gpugrad_mark(ctypes.c_void_p(address), ctypes.c_size_t(0))
+        _runtime().gpugrad_marks(_address(array), ctypes.c_size_t(array.nbytes), _address(marks))
+    return marks
+
+
+def copy_of(array: np.ndarray, marks: np.ndarray, poison: int) -> np.ndarray:
+    """Return a copy with the same bytes unwritten; they hold ``poison``."""
+    copy = np.empty_like(array)
+    _bytes(copy)[...] = np.where(marks, np.uint8(poison), _bytes(array))
+    _mark(copy, marks)
+    return copy
+
+
+def _mark(array: np.ndarray, marks: np.ndarray) -> None:
+    if not array.nbytes:
+        return
+    runtime, address = _runtime(), _address(array)
+    with compiler.lock:
+        runtime.gpugrad_mark(address, ctypes.c_size_t(array.nbytes), _address(marks))
+    weakref.finalize(array, _forget, runtime, address).atexit = False
+    _marked[id(array)] = array
+
+
+def _forget(runtime: ctypes.CDLL, address: ctypes.c_void_p) -> None:
+    with compiler.lock:
+        runtime.gpugrad_mark(address, ctypes.c_size_t(0), None)
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1).view(np.uint8)
+
+
+def _address(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _runtime() -> ctypes.CDLL:
+    return ctypes.CDLL(str(compiler.runtime()))

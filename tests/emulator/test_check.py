@@ -90,3 +90,18 @@ def test_an_array_just_behind_another(tmp_path: Path) -> None:
     args = (memory[:8], memory[8:], 8)
     with pytest.raises(emulator.OutOfBounds, match="array 'x', bytes 32 to 35 of 32"):
         emulator.check(path, grid=(1,), block=(1,), args=args)
+
+
+def test_results_go_into_the_next_check(tmp_path: Path) -> None:
+    """What a kernel wrote into an array from ``empty`` is known to be written, the rest not."""
+    path = tmp_path / "double.cu"
+    path.write_text(
+        'extern "C" __global__ void k(const float* x, float* out, int n) {\n'
+        "    if (threadIdx.x < n) out[threadIdx.x] = 2 * x[threadIdx.x];\n}\n"
+    )
+    x = np.arange(8, dtype=np.float32)
+    first = emulator.check(path, grid=(1,), block=(8,), args=(x, emulator.empty(8), 6))[1]
+    second = emulator.check(path, grid=(1,), block=(8,), args=(first, emulator.empty(8), 6))[1]
+    np.testing.assert_array_equal(second[:6], 4 * x[:6])
+    with pytest.raises(emulator.Uninitialised, match="array 'x', bytes 24 to 27 of 32"):
+        emulator.check(path, grid=(1,), block=(8,), args=(first, emulator.empty(8), 7))

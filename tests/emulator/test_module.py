@@ -218,16 +218,16 @@ def test_the_plain_build_counts_what_it_was_given_as_written(module: emulator.Mo
 
 def test_marks_end_with_the_array(module: emulator.Module) -> None:
     gc.collect()
-    before = len(memory._unwritten)
+    before = len(memory._marked)
     array = emulator.empty(1000)
     view = array[10:18]
     del array
     with pytest.raises(emulator.Uninitialised):
         module.get_function("copy")((1,), (8,), (view, np.zeros(8, "f"), 8), how=CHECKED)
-    assert len(memory._unwritten) == before + 1
+    assert len(memory._marked) == before + 1
     del view
     gc.collect()
-    assert len(memory._unwritten) == before
+    assert len(memory._marked) == before
 
 
 def test_launches_from_several_threads(module: emulator.Module) -> None:

@@ -5,7 +5,8 @@ run one after another. In the "checked" build the compiler hands over every load
 races, reads of uninitialised memory, accesses out of bounds, misalignment and overflow become
 Python exceptions that name the kernel, block, thread, variable and line.
 
-What it cannot tell: speed; the last bits of results (libm instead of the GPU's functions, no
+What it cannot tell: an index that leaves one shared array through a pointer and lands in the next
+one; speed; the last bits of results (libm instead of the GPU's functions, no
 contraction to fma, another order inside mma); whether inline assembly does what its emulated body
 does.
 """

@@ -51,7 +51,8 @@ def check(
 
     Raises the Fault that was found, with kernel, block, thread, variable and line; OrderDependent
     if the arrays are not bitwise equal after all runs, bytes of ``empty`` arrays that nobody wrote
-    aside (``bitwise=False`` allows it, for floating atomics); CompileError; TypeError and ValueError for arguments no launch would take.
+    aside (``bitwise=False`` allows it, for floating atomics); CompileError; TypeError and
+    ValueError for arguments no launch would take.
     """
     if isinstance(path, Module):
         module = path

@@ -6,9 +6,8 @@ races, reads of uninitialised memory, accesses out of bounds, misalignment and o
 Python exceptions that name the kernel, block, thread, variable and line.
 
 What it cannot tell: an index that leaves one shared array through a pointer and lands in the next
-one; speed; the last bits of results (libm instead of the GPU's functions, no
-contraction to fma, another order inside mma); whether inline assembly does what its emulated body
-does.
+one; speed; the last bits of results (libm instead of the GPU's functions, no contraction to fma,
+another order inside mma); whether inline assembly does what its emulated body does.
 """
 
 from .check import SWEEP, check

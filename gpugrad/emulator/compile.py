@@ -132,7 +132,11 @@ def build(
             try:
                 _run([*flags, *include, "-c", "-o", object_file], text, name)
                 # without -fsanitize, which would link the compiler's own runtime
-                _run(["-shared", object_file, str(library), "-o", temporary], None, name)
+                _run(
+                    ["-shared", "-Wl,-z,now", object_file, str(library), "-o", temporary],
+                    None,
+                    name,
+                )
             finally:
                 Path(object_file).unlink(missing_ok=True)
     return path

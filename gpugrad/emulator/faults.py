@@ -152,12 +152,16 @@ _NOWHERE, _SHARED, _DYNAMIC, _GLOBAL, _STATIC = range(5)
 
 
 class Place(NamedTuple):
-    """A thread at a line of the source."""
+    """A thread at a line of the source; ``callers`` if that line was inlined into others."""
 
     block: tuple[int, ...]
     thread: tuple[int, ...]
     file: str
     line: int
+    callers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " called from ".join([f"{self.file}:{self.line}", *self.callers])
 
 
 class RawPlace(ctypes.Structure):
@@ -195,7 +199,7 @@ def to_exception(report: Report, kernel: str, library: Path, arguments: Sequence
     here = _place(report.here, library)
     variable, memory = _memory(report, library, arguments)
     message = (
-        f"{cls.kind} in kernel {kernel!r} at {here.file}:{here.line}, block {here.block}, "
+        f"{cls.kind} in kernel {kernel!r} at {here}, block {here.block}, "
         f"thread {here.thread}: {report.text.decode(errors='replace')}"
     )
     if memory:
@@ -203,9 +207,7 @@ def to_exception(report: Report, kernel: str, library: Path, arguments: Sequence
     other = _place(report.other, library) if report.has_other else None
     if other:
         block = "the same block" if other.block == here.block else f"block {other.block}"
-        message += (
-            f"\n  the other access: {other.file}:{other.line}, {block}, thread {other.thread}"
-        )
+        message += f"\n  the other access: {other}, {block}, thread {other.thread}"
     return cls(
         message,
         kernel,
@@ -219,18 +221,21 @@ def to_exception(report: Report, kernel: str, library: Path, arguments: Sequence
 
 
 def _place(raw: RawPlace, library: Path) -> Place:
-    file, line = raw.file.decode(errors="replace"), raw.line
+    lines = [(raw.file.decode(errors="replace") or "?", raw.line)]
     if raw.pc:
-        file, line = _source_line(library, raw.pc - 1)  # a return address: the call is before it
-    return Place(tuple(raw.block), tuple(raw.thread), file or "?", line)
+        lines = _source_lines(library, raw.pc - 1)  # a return address: the call is before it
+    callers = tuple(f"{file}:{line}" for file, line in lines[1:])
+    return Place(tuple(raw.block), tuple(raw.thread), *lines[0], callers)
 
 
-def _source_line(library: Path, address: int) -> tuple[str, int]:
-    """Return the file and line of an address in a library."""
-    shown = _tool("addr2line", "-e", str(library), hex(address))
-    file, _, rest = shown.strip().rpartition(":")
-    number = rest.split(" ")[0]  # "12 (discriminator 3)"
-    return Path(file).name, int(number) if number.isdigit() else 0
+def _source_lines(library: Path, address: int) -> list[tuple[str, int]]:
+    """Return file and line of an address in a library, then of the calls inlined around it."""
+    lines = []
+    for shown in _tool("addr2line", "-i", "-e", str(library), hex(address)).splitlines():
+        file, _, rest = shown.rpartition(":")
+        number = rest.split(" ")[0]  # "12 (discriminator 3)"
+        lines.append((Path(file).name, int(number) if number.isdigit() else 0))
+    return [line for line in lines if line[0] != "runtime.hpp"] or [("?", 0)]
 
 
 def _memory(report: Report, library: Path, arguments: Sequence[str]) -> tuple[str | None, str]:

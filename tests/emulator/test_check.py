@@ -39,6 +39,17 @@ def test_a_race_is_caught(smooth: Path) -> None:
     assert "the other access: my.cu:7, the same block, thread" in message
 
 
+def test_a_helper_is_reported_with_its_caller(smooth: Path) -> None:
+    (smooth.parent / "helper.cuh").write_text(
+        "__device__ __forceinline__ float middle(const float& a, const float& b) {\n"
+        "    return 0.5f * (a + b);\n}\n"
+    )
+    with pytest.raises(emulator.Race, match=r"helper\.cuh:2 called from my\.cu:7"):
+        emulator.check(
+            smooth, grid=(1,), block=(256,), args=(np.ones(256, "f"), emulator.empty(256), 256)
+        )
+
+
 def test_the_repaired_kernel_passes(smooth: Path) -> None:
     smooth.write_text(RACY.replace("// a __syncthreads() is missing here", "__syncthreads();"))
     x = np.arange(256, dtype=np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import ml_dtypes
@@ -104,3 +105,9 @@ def test_rounding_to_sixteen_bits(module: emulator.Module, dtype: type) -> None:
         np.testing.assert_array_equal(after[2][0], expected)
     else:  # an infinity times zero
         assert np.isnan(after[2][0]).sum() == 7
+
+
+@pytest.mark.parametrize("word", [r"\basm\b", r"\b__CUDA_ARCH__\b"])
+def test_only_ptx_depends_on_the_machine(word: str) -> None:
+    files = sorted(source.folder().glob("*.cu*"))
+    assert [f.name for f in files if re.search(word, f.read_text("utf-8"))] == ["ptx.cuh"]

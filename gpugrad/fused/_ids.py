@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from .. import backend
 from ..registry import describe
 from ..tensor import Tensor
@@ -39,7 +41,7 @@ def refuse_out_of_range(
     if allowed is not None:
         bad &= array != allowed
     if bad.any():
-        position = tuple(int(i[0]) for i in backend.xp_of(array).nonzero(bad))
+        position = tuple(map(int, np.unravel_index(int(bad.argmax()), array.shape)))
         where = f"{name}[{', '.join(map(str, position))}]" if position else name
         also = "" if allowed is None else f", or ignore_index={allowed}"
         raise IndexError(

@@ -28,6 +28,7 @@ from ._ids import on_device_of, refuse_non_integer, refuse_out_of_range
 from ._rows import as_rows, row_blocks, wide_block, wide_dtype, widened
 from .base import Implementation, fused
 
+LONG = 4096  # classes beyond which sums are pairwise
 REDUCTIONS = ("none", "sum", "mean")
 
 # NumPy
@@ -87,12 +88,19 @@ def _block(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.empty((first.stop, rows.shape[1]), dtype)
 
 
-def _spread_costs(z: np.ndarray, weight: np.ndarray | None, ones: np.ndarray) -> np.ndarray:
+def _row_sums(x: np.ndarray, factor: np.ndarray | None = None) -> np.ndarray:
+    """Return the sums of x * factor, by BLAS where it is exact enough: it does not add in pairs."""
+    if x.shape[1] > LONG:
+        return np.add.reduce(x if factor is None else x * factor, axis=-1)
+    return np.vecdot(x, np.ones(x.shape[1], x.dtype) if factor is None else factor)
+
+
+def _spread_costs(z: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
     """Return the sums of w * z, for the part of q that is smoothed over all classes."""
-    if weight is None:
-        return np.vecdot(z, ones)
+    if weight is None or weight.all():
+        return _row_sums(z, weight)
     used = np.flatnonzero(weight)  # what has no weight may be -inf
-    return np.vecdot(z, weight) if len(used) == len(weight) else np.vecdot(z[:, used], weight[used])
+    return _row_sums(z[:, used], weight[used])
 
 
 def _forward(
@@ -113,7 +121,7 @@ def _forward(
         else:
             targets = as_rows(target)
         tops, totals, losses = np.empty((3, len(rows)), wide)
-        ones, buffer = np.ones(classes, wide), _block(rows, wide)
+        buffer = _block(rows, wide)
         for part in row_blocks(rows, 1):
             z = buffer[: part.stop - part.start]
             x = wide_block(rows[part], z)
@@ -127,13 +135,13 @@ def _forward(
                 cost *= hit
                 cost[hit == 0] = 0
                 if label_smoothing:
-                    cost += label_smoothing / classes * _spread_costs(z, weight, ones)
+                    cost += label_smoothing / classes * _spread_costs(z, weight)
             else:
                 q = _blend(targets[part], weight, label_smoothing, wide)
-                mass, cost = np.vecdot(q, ones), np.vecdot(q, z)
+                mass, cost = _row_sums(q), _row_sums(q, z)
                 if np.isnan(cost).any():
-                    cost = np.vecdot(q, np.where(q == 0, 0, z))
-            total = np.vecdot(np.exp(z, out=z), ones)
+                    cost = _row_sums(q, np.where(q == 0, 0, z))
+            total = _row_sums(np.exp(z, out=z))
             total[total == 0] = 1
             np.subtract(mass * np.log(total), cost, out=losses[part])
             tops[part], totals[part] = top, total
@@ -172,7 +180,7 @@ def _backward(
         scale, hit, even = g * labels.mass, g * labels.hit, g * (label_smoothing / classes)
         scale /= totals
     else:
-        targets, ones = as_rows(target), np.ones(classes, wide)
+        targets = as_rows(target)
     for part in row_blocks(rows, 1):
         d = dx_rows[part] if buffer is None else buffer[: part.stop - part.start]
         np.subtract(rows[part], tops[part, None], out=d)
@@ -184,7 +192,7 @@ def _backward(
             d[np.arange(len(d)), labels.id[part]] -= hit[part]
         else:
             q = _blend(targets[part], weight, label_smoothing, wide)
-            d *= (np.vecdot(q, ones) / totals[part])[:, None]
+            d *= (_row_sums(q) / totals[part])[:, None]
             d -= q
             d *= g[part, None]
         if buffer is not None:

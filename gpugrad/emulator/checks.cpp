@@ -58,6 +58,7 @@ struct Clocks {
 struct Release {
     Access at;             // the fence
     uint32_t lanes[WARP];  // the thread's knowledge of its warp
+    bool everywhere;       // else for its own block only
 };
 
 struct Acquired {
@@ -148,7 +149,7 @@ inline bool ordered_in_block(const Access& a, int thread) {
 }
 
 bool covers(const Release& release, const Access& a) {
-    if (release.at.block != a.block) return false;
+    if (release.at.block != a.block || !(release.everywhere || a.block == serial)) return false;
     if (a.epoch != release.at.epoch) return a.epoch < release.at.epoch;
     if (a.thread == release.at.thread) return a.clock <= release.at.clock;
     return a.thread / WARP == release.at.thread / WARP && a.clock < release.lanes[a.thread % WARP];
@@ -551,11 +552,11 @@ uint32_t place(const char* file, int line) { return intern(file, line); }
 
 }  // namespace checks
 
-EXPORT void fence() {
+EXPORT void fence(bool everywhere) {
     if (!active) return;
     state.busy = true;
     const int t = state.current;
-    Release release{here(0, READ), {}};
+    Release release{here(0, READ), {}, everywhere};
     for (int i = 0; i < WARP; i++) release.lanes[i] = known(t, i);
     clocks[t / WARP].now++;  // what comes later is not covered
     fences.push_back(release);

@@ -80,7 +80,7 @@ GPUGRAD_EXPORT uint32_t pack(float low, float high, bool bfloat16);
 GPUGRAD_EXPORT void atomic_access(const void* address, size_t size, const char* file, int line);
 GPUGRAD_EXPORT void range_access(const void* address, size_t size, bool write, const char* file,
                                  int line);
-GPUGRAD_EXPORT void fence();
+GPUGRAD_EXPORT void fence(bool everywhere);  // else for the thread's own block
 [[noreturn]] GPUGRAD_EXPORT void failed(const char* text, const char* file, int line);
 
 template <class To, class From>
@@ -239,9 +239,9 @@ GPUGRAD_REDUCE(__reduce_or_sync, unsigned, 4)
 GPUGRAD_REDUCE(__reduce_xor_sync, unsigned, 5)
 #undef GPUGRAD_REDUCE
 
-inline void __threadfence() { gpugrad_emulator::fence(); }
-inline void __threadfence_block() { gpugrad_emulator::fence(); }
-inline void __threadfence_system() { gpugrad_emulator::fence(); }
+inline void __threadfence() { gpugrad_emulator::fence(true); }
+inline void __threadfence_block() { gpugrad_emulator::fence(false); }
+inline void __threadfence_system() { gpugrad_emulator::fence(true); }
 
 // ---- atomics: threads run one at a time, so the plain operation is atomic ----
 // not inlined: inside a kernel the load and the store would be instrumented as ordinary ones

@@ -115,6 +115,18 @@ extern "C" __global__ void ticket_without_fence(float* x) {
     if (last && threadIdx.x < 3) x[32] += x[threadIdx.x];  // HERE
 }
 
+// Race variable=x: a fence for the own block does not reach the last block. GRID 3
+extern "C" __global__ void ticket_with_narrow_fence(float* x) {
+    __shared__ bool last;
+    if (threadIdx.x == 0) {
+        x[blockIdx.x] = blockIdx.x;  // HERE
+        __threadfence_block();
+        last = atomicInc(&ticket, gridDim.x - 1) == gridDim.x - 1;
+    }
+    __syncthreads();
+    if (last && threadIdx.x < 3) x[32] += x[threadIdx.x];  // HERE
+}
+
 // Race variable=dynamic: two warps share one slot of dynamic shared memory.
 extern "C" __global__ void dynamic_race(float* x) {
     DYN_SMEM(memory);

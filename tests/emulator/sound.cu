@@ -200,3 +200,22 @@ extern "C" __global__ void early_exit(float* x, int n) {
     x[i] = __reduce_max_sync(active, i) + __shfl_sync(active, x[i], 0);
     __syncwarp(active);
 }
+
+// inside a block: the warp that arrives last, by a ticket in shared memory, sums what all wrote
+extern "C" __global__ void last_warp(const float* x, float* out) {
+    __shared__ float partial[4];
+    __shared__ int arrived;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    if (threadIdx.x == 0) arrived = 0;
+    __syncthreads();
+    const float total = warp_sum(x[threadIdx.x]);
+    int position = 0;
+    if (lane == 0) {
+        partial[warp] = total;
+        __threadfence_block();
+        position = atomicAdd(&arrived, 1);
+    }
+    position = __shfl_sync(FULL, position, 0);
+    __syncwarp();
+    if (position == 3 && lane == 0) *out = partial[0] + partial[1] + partial[2] + partial[3];
+}

@@ -134,3 +134,11 @@ def test_early_exit(module: emulator.Module, n: int) -> None:
     i = np.arange(64)
     last = np.minimum(i // 32 * 32 + 31, n - 1)
     np.testing.assert_array_equal(after[0], np.where(i < n, last + i // 32 * 32, i))
+
+
+def test_last_warp(module: emulator.Module, rng: np.random.Generator) -> None:
+    x = rng.normal(size=128).astype(np.float32)
+    after = emulator.check(
+        module, "last_warp", grid=(1,), block=(128,), args=(x, emulator.empty(1))
+    )
+    close(after[1], x.sum())

@@ -56,6 +56,7 @@ def test_repr(tensor: Callable[[], gg.Tensor], text: str) -> None:
 def test_format() -> None:
     assert f"{gg.tensor(1.23456):.2f}" == "1.23"
     assert f"{gg.tensor([1.0])}" == "tensor([1.])"
+    assert f"{gg.tensor(1.0)}" == "tensor(1.)"
 
 
 # Python's numbers
@@ -204,6 +205,7 @@ def test_requires_grad_can_be_switched_on_leaves_only() -> None:
     with pytest.raises(RuntimeError, match=r"requires_grad of a computed tensor.*detach"):
         y.requires_grad = False
     assert x.requires_grad_(False) is x
+    assert gg.ones(2).requires_grad_().requires_grad
     assert not (x * 2.0).requires_grad
     with pytest.raises(TypeError, match=r"dtype int64 has no gradient.*astype"):
         gg.tensor([1]).requires_grad = True

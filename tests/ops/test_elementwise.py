@@ -332,6 +332,17 @@ def test_operators_with_tensors_numbers_and_arrays(symbol: str, f: Callable[...,
     np.testing.assert_array_equal(f(2.0, gg.tensor(a)).numpy(), f(2.0, a))
 
 
+@pytest.mark.parametrize(
+    "data", [2.0, 2, [1.0, 2.0], np.array([1.0, 2.0]), np.float32(2.0)], ids=repr
+)
+def test_functions_take_numbers_lists_and_arrays(data: Any) -> None:
+    for name, f in (("exp", np.exp), ("square", np.square), ("sum", np.sum)):
+        out = OPS[name].function(data)
+        assert isinstance(out, gg.Tensor)
+        np.testing.assert_allclose(out.numpy(), f(np.asarray(data)), rtol=1e-6)
+        assert out.dtype != gg.float64 or isinstance(data, np.ndarray)
+
+
 @pytest.mark.parametrize("exponent", [2, 0.5, -1, 2.0, -1.0, 3, 1.5])
 def test_powers_with_a_shortcut(exponent: float) -> None:
     x = gg.tensor([0.5, 1.0, 2.5], gg.float64, requires_grad=True)

@@ -160,6 +160,8 @@ def test_ties_keep_their_order(descending: bool) -> None:
     x = gg.tensor([1.0, 0.0, 1.0, 0.0, 1.0], requires_grad=True)
     order = [0, 2, 4, 1, 3] if descending else [1, 3, 0, 2, 4]
     assert gg.argsort(x, descending=descending).tolist() == order
+    assert gg.argsort(x).tolist() == [1, 3, 0, 2, 4]
+    assert gg.sort(x).tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
     weights = gg.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
     (gg.sort(x, descending=descending) * weights).sum().backward()
     assert [x.grad.tolist()[i] for i in order] == [1.0, 2.0, 3.0, 4.0, 5.0]
@@ -196,6 +198,7 @@ def test_diag(k: int) -> None:
     vector, matrix = X[0, 0], X[0]
     np.testing.assert_array_equal(gg.diag(vector, k).numpy(), np.diag(vector, k))
     np.testing.assert_array_equal(gg.diag(matrix, k).numpy(), np.diag(matrix, k))
+    np.testing.assert_array_equal(gg.diag(vector).numpy(), np.diag(vector))
     gradcheck(lambda x: gg.diag(x, k), leaf(vector))
     with pytest.raises(ValueError, match="diag: x must have one or two"):
         gg.diag(X)

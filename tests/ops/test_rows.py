@@ -162,6 +162,17 @@ def test_integers(row: Any) -> None:
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_which_rows_make_floats_of_integers() -> None:
+    exact = """negative positive abs sign floor ceil trunc round square relu isnan isinf isfinite
+        logical_not bitwise_invert add subtract multiply power maximum minimum remainder fmod
+        floor_divide equal not_equal less less_equal greater greater_equal logical_and logical_or
+        logical_xor bitwise_and bitwise_or bitwise_xor where clip copy reshape permute_dims
+        broadcast_to flip roll tril triu pad getitem getitem_view scatter put argsort nonzero sum
+        prod max min any all argmax argmin count_nonzero cumulative_sum cumulative_prod matmul
+        linear astype to_device"""
+    assert {op.name for op in OPS.values() if not op.floats_only} == set(exact.split())
+
+
 def integers_in(domain: tuple[float, float]) -> list[int]:
     low, high = domain
     return [n for n in (0, 1, 2, 3) if low <= n <= high] or [1, 2, 3]

@@ -2,17 +2,17 @@
 
 (Vaswani et al.: Attention Is All You Need, 2017.) Scores s are computed a tile at a time, small
 enough for a core's cache; what is kept of each row is its maximum m and r = 1 / sum(exp(s - m)).
-Backward computes e = exp(s - m) again. With h = r * g and d = rowsum(h * out)
+Backward (Dao et al.: FlashAttention, 2022) has e = exp(s - m) again, and with h = r * g, p = h v^T
 
-    grad v = e^T h,    ds = e * (h v^T - d),    grad q = scale * ds k,    grad k = scale * ds^T q
+    grad v = e^T h,   ds = e * (p - r * rowsum(e * p)),   grad q = ds k * scale,   grad k = ds^T q
 
-(Dao et al.: FlashAttention, 2022). A query that sees no key has output 0 and gradient 0.
+where the q at the end is scaled already. Taking the row sum of that very p, and not the equal
+rowsum(h * out), lets rounding errors cancel. A query that sees no key has output and gradient 0.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,7 +65,7 @@ def _forward(
                 e *= tile.keep
             np.matmul(e, v[tile.seen], out=out[tile.at])
         out *= (inverse * out.dtype.type(rescale(scores.dropout_p)))[..., None]
-        return _restored(out, query), (out, tops, inverse, memory if scores.kept else None)
+        return _restored(out, query), (tops, inverse, memory if scores.kept else None)
 
 
 def _backward(
@@ -76,14 +76,13 @@ def _backward(
     **statics: Any,
 ) -> Sequence[Any]:
     query, key, value, attn_mask = arrays
-    out, tops, inverse, powers = residuals
+    tops, inverse, powers = residuals
     scores, v = Scores(query, key, attn_mask, **statics), as_matrices(value)
     h = as_matrices(g) * inverse[..., None]
-    d = np.vecdot(h, out)[..., None]
     if scores.dropout_p:
         h *= h.dtype.type(rescale(scores.dropout_p))
     dq, dk, dv = (zeros_laid_out_like(x, x.shape[3]) for x in (scores.query, scores.key, v))
-    memory, spare = np.empty((2, scores.largest), out.dtype)
+    memory, spare = np.empty((2, scores.largest), h.dtype)
     for tile in scores.tiles():
         if powers is None:
             e = scores.compute(tile, memory)
@@ -101,7 +100,9 @@ def _backward(
             np.matmul(h_tile, v[tile.seen].swapaxes(-1, -2), out=ds)
             if tile.keep is not None:
                 ds *= tile.keep
-            ds -= d[tile.at]
+            d = np.vecdot(e, ds)
+            d *= inverse[tile.at]
+            ds -= d[..., None]
             ds *= e
             np.matmul(ds, scores.key[tile.seen], out=dq[tile.at])
             _add_product(dk[tile.seen], ds.swapaxes(-1, -2), scores.query[tile.at], last)
@@ -188,7 +189,8 @@ def scaled_dot_product_attention(
     is 1/sqrt(D) by default. Weights are dropped with probability dropout_p, drawn from
     ``gg.random``; the caller decides whether it is training.
 
-    Raises ValueError where shapes or dropout_p do not fit, TypeError for a mask of integers.
+    Raises ValueError where shapes or dropout_p do not fit, TypeError for a mask of integers or
+    an offset that is none.
     """
     q, k, v = floating(query), floating(key), floating(value)
     dtype = backend.promote(backend.promote(q.dtype, k.dtype), v.dtype)
@@ -206,6 +208,8 @@ def scaled_dot_product_attention(
         x if x.shape[:-2] == lead else ops.broadcast_to(x, (*lead, *x.shape[-2:]))
         for x in (q, k, v)
     )
+    if not isinstance(offset, (int, np.integer)):
+        raise TypeError(f"{NAME}: offset must be an integer, got {offset!r}")
     dropout_p = probability(NAME, "dropout_p", dropout_p)
     seed = counter = 0
     if dropout_p:
@@ -214,7 +218,7 @@ def scaled_dot_product_attention(
     statics = {
         "scale": float(1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else scale),
         "is_causal": bool(is_causal),
-        "offset": operator.index(offset),
+        "offset": int(offset),
         "dropout_p": dropout_p,
         "seed": seed,
         "counter": counter,

@@ -143,6 +143,9 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     return _linear(x, weight, bias)
 
 
+OPS["linear"].function = linear
+
+
 def outer(x: Any, y: Any) -> Any:
     """Return the products of all elements of x (N) with all of y (M): (N, M)."""
     return multiply(reshape(x, (-1, 1)), reshape(y, (1, -1)))

@@ -90,7 +90,7 @@ def test_matmul_refuses(a: tuple[int, ...], b: tuple[int, ...], message: str) ->
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4), (0, 4), (2, 0, 4)], ids=str)
 def test_linear(shape: tuple[int, ...], bias: bool) -> None:
-    linear = gg.registry.OPS["linear"].function
+    linear = gg.ops.linear
     x, weight = leaf(*shape), leaf(5, 4)
     b = leaf(5) if bias else None
     expected = x.detach().numpy() @ weight.detach().numpy().T
@@ -100,6 +100,21 @@ def test_linear(shape: tuple[int, ...], bias: bool) -> None:
     )
     gradcheck(lambda x, w, *b: linear(x, w, *b or (None,)), [x, weight, *[b] * bias])
     gradgradcheck(lambda x, w, *b: linear(x, w, *b or (None,)), [x, weight, *[b] * bias])
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((3, 4), (5, 3)), r"linear: input \(3, 4\) and weight \(5, 3\) do not fit"),
+        (((3, 4), (4,)), r"linear: input \(3, 4\) and weight \(4,\) do not fit"),
+        (((4,), (2, 5, 4)), "linear: input .* do not fit"),
+        (((), (5, 4)), "linear: input .* do not fit"),
+        (((3, 4), (5, 4), (4,)), r"linear: bias \(4,\) and weight \(5, 4\) do not fit.*\(5,\)"),
+    ],
+)
+def test_linear_refuses(shapes: tuple[tuple[int, ...], ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        gg.ops.linear(*(leaf(*shape) for shape in shapes))
 
 
 EINSUM = [
@@ -119,6 +134,8 @@ EINSUM = [
     ("ii", (3, 3)),
     ("iij->j", (3, 3, 2)),
     ("iii->i", (2, 2, 2)),
+    ("jii->ij", (2, 3, 3)),
+    ("jiik,ij->k", (2, 3, 3, 2), (3, 2)),
     ("ii,ij->j", (3, 3), (3, 2)),
     ("ij,ij->ij", (3, 4), (3, 4)),
     ("ij,i->ij", (3, 4), (3,)),
@@ -192,6 +209,12 @@ def test_tensordot(a: tuple[int, ...], b: tuple[int, ...], axes: Any) -> None:
         gg.tensordot(x, y, axes).detach().numpy(), expected, rtol=1e-13, atol=1e-14
     )
     gradcheck(lambda x, y: gg.tensordot(x, y, axes), [x, y])
+
+
+def test_tensordot_sums_two_axes_by_default() -> None:
+    x, y = leaf(2, 3, 4), leaf(3, 4, 5)
+    expected = np.tensordot(x.detach().numpy(), y.detach().numpy())
+    np.testing.assert_allclose(gg.tensordot(x, y).detach().numpy(), expected, rtol=1e-13)
 
 
 def test_tensordot_refuses() -> None:

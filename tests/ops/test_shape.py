@@ -84,6 +84,8 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "split": (lambda x: gg.split(x, 2, axis=2)[1], lambda x: np.split(x, 2, 2)[1]),
     "split-at": (lambda x: gg.split(x, [1, 3], -1)[1], lambda x: np.split(x, [1, 3], -1)[1]),
     "split-all": (lambda x: tuple(x.split([1, 2], 1)), lambda x: tuple(np.split(x, [1, 2], 1))),
+    "split-first-axis": (lambda x: gg.split(x, 2)[1], lambda x: np.split(x, 2)[1]),
+    "unstack-first-axis": (lambda x: gg.unstack(x), lambda x: tuple(x)),
     "unstack": (lambda x: gg.unstack(x, 1)[2], lambda x: x[:, 2]),
     "contiguous": (lambda x: x.T.contiguous(), lambda x: x.T),
     "astype": (lambda x: x.astype(gg.float64, copy=True), lambda x: x),

@@ -100,7 +100,7 @@ def test_a_run_stopped_by_a_signal_goes_on_bit_for_bit(here, number):
 
 
 def test_the_default_command_in_a_process(here):
-    result = process("train", "--preset", "tiny", "--max-steps", "30", "--eval-interval", "15")
+    result = process("train", "--preset", "tiny", "--max-steps", "60")
     assert (result.returncode, result.stderr) == (0, "")
     assert "python-stdlib" in result.stdout
     assert re.search(r"baseline +unigram \d\.\d+, bigram \d\.\d+", result.stdout)

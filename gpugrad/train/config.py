@@ -57,21 +57,21 @@ class TrainConfig:
     n_layer: int = _setting(4, "transformer blocks", True, low=1)
     n_head: int = _setting(4, "attention heads", True, low=1)
     n_embd: int = _setting(128, "width: channels of the residual stream", True, low=1)
-    block_size: int = _setting(128, "tokens of context", True, low=1)
+    block_size: int = _setting(64, "tokens of context", True, low=1)
     bias: bool = _setting(False, "biases in linear layers and norms", True)
     dropout: float = _setting(0.0, "probability of dropping a value", True, low=0, below=1)
     norm_first: bool = _setting(True, "norms before attention and MLP (pre-LN), or after", True)
     positions: str = _setting(
-        "learned", "position vectors", True, choices=("learned", "sinusoidal", "rotary")
+        "rotary", "how the model sees places", True, choices=("learned", "sinusoidal", "rotary")
     )
     tied_head: bool = _setting(True, "the head uses the token embedding's weight", True)
     activation: str = _setting("gelu_tanh", "of the MLP", True, choices=("gelu_tanh", "gelu"))
 
-    max_steps: int = _setting(1500, "updates of the parameters", low=1)
+    max_steps: int = _setting(2500, "updates of the parameters", low=1)
     batch_size: int = _setting(12, "windows per pass", True, low=1)
     accumulate: int = _setting(1, "passes per update, their gradients added up", True, low=1)
-    lr: float = _setting(2e-3, "highest learning rate", low=0)
-    min_lr: float = _setting(2e-4, "learning rate at the end", low=0)
+    lr: float = _setting(3e-3, "highest learning rate", low=0)
+    min_lr: float = _setting(3e-4, "learning rate at the end", low=0)
     schedule: str = _setting(
         "cosine",
         "of the learning rate after warm-up",

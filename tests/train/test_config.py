@@ -158,14 +158,14 @@ def test_unknown_preset():
         ({"dtype": "bfloat16"}, ValueError, "dtype must be one of float32, float64"),
         ({"n_head": 3}, ValueError, "n_embd 128 does not divide into n_head 3"),
         ({"positions": "rotary", "n_embd": 12}, ValueError, "head_size|odd"),
-        ({"min_lr": 0.1}, ValueError, "min_lr must be at most lr, 0.002, got 0.1"),
+        ({"min_lr": 0.1}, ValueError, "min_lr must be at most lr, 0.003, got 0.1"),
         ({"warmup_steps": 1500}, ValueError, "warmup_steps must be below max_steps, 1500"),
         ({"schedule": "exponential", "min_lr": 0.0}, ValueError, "min_lr must be above 0"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )
 def test_bad_values_are_named(values, error, message):
-    values = {"max_steps": 1500, "lr": 2e-3, "min_lr": 0.0, "n_embd": 128, **values}
+    values = {"max_steps": 1500, "lr": 3e-3, "min_lr": 0.0, "n_embd": 128, **values}
     with pytest.raises(error, match=message):
         resolve(values)
 
@@ -199,7 +199,7 @@ FIXED = [name for name, field in FIELDS.items() if field.metadata["fixed"]]
 @pytest.mark.parametrize("name", [*FIXED, "preset"])
 def test_resuming_may_not_change_what_is_in_the_state(name):
     config = TrainConfig()
-    others = {"bias": True, "data": "x", "dtype": "float64", "positions": "rotary"}
+    others = {"bias": True, "data": "x", "dtype": "float64", "positions": "learned"}
     others |= {"tokenizer": "char", "activation": "gelu", "preset": "tiny", "n_head": 2}
     others |= {"norm_first": False, "tied_head": False, "n_embd": 256, "train_fraction": 0.5}
     old = getattr(config, name)

@@ -7,12 +7,11 @@ in gpugrad, so that a state dict fits both.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 
 import numpy as np
 import torch
-from small_gpt import VOCABULARY, Outcome, Run
+from small_gpt import VOCABULARY, Run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -73,7 +72,7 @@ class GPT(nn.Module):
         return F.linear(self.norm(x), self.tokens.weight)
 
 
-def train(run: Run, weights: Mapping[str, np.ndarray]) -> Outcome:
+def train(run: Run, weights: Mapping[str, np.ndarray]) -> list[float]:
     """Train on the CPU from the given weights, in their dtype, and return the losses."""
     model = GPT(run)
     state = {name: torch.tensor(array) for name, array in weights.items()}
@@ -89,14 +88,12 @@ def train(run: Run, weights: Mapping[str, np.ndarray]) -> Outcome:
         betas=run.betas,
         eps=run.eps,
     )
-    losses, seconds = [], []
+    losses = []
     for x, y in run.batches():
-        start = time.perf_counter()
         logits = model(torch.from_numpy(x))
         loss = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(y).flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-        seconds.append(time.perf_counter() - start)
-    return Outcome(losses, seconds)
+    return losses

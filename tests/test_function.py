@@ -85,7 +85,7 @@ def test_needs_input_grad_and_missing_gradients():
 def test_a_second_backward_and_in_place_changes_are_noticed():
     out = Exp.apply(_x())
     out.backward(gg.ones(3))
-    with pytest.raises(RuntimeError, match="Exp .* freed"):
+    with pytest.raises(RuntimeError, match=r"Exp .* freed"):
         out.backward(gg.ones(3))
     result = Exp.apply(_x())
     with gg.no_grad():

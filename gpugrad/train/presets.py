@@ -68,7 +68,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval_interval": 200,
         "eval_windows": 64,
     },
-    # The CPU configuration of nanoGPT's README, for its character-level Shakespeare.
+    # The CPU configuration of nanoGPT's README, for its character-level Shakespeare; evaluated, as
+    # there, on 20 batches of 12 windows.
     "nanogpt-cpu": {
         **_shape("nanogpt-cpu"),
         "tokenizer": "char",
@@ -82,7 +83,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_decay": 0.1,
         "grad_clip": 1.0,
         "eval_interval": 250,
-        "eval_windows": 256,
+        "eval_windows": 240,
     },
     "gpt2": _gpt2("gpt2", 6e-4),
     "gpt2-medium": _gpt2("gpt2-medium", 3e-4),

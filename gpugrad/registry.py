@@ -87,7 +87,7 @@ class Pullback:
 
     def __init__(self, op: Op, wanted: tuple[int, ...]) -> None:
         self.op = op
-        self.name = op.name
+        self.name = op.title
         self.view = op.view
         rules = [op.rules[op.arguments[i]] for i in wanted]
         needs = [_parameters(rule) for rule in rules]
@@ -194,6 +194,7 @@ class Op:
         if name in OPS:
             raise ValueError(f"an operation named {name!r} is registered already")
         self.name = name
+        self.title = name.removesuffix("_view")  # what messages call it: getitem, for both rows
         self.forward = forward
         self.rules = rules
         self.arguments = tuple(arguments)
@@ -252,7 +253,7 @@ class Op:
         try:
             out = self.forward(xp, *arrays, **statics)
         except (ValueError, TypeError, IndexError) as error:
-            raise explained(error, self.name, self.arguments, arrays, statics) from error
+            raise explained(error, self.title, self.arguments, arrays, statics) from error
         if out.__class__ is not np.ndarray and isinstance(out, np.generic):
             out = np.asarray(out)
         make_node = state.make_node
@@ -273,7 +274,7 @@ class Op:
         try:
             out = self.forward(xp, data, **statics)
         except (ValueError, TypeError, IndexError) as error:
-            raise explained(error, self.name, self.arguments, (data,), statics) from error
+            raise explained(error, self.title, self.arguments, (data,), statics) from error
         if out.__class__ is not np.ndarray and isinstance(out, np.generic):
             out = np.asarray(out)
         make_node = state.make_node

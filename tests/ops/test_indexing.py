@@ -238,8 +238,8 @@ def test_iteration_and_unpacking() -> None:
 @pytest.mark.parametrize(
     ("f", "error", "message"),
     [
-        (lambda x: x[3], IndexError, "getitem_view: .*3"),
-        (lambda x: x[0, 0, 0, 0], IndexError, "getitem_view: too many"),
+        (lambda x: x[3], IndexError, "getitem: .*3"),
+        (lambda x: x[0, 0, 0, 0], IndexError, "getitem: too many"),
         (lambda x: x[np.array([0, 3])], IndexError, "getitem: .*3"),
         (lambda x: x[[-4]], IndexError, "getitem: .*-4"),
         (lambda x: x[np.array([0.5])], IndexError, "getitem: an index must be integer or boolean"),

@@ -156,7 +156,7 @@ def unbroadcast(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
     axes = _broadcast_axes(len(g.shape), shape)
     if axes:
         g = backend.total(xp, g, axes, keepdims=True)
-    return g if g.shape == shape else xp.reshape(g, shape)
+    return g if g.shape == shape else g.reshape(shape)
 
 
 def reachable(roots: Iterable[Any], stop: Iterable[Any] = ()) -> list[Node]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,11 @@ def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
 
 def kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
     """Return the shape after reducing over axis with keepdims=True."""
+    return _kept(shape, tuple(axis) if isinstance(axis, list) else axis)
+
+
+@functools.lru_cache(maxsize=4096)
+def _kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
     axes = normalize_axes(axis, len(shape))
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 

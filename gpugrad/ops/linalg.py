@@ -26,13 +26,15 @@ def _times(x: Any, y: Any, xp: Any) -> Any:
 
 
 def _left(g: Any, y: Any, xp: Any) -> Any:
-    return _times(g, y.swapaxes(-1, -2), xp)
+    if len(g.shape) == 2 and g.dtype.itemsize > 2:
+        return xp.matmul(g, y.mT)
+    return _times(g, y.mT, xp)
 
 
-def _right(g: Any, x: Any, y_shape: tuple[int, ...], xp: Any) -> Any:
-    if len(y_shape) == 2 and len(x.shape) > 2:  # one product instead of a batch and a sum
-        x, g = _flat(x, xp), _flat(g, xp)
-    return _times(x.swapaxes(-1, -2), g, xp)
+def _right(g: Any, x: Any, xp: Any) -> Any:
+    if len(g.shape) == 2 and g.dtype.itemsize > 2:
+        return xp.matmul(x.mT, g)
+    return _times(x.mT, g, xp)
 
 
 @primitive(
@@ -58,8 +60,6 @@ def _matmul_arrays(xp: Any, x: Any, y: Any) -> Any:
     if x.dtype.itemsize == 2 and x.dtype in backend.NARROW:
         wide = _matmul_arrays(xp, x.astype(backend.float32), y.astype(backend.float32))
         return wide.astype(x.dtype)
-    if x.ndim > 2 and y.ndim == 2 and x.size:
-        return xp.matmul(x.reshape(-1, x.shape[-1]), y).reshape(*x.shape[:-1], y.shape[-1])
     return xp.matmul(x, y)
 
 
@@ -72,8 +72,13 @@ def matmul(x: Any, y: Any) -> Any:
     x is (..., N, K), y (..., K, M), the result (..., N, M). A vector x counts as (1, K), a vector
     y as (K, 1), and that axis is dropped from the result. Raises ValueError naming both shapes.
     """
-    x, y = asarray(x), asarray(y)
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        x, y = asarray(x), asarray(y)
     xs, ys = x._data.shape, y._data.shape
+    if len(xs) > 1 and len(ys) > 1 and xs[-1] == ys[-2]:
+        if len(xs) == len(ys) or len(ys) > 2:
+            return _product(x, y)
+        return reshape(_product(reshape(x, (math.prod(xs[:-1]), xs[-1])), y), (*xs[:-1], ys[-1]))
     if not xs or not ys:
         raise ValueError(f"matmul: needs at least one dimension, got {xs} and {ys}")
     inner = ys[-2] if len(ys) > 1 else ys[0]
@@ -82,8 +87,6 @@ def matmul(x: Any, y: Any) -> Any:
             f"matmul: x {xs} and y {ys} do not fit: the last axis of x is {xs[-1]} long, "
             f"the {'second to last' if len(ys) > 1 else 'only'} of y {inner}"
         )
-    if len(xs) > 1 and len(ys) > 1:
-        return _product(x, y)
     a = expand_dims(x, 0) if x.ndim == 1 else x
     b = expand_dims(y, 1) if y.ndim == 1 else y
     out = _product(a, b)
@@ -111,7 +114,7 @@ def _flat(x: Any, xp: Any) -> Any:
     arguments=3,
     method=False,
     x=lambda g, weight, x_shape, xp: xp.reshape(_times(_flat(g, xp), weight, xp), x_shape),
-    weight=lambda g, x, xp: _times(_flat(g, xp).swapaxes(0, 1), _flat(x, xp), xp),
+    weight=lambda g, x, xp: _times(_flat(g, xp).mT, _flat(x, xp), xp),
     bias=lambda g, xp: backend.total(xp, _flat(g, xp), 0),
 )
 def _linear(xp, x, weight, bias):

@@ -31,7 +31,7 @@ DISTINCT = tuple(Sample(*s.arguments, distinct=True, **s.statics) for s in AXES)
 
 def _expanded(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool, xp: Any) -> Any:
     """Return a reduced array with its axes back as axes of length 1."""
-    return g if keepdims else xp.reshape(g, kept(shape, axis))
+    return g if keepdims else g.reshape(kept(shape, axis))
 
 
 def _spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool, xp: Any) -> Any:

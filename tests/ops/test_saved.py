@@ -93,7 +93,7 @@ SAVED = {
     "logsumexp": {"x": "x out axis keepdims"},
     "cumulative_sum": {"x": "axis"},
     "cumulative_prod": {"x": "x out axis"},
-    "matmul": {"x": "y", "y": "x y_shape"},
+    "matmul": {"x": "y", "y": "x"},
     "linear": {"x": "weight x_shape", "weight": "x", "bias": ""},
 }
 

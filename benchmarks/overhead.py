@@ -60,7 +60,7 @@ def _multiply(g: np.ndarray, w: np.ndarray, ys: Arrays, outs: Arrays) -> Gradien
 def _multiply_broadcast(g: np.ndarray, w: np.ndarray, ys: Arrays, outs: Arrays) -> Gradients:
     total = np.zeros_like(w)
     for y in ys:
-        total = total + np.reshape(np.add.reduce(g * y, axis=(0,), keepdims=True), w.shape)
+        total = total + np.add.reduce(g * y, axis=(0,), keepdims=True).reshape(w.shape)
         g = g * w
     return g, total
 
@@ -68,8 +68,8 @@ def _multiply_broadcast(g: np.ndarray, w: np.ndarray, ys: Arrays, outs: Arrays) 
 def _matmul(g: np.ndarray, w: np.ndarray, ys: Arrays, outs: Arrays) -> Gradients:
     total = np.zeros_like(w)
     for y in ys:
-        total = total + np.matmul(y.swapaxes(-1, -2), g)
-        g = np.matmul(g, w.swapaxes(-1, -2))
+        total = total + np.matmul(y.mT, g)
+        g = np.matmul(g, w.mT)
     return g, total
 
 
@@ -111,7 +111,7 @@ def _sum(g: np.ndarray, w: None, ys: Arrays, outs: Arrays) -> Gradients:
 
 def _reshape(g: np.ndarray, w: None, ys: Arrays, outs: Arrays) -> Gradients:
     for y in ys:
-        g = np.reshape(g, y.shape)
+        g = g.reshape(y.shape)
     return g, None
 
 

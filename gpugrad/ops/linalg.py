@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import string
 from collections.abc import Sequence
@@ -25,18 +24,6 @@ def _times(x: Any, y: Any, xp: Any) -> Any:
     return xp.matmul(x, y) if isinstance(x, Tensor) else _matmul_arrays(xp, x, y)
 
 
-def _left(g: Any, y: Any, xp: Any) -> Any:
-    if len(g.shape) == 2 and g.dtype.itemsize > 2:
-        return xp.matmul(g, y.mT)
-    return _times(g, y.mT, xp)
-
-
-def _right(g: Any, x: Any, xp: Any) -> Any:
-    if len(g.shape) == 2 and g.dtype.itemsize > 2:
-        return xp.matmul(x.mT, g)
-    return _times(x.mT, g, xp)
-
-
 @primitive(
     [
         Sample((3, 4), (4, 2)),
@@ -49,11 +36,11 @@ def _right(g: Any, x: Any, xp: Any) -> Any:
     name="matmul",
     broadcasts=True,
     method=False,
-    x=_left,
-    y=_right,
+    x=lambda g, y, xp: xp.matmul(g, y.mT),
+    y=lambda g, x, xp: xp.matmul(x.mT, g),
 )
 def _matmul(xp, x, y):
-    return _matmul_arrays(xp, x, y)
+    return xp.matmul(x, y)
 
 
 def _matmul_arrays(xp: Any, x: Any, y: Any) -> Any:
@@ -63,7 +50,7 @@ def _matmul_arrays(xp: Any, x: Any, y: Any) -> Any:
     return xp.matmul(x, y)
 
 
-_product = binary_function(OPS["matmul"], functools.partial(_matmul_arrays, np))
+_product = binary_function(OPS["matmul"], np.matmul)
 
 
 def matmul(x: Any, y: Any) -> Any:
@@ -76,6 +63,10 @@ def matmul(x: Any, y: Any) -> Any:
         x, y = asarray(x), asarray(y)
     xs, ys = x._data.shape, y._data.shape
     if len(xs) > 1 and len(ys) > 1 and xs[-1] == ys[-2]:
+        dtype = x._data.dtype
+        if dtype.itemsize == 2 and dtype in backend.NARROW and y.dtype in backend.NARROW:
+            wide = matmul(x.astype(backend.float32), y.astype(backend.float32))
+            return wide.astype(backend.promote(dtype, y.dtype))
         if len(xs) == len(ys) or len(ys) > 2:
             return _product(x, y)
         return reshape(_product(reshape(x, (math.prod(xs[:-1]), xs[-1])), y), (*xs[:-1], ys[-1]))
@@ -89,7 +80,7 @@ def matmul(x: Any, y: Any) -> Any:
         )
     a = expand_dims(x, 0) if x.ndim == 1 else x
     b = expand_dims(y, 1) if y.ndim == 1 else y
-    out = _product(a, b)
+    out = matmul(a, b)
     gone = [-2] * (x.ndim == 1) + [-1] * (y.ndim == 1)
     return squeeze(out, tuple(gone))
 

@@ -145,6 +145,9 @@ class Mutations:
 mutations = Mutations()
 
 
+_add_reduce: Any = np.add.reduce
+
+
 @functools.lru_cache(maxsize=4096)
 def _broadcast_axes(ndim: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     extra = ndim - len(shape)
@@ -154,7 +157,9 @@ def _broadcast_axes(ndim: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 def unbroadcast(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
     """Return g summed over the axes along which an array of this shape was broadcast."""
     axes = _broadcast_axes(len(g.shape), shape)
-    if axes:
+    if xp is np and axes and g.dtype.itemsize > 2:
+        g = _add_reduce(g, axes, None, None, True)  # the common case, without a detour
+    elif axes:
         g = backend.total(xp, g, axes, keepdims=True)
     return g if g.shape == shape else g.reshape(shape)
 
@@ -221,9 +226,11 @@ def sweep(
                     continue
         saved = node.saved
         if saved is None:
+            names = ", ".join(getattr(node.op, "slots", ())) or "nothing"
             raise RuntimeError(
                 f"backward: what {node.op.name} (node {node.number}) saved was freed by an earlier "
-                "backward pass; pass retain_graph=True to the first one to go back twice"
+                f"backward pass (it saved {names}); pass retain_graph=True to the first one to go "
+                "back twice"
             )
         if node.number < mutations.last:
             mutations.check(node, saved)
@@ -235,10 +242,10 @@ def sweep(
         if not retain_graph:
             node.saved = saved = None
         if node.shapes is not None:
-            pulled = [
-                p if p is None or p.shape == shape else unbroadcast(xp, p, shape)
-                for p, shape in zip(pulled, node.shapes, strict=True)
-            ]
+            for i, shape in enumerate(node.shapes):
+                p = pulled[i]
+                if p is not None and p.shape != shape:
+                    pulled[i] = unbroadcast(xp, p, shape)
         if node.__class__ is not Node and isinstance(node, AnomalyNode):
             _check_gradients(node, pulled, create_graph)
         for parent, p in zip(node.parents, pulled, strict=True):

@@ -39,6 +39,8 @@ _METADATA: dict[str, Callable[[Any], Any]] = {
     "device": backend.device_of,
 }
 
+_SHAPE_OF_FIRST = [(0, "shape")]
+
 next_number = itertools.count(1).__next__
 
 
@@ -241,7 +243,7 @@ class Op:
     def __call__(self, args: Sequence[Any], statics: dict[str, Any]) -> Any:
         """Run the operation on tensors and Python scalars of agreeing device and dtype."""
         if len(args) == 1:
-            return self._of_one(args[0], statics)
+            return self.of_one(args[0], statics)
         arrays = tuple([a._data if isinstance(a, Tensor) else a for a in args])
         xp: Any = np
         for a in arrays:
@@ -267,8 +269,8 @@ class Op:
         pullback = self._pullbacks.get(wanted) or self.pullback(wanted)
         return Tensor._wrap(out, make_node(pullback, parents, values, shapes))
 
-    def _of_one(self, x: Any, statics: dict[str, Any]) -> Any:
-        """Do the same for one argument, the case that has to be fast."""
+    def of_one(self, x: Any, statics: dict[str, Any]) -> Any:
+        """Run the operation on one tensor, the case that has to be fast."""
         data = x._data
         xp = np if data.__class__ is np.ndarray else backend.xp_of(data)
         try:
@@ -281,8 +283,10 @@ class Op:
         if make_node is None or not x._requires_grad or not self.able:
             return Tensor._wrap(out, None)
         values = (data, out, *statics.values())
-        for i, kind in self.metadata:
-            values += (_METADATA[kind](values[i]),)
+        if self.metadata == _SHAPE_OF_FIRST:
+            values = (*values, data.shape)
+        elif self.metadata:
+            values = self.with_metadata(values)
         shapes = (data.shape,) if self.broadcasts else None
         pullback = self._pullbacks.get(self.able) or self.pullback(self.able)
         return Tensor._wrap(out, make_node(pullback, (x._node or x,), values, shapes))

@@ -164,8 +164,8 @@ class Tensor:
             raise RuntimeError("requires_grad of a computed tensor is True; use .detach()")
         if value and not backend.is_float(self._data.dtype):
             raise TypeError(
-                f"requires_grad: a tensor of dtype {self._data.dtype} has no gradient; only "
-                "floating dtypes do: convert with .astype(gg.float32)"
+                f"requires_grad: a tensor of dtype {self.dtype} has no gradient "
+                f"({describe(self)}); only floating dtypes do: convert with .astype(gg.float32)"
             )
         self._requires_grad = bool(value)
 
@@ -217,10 +217,10 @@ class Tensor:
         if not any(isinstance(hook, _Retain) for hook in self._node.hooks or ()):
             self.register_hook(_Retain(self))
 
-    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Hook:
         """Call ``hook(gradient)`` in backward; a tensor it returns replaces the gradient.
 
-        Returns a function that removes the hook.
+        Returns a handle whose ``remove()`` takes the hook away.
         """
         if not self._requires_grad:
             raise RuntimeError("register_hook: the tensor does not require grad")
@@ -230,12 +230,7 @@ class Tensor:
         else:
             hooks = self._hooks = self._hooks or []
         hooks.append(hook)
-
-        def remove() -> None:
-            if hook in hooks:
-                hooks.remove(hook)
-
-        return remove
+        return Hook(hooks, hook)
 
     def detach(self) -> Tensor:
         """Return a tensor on the same memory that gradients do not flow through."""
@@ -423,6 +418,19 @@ class Tensor:
     def zero_(self) -> Tensor:
         """Overwrite every element with zero and return the tensor."""
         return self.fill_(0)
+
+
+class Hook:
+    """The handle of a registered hook."""
+
+    def __init__(self, hooks: list[Callable], hook: Callable) -> None:
+        self._hooks = hooks
+        self._hook = hook
+
+    def remove(self) -> None:
+        """Take the hook away; does nothing the second time."""
+        if self._hook in self._hooks:
+            self._hooks.remove(self._hook)
 
 
 class _Retain:

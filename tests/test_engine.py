@@ -345,10 +345,10 @@ def test_a_hook_may_change_the_dtype_but_grad_keeps_it() -> None:
 def test_a_hook_can_be_removed() -> None:
     x = leaf(1.0)
     y = x * 2.0
-    remove = [t.register_hook(lambda g: g * 100.0) for t in (x, y)]
-    for r in remove:
-        r()
-        r()  # again is harmless
+    handles = [t.register_hook(lambda g: g * 100.0) for t in (x, y)]
+    for handle in handles:
+        handle.remove()
+        handle.remove()  # again is harmless
     y.backward()
     assert x.grad.item() == 2.0
 

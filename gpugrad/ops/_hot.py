@@ -43,7 +43,6 @@ def unary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any]
 
 def binary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
     """Return the public function of an elementwise operation with two arguments."""
-    metadata = op.metadata
     if not op.rules:
         return lambda x, y: op(prepare(op, (x, y)), {})
     both, left, right = op.pullback((0, 1)), op.pullback((0,)), op.pullback((1,))
@@ -72,23 +71,20 @@ def binary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any
                     return wrap(out, None)
                 shapes: tuple | None = None
                 same = xd.shape == yd.shape
-                values: tuple = (xd, yd, out)
-                if metadata:
-                    values = op.with_metadata(values)
                 if x._requires_grad:
                     if y._requires_grad:
                         parents = (x._node or x, y._node or y)
                         if not same:
                             shapes = (xd.shape, yd.shape)
-                        node = make_node(both, parents, values, shapes)
+                        node = make_node(both, parents, (xd, yd, out), shapes)
                     else:
                         if not same:
                             shapes = (xd.shape,)
-                        node = make_node(left, (x._node or x,), values, shapes)
+                        node = make_node(left, (x._node or x,), (xd, yd, out), shapes)
                 elif y._requires_grad:
                     if not same:
                         shapes = (yd.shape,)
-                    node = make_node(right, (y._node or y,), values, shapes)
+                    node = make_node(right, (y._node or y,), (xd, yd, out), shapes)
                 else:
                     node = None
                 return wrap(out, node)

@@ -181,11 +181,3 @@ def eye(
     """Return a matrix with ones on its k-th diagonal."""
     xp = backend.namespace(device)
     return _made(xp.eye(n_rows, n_cols, k, dtype=backend.as_dtype(dtype or backend.float32)), False)
-
-
-def meshgrid(*vectors: Any, indexing: str = "xy") -> list[Any]:
-    """Return the coordinates of the grid that vectors span, one tensor per vector."""
-    arrays = [v._data if isinstance(v, registry.Tensor) else backend.as_array(v) for v in vectors]
-    if not arrays:
-        return []
-    return [_made(a, False) for a in backend.xp_of(arrays[0]).meshgrid(*arrays, indexing=indexing)]

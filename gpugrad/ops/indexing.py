@@ -120,7 +120,7 @@ def getitem(x: Any, index: Any) -> Any:
     """Return x[index]: a view for integers and slices, a copy for arrays of indices."""
     index = raw_index(index)
     op = OPS["getitem_view" if _is_basic(index) else "getitem"]
-    return op((asarray(x),), {"index": index})
+    return op.of_one(asarray(x), {"index": index})
 
 
 def _put(xp: Any, x: Any, index: Any, value: Any) -> Any:

@@ -63,10 +63,11 @@ def matmul(x: Any, y: Any) -> Any:
         x, y = asarray(x), asarray(y)
     xs, ys = x._data.shape, y._data.shape
     if len(xs) > 1 and len(ys) > 1 and xs[-1] == ys[-2]:
-        dtype = x._data.dtype
-        if dtype.itemsize == 2 and dtype in backend.NARROW and y.dtype in backend.NARROW:
-            wide = matmul(x.astype(backend.float32), y.astype(backend.float32))
-            return wide.astype(backend.promote(dtype, y.dtype))
+        if x._data.dtype.itemsize == 2 or y._data.dtype.itemsize == 2:
+            narrow = backend.promote(x.dtype, y.dtype)
+            if narrow in backend.NARROW:
+                wide = matmul(x.astype(backend.float32), y.astype(backend.float32))
+                return wide.astype(narrow)
         if len(xs) == len(ys) or len(ys) > 2:
             return _product(x, y)
         return reshape(_product(reshape(x, (math.prod(xs[:-1]), xs[-1])), y), (*xs[:-1], ys[-1]))

@@ -56,7 +56,7 @@ def sum(x: Any, axis: Axis = None, dtype: Any = None, keepdims: bool = False) ->
     """Return the sum over axis (all axes by default), computed in dtype if given."""
     if dtype is not None:
         x = ew.positive(x).astype(dtype)
-    return OPS["sum"]((asarray(x),), {"axis": axis, "keepdims": keepdims})
+    return OPS["sum"].of_one(asarray(x), {"axis": axis, "keepdims": keepdims})
 
 
 @primitive(
@@ -68,7 +68,8 @@ def sum(x: Any, axis: Axis = None, dtype: Any = None, keepdims: bool = False) ->
 )
 def mean(xp, x, axis=None, keepdims=False):
     """Return the mean over axis; integers give float32, an empty axis NaN."""
-    total = _sum(xp, x, axis, keepdims)
+    wide = x.astype(backend.float32) if x.dtype in backend.NARROW else x  # a sum may overflow
+    total = _sum(xp, wide, axis, keepdims)
     return (total / (count(x.shape, axis) or math.nan)).astype(x.dtype)
 
 

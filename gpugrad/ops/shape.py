@@ -86,8 +86,8 @@ def reshape(x: Any, *shape: Any) -> Any:
     """Return the elements in another shape; one length may be -1. A view where possible."""
     if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
         shape = tuple(shape[0])
-    lengths = tuple([operator.index(n) for n in shape])
-    return OPS["reshape"]((asarray(x),), {"shape": lengths})
+    lengths = tuple(map(operator.index, shape))
+    return OPS["reshape"].of_one(asarray(x), {"shape": lengths})
 
 
 def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
@@ -215,6 +215,28 @@ def broadcast_arrays(*tensors: Any) -> list[Any]:
     tensors = tuple(asarray(t) for t in tensors)
     shape = np.broadcast_shapes(*(t.shape for t in tensors))
     return [t if t.shape == shape else broadcast_to(t, shape=shape) for t in tensors]
+
+
+def meshgrid(*vectors: Any, indexing: str = "xy") -> list[Any]:
+    """Return the coordinates of the grid that vectors span, one tensor per vector, as views.
+
+    With indexing "xy" the first vector runs along the second axis, with "ij" along the first.
+    """
+    if indexing not in ("xy", "ij"):
+        raise ValueError(f"meshgrid: indexing must be 'xy' or 'ij', got {indexing!r}")
+    tensors = [asarray(v) for v in vectors]
+    count = len(tensors)
+    places = list(range(count))
+    if indexing == "xy" and count > 1:
+        places[:2] = 1, 0
+    for i, t in enumerate(tensors):
+        if t.ndim > 1:
+            raise ValueError(f"meshgrid: vector {i} has shape {t.shape}; it must have one axis")
+    shaped = [
+        reshape(t, [t.size if i == place else 1 for i in range(count)])
+        for t, place in zip(tensors, places, strict=True)
+    ]
+    return broadcast_arrays(*shaped) if shaped else []
 
 
 @primitive(

@@ -105,7 +105,8 @@ class TrainConfig:
             object.__setattr__(self, "out", os.path.join("runs", self.preset))
         if self.schedule != "constant":
             _require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr, {self.lr:g}")
-            warmup, allowed = self.warmup_steps, f"below max_steps, {self.max_steps}"
+            warmup = self.warmup_steps
+            allowed = f"below max_steps, {self.max_steps} (--warmup-steps 0 trains without)"
             _require(warmup < self.max_steps, "warmup_steps", warmup, allowed)
         if self.schedule == "exponential":
             _require(self.min_lr > 0, "min_lr", self.min_lr, "above 0 for an exponential schedule")

@@ -191,6 +191,18 @@ def test_meshgrid() -> None:
     assert gg.meshgrid() == []
 
 
+def test_meshgrid_passes_gradients_and_refuses_matrices() -> None:
+    x, y = gg.tensor([1.0, 2.0], requires_grad=True), gg.tensor([3.0, 4.0, 5.0], requires_grad=True)
+    a, b = gg.meshgrid(x, y)
+    (a * b).sum().backward()
+    assert x.grad.tolist() == [12.0, 12.0]
+    assert y.grad.tolist() == [3.0, 3.0, 3.0]
+    with pytest.raises(ValueError, match="meshgrid: vector 1"):
+        gg.meshgrid(x, gg.ones(2, 2))
+    with pytest.raises(ValueError, match="meshgrid: indexing"):
+        gg.meshgrid(x, indexing="ji")
+
+
 def test_nan_and_infinity_survive() -> None:
     assert math.isnan(gg.tensor(math.nan).item())
     assert gg.tensor([math.inf, -math.inf]).tolist() == [math.inf, -math.inf]

@@ -260,3 +260,8 @@ def test_scans_without_an_axis_flatten(name: str) -> None:
 def test_an_axis_named_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="sum: "):
         gg.sum(gg.ones(2, 3), axis=(0, -2))
+
+
+@pytest.mark.parametrize("dtype", [gg.float16, gg.bfloat16], ids=str)
+def test_a_mean_does_not_overflow_where_its_sum_would(dtype: Any) -> None:
+    assert gg.full((5000,), 60.0, dtype=dtype).mean().item() == 60.0

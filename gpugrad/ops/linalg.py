@@ -61,9 +61,10 @@ def matmul(x: Any, y: Any) -> Any:
     """
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
         x, y = asarray(x), asarray(y)
-    xs, ys = x._data.shape, y._data.shape
+    xd, yd = x._data, y._data
+    xs, ys = xd.shape, yd.shape
     if len(xs) > 1 and len(ys) > 1 and xs[-1] == ys[-2]:
-        if x._data.dtype.itemsize == 2 or y._data.dtype.itemsize == 2:
+        if xd.itemsize == 2 or yd.itemsize == 2:
             narrow = backend.promote(x.dtype, y.dtype)
             if narrow in backend.NARROW:
                 wide = matmul(x.astype(backend.float32), y.astype(backend.float32))

@@ -82,12 +82,16 @@ def _reshape(xp, x, shape=None):
     return x.reshape(shape)
 
 
+_RESHAPE = OPS["reshape"]
+
+
 def reshape(x: Any, *shape: Any) -> Any:
     """Return the elements in another shape; one length may be -1. A view where possible."""
     if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
         shape = tuple(shape[0])
-    lengths = tuple(map(operator.index, shape))
-    return OPS["reshape"].of_one(asarray(x), {"shape": lengths})
+    if not isinstance(x, registry.Tensor):
+        x = registry.Tensor(x)
+    return _RESHAPE.of_one(x, {"shape": tuple(map(operator.index, shape))})
 
 
 def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:

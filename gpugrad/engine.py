@@ -211,8 +211,9 @@ def sweep(
     wanted = None if targets is None else set(targets)
     needed = None if wanted is None else _leading_to(wanted, order)
     finished: dict[Any, Any] = {}
+    pop, ndarray = gradients.pop, np.ndarray  # names of the hot loop
     for node in order:
-        g = gradients.pop(node, None)
+        g = pop(node, None)
         if g is None:
             continue
         if node.hooks:
@@ -237,7 +238,7 @@ def sweep(
         if create_graph:
             xp: Any = registry.recorded
         else:
-            xp = np if g.__class__ is np.ndarray or g.__class__ is dict else backend.xp_of(g)
+            xp = np if g.__class__ is ndarray or g.__class__ is dict else backend.xp_of(g)
         pulled = node.op.pull(node, g, xp, create_graph, needed)
         if not retain_graph:
             node.saved = saved = None
@@ -248,15 +249,17 @@ def sweep(
                     pulled[i] = unbroadcast(xp, p, shape)
         if node.__class__ is not Node and isinstance(node, AnomalyNode):
             _check_gradients(node, pulled, create_graph)
-        for parent, p in zip(node.parents, pulled, strict=True):
+        for i, parent in enumerate(node.parents):
+            p = pulled[i]
             if p is None:
                 continue
-            if parent not in gradients:
+            previous = gradients.get(parent)
+            if previous is None:
                 gradients[parent] = p
             elif p.__class__ is dict:
-                gradients[parent] = _merged(gradients[parent], p)
+                gradients[parent] = _merged(previous, p)
             else:
-                gradients[parent] = gradients[parent] + p
+                gradients[parent] = previous + p
     for leaf, g in gradients.items():
         if (isinstance(leaf, Node) and not local) or (wanted is not None and leaf not in wanted):
             continue

@@ -229,9 +229,10 @@ def sweep(
         if saved is None:
             names = ", ".join(getattr(node.op, "slots", ())) or "nothing"
             raise RuntimeError(
-                f"backward: what {node.op.name} (node {node.number}) saved was freed by an earlier "
-                f"backward pass (it saved {names}); pass retain_graph=True to the first one to go "
-                "back twice"
+                f"backward: what {node.op.name} (node {node.number}, result "
+                f"{'of several' if g.__class__ is dict else registry.describe(g)}) saved was freed "
+                f"by an earlier backward pass (it saved {names}); pass retain_graph=True to the "
+                "first one to go back twice"
             )
         if node.number < mutations.last:
             mutations.check(node, saved)

@@ -187,7 +187,8 @@ def test_a_second_backward_names_the_operation() -> None:
     x = leaf([1.0, 2.0])
     y = gg.exp(x).sum()
     y.backward()
-    with pytest.raises(RuntimeError, match=r"sum \(node \d+\) saved was freed.*retain_graph=True"):
+    message = r"sum \(node \d+, result float64\[\]\) saved was freed.*retain_graph=True"
+    with pytest.raises(RuntimeError, match=message):
         y.backward()
     with pytest.raises(RuntimeError, match="was freed by an earlier backward pass"):
         gg.grad(y, [x])
@@ -902,3 +903,12 @@ def test_the_backward_sweep_does_not_warn() -> None:
     x = leaf([0.0, 1.0])
     gg.sqrt(x).sum().backward()  # divides by zero; warnings are errors
     assert x.grad.tolist() == [np.inf, 0.5]
+
+
+def test_a_second_backward_names_operation_arguments_and_shape() -> None:
+    x = leaf(np.ones((2, 3)))
+    y = x * x
+    seed = gg.ones((2, 3), dtype=gg.float64)
+    y.backward(seed)
+    with pytest.raises(RuntimeError, match=r"multiply \(node \d+, result float64\[2, 3\]\).*x, y"):
+        y.backward(seed)

@@ -46,6 +46,16 @@ struct alignas(16) Pack {
     T values[size];
 };
 
+// Whether an address suits a Pack. A row may be read in packs if its start does, and if every row
+// starts so: columns % Pack::size == 0.
+__device__ __forceinline__ bool aligned16(const void* p) {
+    return reinterpret_cast<uint64_t>(p) % 16 == 0;
+}
+__device__ __forceinline__ Pack load_pack(const T* p) { return *reinterpret_cast<const Pack*>(p); }
+__device__ __forceinline__ void store_pack(T* p, const Pack& pack) {
+    *reinterpret_cast<Pack*>(p) = pack;
+}
+
 __device__ __forceinline__ float warp_sum(float x) {
     for (int offset = WARP / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(FULL, x, offset);
     return x;

@@ -1,1 +1,29 @@
-"""From CUDA sources to machine code: find, inline, compile with NVRTC (no GPU needed), cache."""
+"""CUDA sources: found, compiled with NVRTC (no GPU needed), cached, and launched."""
+
+from .arguments import Strided
+from .kernel import (
+    SOURCES,
+    Source,
+    address,
+    dtype_code,
+    empty,
+    emulated,
+    fits,
+    launches,
+    strided,
+    variants,
+)
+
+__all__ = [
+    "SOURCES",
+    "Source",
+    "Strided",
+    "address",
+    "dtype_code",
+    "empty",
+    "emulated",
+    "fits",
+    "launches",
+    "strided",
+    "variants",
+]

@@ -10,7 +10,8 @@ one; speed; the last bits of results (libm instead of the GPU's functions, no co
 another order inside mma); whether inline assembly does what its emulated body does.
 """
 
-from .check import SWEEP, check
+from ..cuda.emulation import Settings, active, enabled, settings
+from .check import SWEEP, check, sweep
 from .faults import (
     AssertionFailed,
     Deadlock,
@@ -33,7 +34,6 @@ from .faults import (
 )
 from .memory import empty
 from .module import Kernel, Module
-from .state import Settings, active, enabled, settings
 
 __all__ = [
     "SWEEP",
@@ -63,4 +63,5 @@ __all__ = [
     "empty",
     "enabled",
     "settings",
+    "sweep",
 ]

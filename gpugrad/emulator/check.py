@@ -1,19 +1,19 @@
-"""``check``: one kernel in both builds and in every order of threads and blocks."""
+"""``check`` and ``sweep``: kernels in both builds and in every order of threads and blocks."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..cuda import source
+from ..cuda.emulation import Settings, enabled
 from .faults import OrderDependent
 from .memory import copy_of, marks_of
 from .module import Kernel, Module
-from .state import Settings
 
 _PAD = 4096  # bytes around every array, so that a step outside never meets another one
 _ALIGNMENT = 256  # of an allocation on the GPU
@@ -72,6 +72,50 @@ def check(
         elif bitwise:
             _compare(function, expected, after, sweep[0], how)
     return list(args) if expected is None else expected
+
+
+def sweep(
+    run: Callable[[], Any],
+    settings: Sequence[Settings] = SWEEP,
+    bitwise: bool = True,
+) -> Any:
+    """Call a function that launches kernels under each of the settings; return what it gave first.
+
+    For kernels behind a launcher or an operation: ``run`` makes its results anew from the same
+    inputs, and returns arrays or tensors, or nested tuples, lists and dicts of them. Raises the
+    Fault that was found, and OrderDependent if the results are not bitwise equal under all
+    settings.
+    """
+    first: Any = None
+    for i, how in enumerate(settings):
+        with enabled(**how._asdict()):
+            found = run()
+        if i == 0:
+            first = found
+        elif bitwise:
+            _compare_results("the result", first, found, settings[0], how)
+    return first
+
+
+def _compare_results(what: str, a: Any, b: Any, first: Settings, how: Settings) -> None:
+    if isinstance(a, (tuple, list)):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            _compare_results(f"{what}[{i}]", x, y, first, how)
+    elif isinstance(a, dict):
+        for key, x in a.items():
+            _compare_results(f"{what}[{key!r}]", x, b[key], first, how)
+    elif a is not None:
+        x, y = np.asarray(a), np.asarray(b)
+        if x.tobytes() == y.tobytes():
+            return
+        differs = [p.tobytes() != q.tobytes() for p, q in zip(x.flat, y.flat, strict=True)]
+        k = differs.index(True)
+        raise OrderDependent(
+            f"order-dependent: element {k} of {what} is {x.flat[k]} in one run and {y.flat[k]} in "
+            f"another ({sum(differs)} of {x.size} differ)\n  one: {first}\n  another: {how}",
+            "",
+            variable=what,
+        )
 
 
 def _copies(args: Sequence[Any], poison: int) -> list[Any]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .state import Settings
+from ..cuda.emulation import Settings
 
 
 class Fault(RuntimeError):

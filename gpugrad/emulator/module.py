@@ -9,15 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend
+from ..cuda.arguments import Strided, checked, checked_sizes
+from ..cuda.emulation import ORDERS, Settings, settings
 from ..cuda.source import Parameter, signatures
 from . import compile as compiler
-from .arguments import convert
 from .faults import Report, to_exception
-from .state import ORDERS, Settings, settings
-
-MAX_THREADS, MAX_SHARED = 1024, 227 << 10  # what a GPU (sm_90) gives a block
-_GRID_LIMITS = (2**31 - 1, 65535, 65535)
-_BLOCK_LIMITS = (1024, 1024, 64)
 
 
 class _Array(ctypes.Structure):
@@ -123,35 +120,33 @@ class Kernel:
     ) -> None:
         """Run the kernel and wait for it.
 
-        Arrays must be C-contiguous numpy arrays or None; ``reachable`` are arrays that the kernel
-        reaches through pointers in memory. ``how`` overrides what ``enabled`` chose. Raises
-        TypeError and ValueError for arguments and sizes a GPU launch would not take, Fault for
-        what goes wrong inside.
+        Arrays must be C-contiguous numpy arrays, Strided or None; ``reachable`` are arrays that
+        the kernel reaches through pointers in memory. ``how`` overrides what ``enabled`` chose.
+        Raises TypeError and ValueError for arguments and sizes a GPU launch would not take, Fault
+        for what goes wrong inside.
         """
         how = (how or settings() or Settings()).checked()
-        grid_size = self._size("grid", grid, _GRID_LIMITS)
-        block_size = self._size("block", block, _BLOCK_LIMITS)
-        values, arrays, names = convert(self.name, self.parameters, args, self.module.defines)
-        arrays += reachable
-        names += [f"reachable[{i}]" for i in range(len(reachable))]
-        if not 0 <= shared_mem <= MAX_SHARED:
-            raise ValueError(
-                f"kernel {self.name!r}: {shared_mem} bytes of dynamic shared memory; "
-                f"a block has 0 to {MAX_SHARED}"
-            )
+        grid, block = checked_sizes(self.name, grid, block, shared_mem)
+        given = checked(self.name, self.parameters, args, self.module.defines)
+        values = [_c_value(value) for value in given]
+        named = [
+            (_memory(self.name, parameter.name, value), parameter.name)
+            for parameter, value in zip(self.parameters, given, strict=True)
+            if isinstance(value, (np.ndarray, Strided))
+        ] + [(array, f"reachable[{i}]") for i, array in enumerate(reachable)]
         library, path = self.module.library(how.mode)
         entry = _Entry.in_dll(library, f"gpugrad_kernel_{self.name}")
         self._match(entry, values)
-        threads = block_size[0] * block_size[1] * block_size[2]
+        threads = block[0] * block[1] * block[2]
         if threads > entry.max_threads:
             raise ValueError(
                 f"kernel {self.name!r}: a block of {threads} threads; "
                 f"__launch_bounds__ allows {entry.max_threads}"
             )
-        regions = (_Array * max(1, len(arrays)))(
+        regions = (_Array * max(1, len(named)))(
             *(
                 _Array(array.ctypes.data, array.nbytes, array.flags.writeable, i)
-                for i, array in enumerate(arrays)
+                for i, (array, _) in enumerate(named)
             )
         )
         pointers = (ctypes.c_void_p * max(1, len(values)))(
@@ -160,8 +155,8 @@ class Kernel:
         launch = _Launch(
             entry.entry,
             pointers,
-            grid_size,
-            block_size,
+            (ctypes.c_uint32 * 3)(*grid),
+            (ctypes.c_uint32 * 3)(*block),
             shared_mem,
             ORDERS.index(how.order),
             how.seed & 0xFFFFFFFF,
@@ -169,7 +164,7 @@ class Kernel:
             how.mode == "checked",
             how.seconds,
             regions,
-            len(arrays),
+            len(named),
             how.late_copies,
         )
         report = Report()
@@ -179,23 +174,9 @@ class Kernel:
         if failed == 2:
             raise MemoryError("the emulator finds no memory for the stacks of its threads")
         if failed:
-            fault = to_exception(report, self.name, path, names)
+            fault = to_exception(report, self.name, path, [name for _, name in named])
             fault.how = how
             raise fault
-
-    def _size(self, what: str, size: Sequence[int], limits: Sequence[int]) -> Any:
-        given = tuple(int(n) for n in ((size,) if isinstance(size, int) else size))
-        full = given + (1,) * (3 - len(given))
-        good = 1 <= len(given) <= 3 and all(
-            1 <= n <= limit for n, limit in zip(full, limits, strict=True)
-        )
-        if not good or (what == "block" and full[0] * full[1] * full[2] > MAX_THREADS):
-            total = f", {MAX_THREADS} in all" if what == "block" else ""
-            raise ValueError(
-                f"kernel {self.name!r}: {what} {given} is not possible; "
-                f"the limits are {tuple(limits)}{total}, the least is 1"
-            )
-        return (ctypes.c_uint32 * 3)(*full)
 
     def _match(self, entry: _Entry, values: Sequence[Any]) -> None:
         """Raise TypeError if the compiler saw other parameters than the parser of the source."""
@@ -205,3 +186,25 @@ class Kernel:
                 f"kernel {self.name!r}: its parameters take {sizes} bytes, "
                 f"the arguments {[ctypes.sizeof(value) for value in values]}"
             )
+
+
+def _c_value(value: Any) -> Any:
+    if value is None:
+        return ctypes.c_void_p(None)
+    if isinstance(value, (np.ndarray, Strided)):
+        array = value.array if isinstance(value, Strided) else value
+        return ctypes.c_void_p(array.ctypes.data)
+    return np.ctypeslib.as_ctypes_type(value.dtype)(value)
+
+
+def _memory(kernel: str, parameter: str, value: Any) -> np.ndarray:
+    """Return the array that holds all that an argument may reach."""
+    if not isinstance(value, Strided):
+        return value
+    base = backend.memory_base(value.array)
+    if not base.flags.forc:
+        raise ValueError(
+            f"kernel {kernel!r}, argument {parameter!r}: the array is a view of memory with gaps; "
+            "copy it"
+        )
+    return base

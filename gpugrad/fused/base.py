@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import backend, engine
+from .. import backend, cuda, engine
 from ..registry import OPS, Node, Sample, explained, state
 from ..tensor import Tensor
 
@@ -65,13 +65,20 @@ class Fused:
         FUSED[name] = self
 
     def choose(self, arrays: Sequence[Any], statics: dict[str, Any]) -> str:
-        """Return the implementation for these arrays: "numpy", "cuda" or "spec"."""
+        """Return the implementation for these arrays: "numpy", "cuda" or "spec".
+
+        Arrays on the CPU go to the CUDA kernels too while the emulator is active. Kernels get no
+        empty arrays.
+        """
         on_cpu = all(a is None or isinstance(a, np.ndarray) for a in arrays)
-        chosen = "numpy" if on_cpu else "cuda"
-        found = self.implementations.get(chosen)
-        if found is None or (found.fits is not None and not found.fits(*arrays, **statics)):
-            return "spec"
-        return chosen
+        candidates = ["numpy"] if on_cpu else []
+        if (not on_cpu or cuda.emulated()) and all(a is None or a.size for a in arrays):
+            candidates.insert(0, "cuda")
+        for candidate in candidates:
+            found = self.implementations.get(candidate)
+            if found is not None and (found.fits is None or found.fits(*arrays, **statics)):
+                return candidate
+        return "spec"
 
     def __call__(self, *args: Tensor | None, **statics: Any) -> Any:
         """Run the operation on tensors (None for an argument not given)."""

@@ -1,15 +1,21 @@
-"""What a launch passes: numbers and numpy arrays, checked against the kernel's parameters."""
+"""What a launch passes: numbers and arrays, checked against the kernel's declared parameters."""
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from ..cuda.source import SCALARS, Parameter
+from .. import backend
+from .source import SCALARS, Parameter
+
+LARGEST = 2**31 - 1  # elements of an array: what a 32-bit index reaches
+MAX_THREADS = 1024
+MAX_SHARED = 227 << 10  # bytes a block can have on sm_90, the most of any architecture
+GRID_LIMITS = (2**31 - 1, 65535, 65535)
+BLOCK_LIMITS = (1024, 1024, 64)
 
 # the dtype of the array that a pointer to this C type wants
 _ELEMENTS = {
@@ -29,21 +35,46 @@ _ELEMENTS = {
 _T = {"0": "float", "1": "__nv_bfloat16", "2": "__half"}  # by GPUGRAD_DTYPE, as in common.cuh
 
 
-class Arguments(NamedTuple):
-    """C values in the order of the parameters, and the arrays behind the pointers."""
+class Strided(NamedTuple):
+    """An array passed by its first element alone: the kernel gets the strides as numbers."""
 
-    values: list[Any]
-    arrays: list[np.ndarray]
-    names: list[str]  # of the arrays' parameters
+    array: Any
 
 
-def convert(
+def checked_sizes(
+    kernel: str, grid: Sequence[int], block: Sequence[int], shared_mem: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return grid and block with three axes; ValueError where no GPU would launch them."""
+    if not 0 <= shared_mem <= MAX_SHARED:
+        raise ValueError(
+            f"kernel {kernel!r}: {shared_mem} bytes of dynamic shared memory; "
+            f"a block has 0 to {MAX_SHARED}"
+        )
+    return _size(kernel, "grid", grid, GRID_LIMITS), _size(kernel, "block", block, BLOCK_LIMITS)
+
+
+def _size(kernel: str, what: str, size: Sequence[int], limits: Sequence[int]) -> tuple[int, ...]:
+    given = tuple(int(n) for n in ((size,) if isinstance(size, int) else size))
+    full = given + (1,) * (3 - len(given))
+    good = 1 <= len(given) <= 3 and all(
+        1 <= n <= limit for n, limit in zip(full, limits, strict=True)
+    )
+    if not good or (what == "block" and full[0] * full[1] * full[2] > MAX_THREADS):
+        total = f", {MAX_THREADS} in all" if what == "block" else ""
+        raise ValueError(
+            f"kernel {kernel!r}: {what} {given} is not possible; "
+            f"the limits are {tuple(limits)}{total}, the least is 1"
+        )
+    return full
+
+
+def checked(
     kernel: str,
     parameters: Sequence[Parameter],
     args: Sequence[Any],
     defines: Mapping[str, object],
-) -> Arguments:
-    """Return the arguments as C values.
+) -> list[Any]:
+    """Return the arguments as NumPy scalars of the declared types, arrays, Strided and None.
 
     Raises TypeError for a wrong number or type, ValueError for an array that is not C-contiguous,
     OverflowError for a number that its parameter cannot hold.
@@ -53,19 +84,15 @@ def convert(
         raise TypeError(
             f"kernel {kernel!r} takes {len(parameters)} arguments ({names}), not {len(args)}"
         )
-    converted = Arguments([], [], [])
+    values = []
     for parameter, value in zip(parameters, args, strict=True):
         where = f"kernel {kernel!r}, argument {parameter.name!r}"
         if parameter.dtype is not None:
-            converted.values.append(_scalar(where, parameter.type, parameter.dtype, value))
-        elif value is None:
-            converted.values.append(ctypes.c_void_p(None))
-        else:
+            value = _scalar(where, parameter.type, parameter.dtype, value)
+        elif value is not None:
             _check_array(where, _element(parameter, defines), value)
-            converted.values.append(ctypes.c_void_p(value.ctypes.data))
-            converted.arrays.append(value)
-            converted.names.append(parameter.name)
-    return converted
+        values.append(value)
+    return values
 
 
 def _element(parameter: Parameter, defines: Mapping[str, object]) -> np.dtype | None:
@@ -79,14 +106,17 @@ def _element(parameter: Parameter, defines: Mapping[str, object]) -> np.dtype | 
 
 
 def _check_array(where: str, wanted: np.dtype | None, value: Any) -> None:
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{where}: a numpy array or None is needed, not {type(value).__name__}")
-    if wanted is not None and not _compatible(value.dtype, wanted):
-        raise TypeError(f"{where}: {wanted} is needed, not {value.dtype}")
-    if not value.flags.c_contiguous:
+    strided = isinstance(value, Strided)
+    array = value.array if strided else value
+    if not backend.is_array(array):
+        raise TypeError(f"{where}: an array or None is needed, not {type(array).__name__}")
+    if wanted is not None and not _compatible(array.dtype, wanted):
+        raise TypeError(f"{where}: {wanted} is needed, not {array.dtype}")
+    if not strided and not array.flags.c_contiguous:
         raise ValueError(
-            f"{where}: the array of shape {value.shape} and strides {value.strides} is not "
-            "C-contiguous and a kernel sees no strides; pass numpy.ascontiguousarray(...)"
+            f"{where}: the array of shape {array.shape} and strides {array.strides} is not "
+            "C-contiguous and a kernel sees no strides; pass numpy.ascontiguousarray(...), or "
+            "strided(...) to a kernel that is told the strides"
         )
 
 
@@ -111,4 +141,5 @@ def _scalar(where: str, name: str, dtype: np.dtype, value: Any) -> Any:
     number: Any = value
     if dtype.kind in "iu" and not np.iinfo(dtype).min <= number <= np.iinfo(dtype).max:
         raise OverflowError(f"{where}: {value} does not fit {name}")
-    return np.ctypeslib.as_ctypes_type(dtype)(number)
+    with np.errstate(over="ignore"):  # a huge double is inf, as in C
+        return dtype.type(value)

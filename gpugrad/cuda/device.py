@@ -1,0 +1,89 @@
+"""Kernels on a GPU: cubins loaded by CuPy. The same calls as the emulator's Module and Kernel."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import backend
+from .arguments import Strided, checked, checked_sizes
+from .compiler import compile_cubin
+from .kernel import address
+from .source import Parameter, signatures
+
+OPT_IN = 48 << 10  # bytes of dynamic shared memory beyond which a kernel has to be told
+
+
+def architecture(device: int) -> str:
+    """Return a GPU's architecture, with the features of its own where it has them."""
+    capability = backend.cupy_module().cuda.Device(device).compute_capability
+    return f"sm_{capability}" + ("a" if int(capability) >= 90 else "")
+
+
+class Module:
+    """The kernels of one source, compiled for a GPU and loaded into its context."""
+
+    def __init__(
+        self, source: str, defines: Mapping[str, object], name: str, device: int = 0
+    ) -> None:
+        self.name, self.defines = name, dict(defines)
+        self.signatures = signatures(source)
+        options = [f"-D{key}={value}" for key, value in self.defines.items()]
+        self.cubin = compile_cubin(source, name, architecture(device), options)
+        self.device = backend.cupy_module().cuda.Device(device)
+        self._loaded = importlib.import_module("cupy.cuda.function").Module()
+        with self.device:
+            self._loaded.load(self.cubin.code)
+
+    def get_function(self, name: str) -> Kernel:
+        """Return the kernel of that name; KeyError lists those there are."""
+        if name not in self.signatures:
+            raise KeyError(
+                f"{self.name} has no kernel {name!r}; it has {', '.join(self.signatures)}"
+            )
+        return Kernel(self, name, self._loaded.get_function(name))
+
+
+class Kernel:
+    """A kernel on a GPU. Call it as CuPy's: ``kernel(grid, block, arguments, shared_mem=0)``."""
+
+    def __init__(self, module: Module, name: str, function: Any) -> None:
+        self.module, self.name = module, name
+        self.parameters: tuple[Parameter, ...] = module.signatures[name]
+        self._function = function
+        self._driver = importlib.import_module("cupy.cuda").driver
+        self._allowed = OPT_IN
+
+    def __call__(
+        self,
+        grid: Sequence[int],
+        block: Sequence[int],
+        args: Sequence[Any],
+        shared_mem: int = 0,
+        *,
+        reachable: Sequence[Any] = (),
+    ) -> None:
+        """Queue the kernel on the current stream. ``reachable`` only keeps arrays alive."""
+        grid, block = checked_sizes(self.name, grid, block, shared_mem)
+        values = checked(self.name, self.parameters, args, self.module.defines)
+        if shared_mem > self._allowed:
+            self._driver.funcSetAttribute(
+                self._function.ptr,
+                self._driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                shared_mem,
+            )
+            self._allowed = shared_mem
+        # CuPy would pass None as no pointer to a parameter at all: a crash
+        with self.module.device:
+            self._function(grid, block, tuple(map(_value, values)), shared_mem)
+
+
+def _value(value: Any) -> Any:
+    if value is None:
+        return np.uint64(0)
+    if isinstance(value, Strided):
+        return np.uint64(address(value.array))
+    return np.uint64(address(value)) if backend.is_array(value) else value

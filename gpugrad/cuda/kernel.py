@@ -1,0 +1,207 @@
+"""Sources and their launches: the same call for arrays on a GPU and, emulated, on the CPU.
+
+    SOURCE = Source("layer_norm.cu", variants=variants(GPUGRAD_DTYPE=(0, 1, 2)))
+    SOURCE.launch("layer_norm_forward", (rows,), (256,), args, GPUGRAD_DTYPE=dtype_code(x.dtype))
+
+A source is compiled when one of its kernels is first launched, once per variant (a choice of
+macros) and architecture.
+"""
+
+from __future__ import annotations
+
+import collections
+import importlib
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import backend
+from . import source as sources
+from .arguments import LARGEST, Strided
+from .emulation import settings
+
+DTYPE_CODES = {backend.float32: 0, backend.bfloat16: 1, backend.float16: 2}  # GPUGRAD_DTYPE
+
+SOURCES: dict[str, Source] = {}  # every source that was declared, by file name
+launches: collections.Counter[str] = collections.Counter()  # by kernel
+
+
+def variants(**choices: Sequence[object]) -> tuple[dict[str, object], ...]:
+    """Return every combination of the values of some macros."""
+    return tuple(
+        dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
+    )
+
+
+def dtype_code(dtype: np.dtype) -> int:
+    """Return what GPUGRAD_DTYPE is for a dtype; TypeError where kernels know none."""
+    if dtype not in DTYPE_CODES:
+        names = ", ".join(d.name for d in DTYPE_CODES)
+        raise TypeError(f"CUDA kernels compute with {names}, not {dtype}")
+    return DTYPE_CODES[dtype]
+
+
+def fits(*arrays: Any) -> bool:
+    """Return whether the floating arrays given (None aside) share one dtype that kernels know."""
+    found = {a.dtype for a in arrays if a is not None and backend.is_float(a.dtype)}
+    return len(found) == 1 and found <= DTYPE_CODES.keys()
+
+
+def emulated() -> bool:
+    """Return whether kernels take numpy arrays now."""
+    return settings() is not None
+
+
+def strided(array: Any) -> Strided:
+    """Mark an argument whose strides the kernel gets as numbers, so that any layout will do."""
+    return Strided(array)
+
+
+def empty(shape: int | Sequence[int], dtype: Any, like: Any) -> Any:
+    """Return an array for a kernel to fill, where ``like`` is.
+
+    In the checked emulator its bytes count as uninitialised until a kernel writes them.
+    """
+    if not isinstance(like, np.ndarray):
+        return backend.xp_of(like).empty(shape, dtype)
+    how = settings()
+    if how is not None and how.mode == "checked":
+        return _emulator().empty(shape, dtype, how.poison)
+    return np.empty(shape, dtype)
+
+
+def address(array: Any) -> int:
+    """Return where an array begins in its device's memory, for tables of pointers."""
+    return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
+
+
+class Source:
+    """One .cu file. ``variants`` are the choices of macros it is compiled and tested with.
+
+    A relative ``path`` names a shipped kernel. ``large`` declares that the kernels index with 64
+    bits; without it arrays of more than 2**31 - 1 elements are refused.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        variants: Sequence[Mapping[str, object]] = ({},),
+        large: bool = False,
+    ) -> None:
+        self.path = sources.folder() / path
+        self.name = self.path.name
+        self.variants = tuple(dict(variant) for variant in variants)
+        self.large = large
+        self._modules: dict[tuple, Any] = {}
+        self._functions: dict[tuple, Any] = {}
+        self._text: str | None = None
+        SOURCES[self.name] = self
+
+    @property
+    def text(self) -> str:
+        """The source with its headers written into it."""
+        if self._text is None:
+            self._text = sources.inline(self.path)
+        return self._text
+
+    def launch(
+        self,
+        kernel: str,
+        grid: Sequence[int],
+        block: Sequence[int],
+        args: Sequence[Any],
+        shared_mem: int = 0,
+        reachable: Sequence[Any] = (),
+        **defines: object,
+    ) -> None:
+        """Run a kernel on cupy arrays on their GPU, on numpy arrays in the emulator.
+
+        ``args``: C-contiguous arrays (or ``strided``), None for a null pointer, numbers, which are
+        cast to the declared types. ``reachable`` are arrays whose addresses lie in memory.
+        ``shared_mem`` is in bytes. On a GPU the launch is queued on the current stream.
+
+        Raises TypeError, ValueError and OverflowError for what a GPU would refuse or silently
+        misread, RuntimeError where numpy arrays come while the emulator is off, Fault for what
+        the emulator finds. Messages hold the kernel and the arguments.
+        """
+        devices = {_device(value) for value in (*args, *reachable)} - {None}
+        if len(devices) != 1:
+            raise ValueError(
+                f"kernel {kernel!r}: its arrays are on {sorted(map(str, devices)) or 'no device'}, "
+                f"they must be on one{self._shown(args)}"
+            )
+        device = devices.pop()
+        key = (kernel, device, *sorted(defines.items()))
+        function = self._functions.get(key)
+        if function is None:
+            function = self._functions[key] = self._function(kernel, device, defines)
+        if not self.large:
+            self._refuse_large(kernel, args)
+        try:
+            function(tuple(grid), tuple(block), args, shared_mem, reachable=reachable)
+        except Exception as error:
+            text = str(error)
+            error.args = (f"{text}{self._shown(args)}", *error.args[1:])
+            raise
+        launches[kernel] += 1
+
+    def _function(self, kernel: str, device: Any, defines: dict[str, object]) -> Any:
+        key = (device, *sorted(defines.items()))
+        module = self._modules.get(key)
+        if module is None:
+            if device == "cpu":
+                module = _emulator().Module(self.text, defines, self.name)
+            else:
+                module = importlib.import_module("gpugrad.cuda.device").Module(
+                    self.text, defines, self.name, device
+                )
+            self._modules[key] = module
+        function = module.get_function(kernel)
+        return _Emulated(function) if device == "cpu" else function
+
+    def _refuse_large(self, kernel: str, args: Sequence[Any]) -> None:
+        for value in args:
+            array = value.array if isinstance(value, Strided) else value
+            if backend.is_array(array) and array.size > LARGEST:
+                raise ValueError(
+                    f"kernel {kernel!r} indexes with 32 bits, but an argument of shape "
+                    f"{array.shape} has {array.size} elements (at most {LARGEST}); split it"
+                )
+
+    def _shown(self, args: Sequence[Any]) -> str:
+        return f"\n  {self.name}, arguments: {', '.join(map(_describe, args))}"
+
+
+class _Emulated:
+    """An emulated kernel that refuses to run while the emulator is off."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        if settings() is None:
+            raise RuntimeError(
+                f"kernel {self.kernel.name!r} got numpy arrays while the emulator is off; move "
+                "them to a GPU, or use gpugrad.emulator.enabled() or GPUGRAD_EMULATE=plain"
+            )
+        self.kernel(*args, **kwargs)
+
+
+def _emulator() -> Any:
+    return importlib.import_module("gpugrad.emulator")
+
+
+def _device(value: Any) -> Any:
+    """Return "cpu", the number of a GPU, or None for what is no array."""
+    array = value.array if isinstance(value, Strided) else value
+    if isinstance(array, np.ndarray):
+        return "cpu"
+    return array.device.id if backend.is_array(array) else None
+
+
+def _describe(value: Any) -> str:
+    array = value.array if isinstance(value, Strided) else value
+    return f"{array.dtype}{list(array.shape)}" if backend.is_array(array) else repr(value)

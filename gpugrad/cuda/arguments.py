@@ -9,13 +9,37 @@ import ml_dtypes
 import numpy as np
 
 from .. import backend
-from .source import SCALARS, Parameter
 
 LARGEST = 2**31 - 1  # elements of an array: what a 32-bit index reaches
 MAX_THREADS = 1024
 MAX_SHARED = 227 << 10  # bytes a block can have on sm_90, the most of any architecture
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
 BLOCK_LIMITS = (1024, 1024, 64)
+
+# what a kernel's scalar parameters are cast to, by their declared type
+SCALARS = {
+    "bool": np.dtype("bool"),
+    "int": np.dtype("int32"),
+    "int32_t": np.dtype("int32"),
+    "unsigned": np.dtype("uint32"),
+    "unsigned int": np.dtype("uint32"),
+    "uint32_t": np.dtype("uint32"),
+    "long long": np.dtype("int64"),
+    "int64_t": np.dtype("int64"),
+    "unsigned long long": np.dtype("uint64"),
+    "uint64_t": np.dtype("uint64"),
+    "float": np.dtype("float32"),
+    "double": np.dtype("float64"),
+}
+
+
+class Parameter(NamedTuple):
+    """One parameter of a kernel: a pointer (dtype None) or a scalar of that dtype."""
+
+    name: str
+    type: str
+    dtype: np.dtype | None
+
 
 # the dtype of the array that a pointer to this C type wants
 _ELEMENTS = {

@@ -9,31 +9,39 @@ from typing import Any
 import numpy as np
 
 from .. import backend
-from .arguments import Strided, checked, checked_sizes
+from .arguments import Parameter, Strided, checked, checked_sizes
 from .compiler import compile_cubin
 from .kernel import address
-from .source import Parameter, signatures
+from .source import signatures
 
 OPT_IN = 48 << 10  # bytes of dynamic shared memory beyond which a kernel has to be told
 
 
-def architecture(device: int) -> str:
-    """Return a GPU's architecture, with the features of its own where it has them."""
-    capability = backend.cupy_module().cuda.Device(device).compute_capability
-    return f"sm_{capability}" + ("a" if int(capability) >= 90 else "")
+def architecture(capability: int) -> str:
+    """Return the architecture to compile for, with the features of that GPU alone if it has any."""
+    return f"sm_{capability}" + ("a" if capability >= 90 else "")
 
 
 class Module:
-    """The kernels of one source, compiled for a GPU and loaded into its context."""
+    """The kernels of one source, compiled for a GPU and loaded into its context.
+
+    Raises RuntimeError for a GPU older than ``since``, CompileError with the compiler's log.
+    """
 
     def __init__(
-        self, source: str, defines: Mapping[str, object], name: str, device: int = 0
+        self, source: str, defines: Mapping[str, object], name: str, device: int, since: int
     ) -> None:
         self.name, self.defines = name, dict(defines)
         self.signatures = signatures(source)
         options = [f"-D{key}={value}" for key, value in self.defines.items()]
-        self.cubin = compile_cubin(source, name, architecture(device), options)
         self.device = backend.cupy_module().cuda.Device(device)
+        capability = int(self.device.compute_capability)
+        if capability < since:
+            raise RuntimeError(
+                f"{name} needs a GPU of compute capability {since / 10}; device {device} has "
+                f"{capability / 10}"
+            )
+        self.cubin = compile_cubin(source, name, architecture(capability), options)
         self._loaded = importlib.import_module("cupy.cuda.function").Module()
         with self.device:
             self._loaded.load(self.cubin.code)

@@ -14,18 +14,20 @@ import importlib
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import backend
-from . import source as sources
 from .arguments import LARGEST, Strided
 from .emulation import settings
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 DTYPE_CODES = {backend.float32: 0, backend.bfloat16: 1, backend.float16: 2}  # GPUGRAD_DTYPE
 
-SOURCES: dict[str, Source] = {}  # every source that was declared, by file name
+SOURCES: dict[str, Source] = {}  # every source that was declared, by its path
 launches: collections.Counter[str] = collections.Counter()  # by kernel
 
 
@@ -69,7 +71,7 @@ def empty(shape: int | Sequence[int], dtype: Any, like: Any) -> Any:
         return backend.xp_of(like).empty(shape, dtype)
     how = settings()
     if how is not None and how.mode == "checked":
-        return _emulator().empty(shape, dtype, how.poison)
+        return _module("emulator").empty(shape, dtype, how.poison)
     return np.empty(shape, dtype)
 
 
@@ -82,7 +84,8 @@ class Source:
     """One .cu file. ``variants`` are the choices of macros it is compiled and tested with.
 
     A relative ``path`` names a shipped kernel. ``large`` declares that the kernels index with 64
-    bits; without it arrays of more than 2**31 - 1 elements are refused.
+    bits; without it arrays of more than 2**31 - 1 elements are refused. ``since`` is the compute
+    capability (major and minor digit) of the oldest GPU it can run on.
     """
 
     def __init__(
@@ -90,21 +93,27 @@ class Source:
         path: str | os.PathLike[str],
         variants: Sequence[Mapping[str, object]] = ({},),
         large: bool = False,
+        since: int = 75,
     ) -> None:
-        self.path = sources.folder() / path
-        self.name = self.path.name
+        self._path = path
+        self.name = os.path.basename(path)
         self.variants = tuple(dict(variant) for variant in variants)
-        self.large = large
+        self.large, self.since = large, since
         self._modules: dict[tuple, Any] = {}
         self._functions: dict[tuple, Any] = {}
         self._text: str | None = None
-        SOURCES[self.name] = self
+        SOURCES[os.fspath(path)] = self
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return _module("cuda.source").folder() / self._path
 
     @property
     def text(self) -> str:
         """The source with its headers written into it."""
         if self._text is None:
-            self._text = sources.inline(self.path)
+            self._text = _module("cuda.source").inline(self.path)
         return self._text
 
     def launch(
@@ -153,10 +162,10 @@ class Source:
         module = self._modules.get(key)
         if module is None:
             if device == "cpu":
-                module = _emulator().Module(self.text, defines, self.name)
+                module = _module("emulator").Module(self.text, defines, self.name)
             else:
-                module = importlib.import_module("gpugrad.cuda.device").Module(
-                    self.text, defines, self.name, device
+                module = _module("cuda.device").Module(
+                    self.text, defines, self.name, device, self.since
                 )
             self._modules[key] = module
         function = module.get_function(kernel)
@@ -190,8 +199,9 @@ class _Emulated:
         self.kernel(*args, **kwargs)
 
 
-def _emulator() -> Any:
-    return importlib.import_module("gpugrad.emulator")
+def _module(name: str) -> Any:
+    """Return what launches alone need: importing gpugrad stays fast."""
+    return importlib.import_module(f"gpugrad.{name}")
 
 
 def _device(value: Any) -> Any:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
+from .arguments import SCALARS, Parameter
 
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[^\n]*$', re.MULTILINE)
 _KERNEL = re.compile(
@@ -19,30 +18,6 @@ _KERNEL = re.compile(
 )
 _QUALIFIERS = ("const", "volatile", "__restrict__", "__grid_constant__")
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
-
-# what a kernel's scalar parameters are cast to, by their declared type
-SCALARS = {
-    "bool": np.dtype("bool"),
-    "int": np.dtype("int32"),
-    "int32_t": np.dtype("int32"),
-    "unsigned": np.dtype("uint32"),
-    "unsigned int": np.dtype("uint32"),
-    "uint32_t": np.dtype("uint32"),
-    "long long": np.dtype("int64"),
-    "int64_t": np.dtype("int64"),
-    "unsigned long long": np.dtype("uint64"),
-    "uint64_t": np.dtype("uint64"),
-    "float": np.dtype("float32"),
-    "double": np.dtype("float64"),
-}
-
-
-class Parameter(NamedTuple):
-    """One parameter of a kernel: a pointer (dtype None) or a scalar of that dtype."""
-
-    name: str
-    type: str
-    dtype: np.dtype | None
 
 
 def folder() -> Path:

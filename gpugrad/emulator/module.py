@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from .. import backend
-from ..cuda.arguments import Strided, checked, checked_sizes
+from ..cuda.arguments import Parameter, Strided, checked, checked_sizes
 from ..cuda.emulation import ORDERS, Settings, settings
-from ..cuda.source import Parameter, signatures
+from ..cuda.source import signatures
 from . import compile as compiler
 from .faults import Report, to_exception
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -62,8 +64,17 @@ def test_what_a_launch_cannot_pass_is_refused(text, message):
 
 @pytest.mark.parametrize("path", sorted(source.folder().glob("*.cu")), ids=lambda p: p.stem)
 def test_shipped_kernels_can_be_read(path):
-    text = source.inline(path)
-    kernels = source.signatures(text)
+    kernels = source.signatures(source.inline(path))
     assert kernels
-    assert all(name.startswith(path.stem) for name in kernels)
-    assert "asm" not in text
+    assert all(path.stem in name for name in kernels)
+
+
+@pytest.mark.parametrize("path", sorted(source.folder().glob("*.cu*")), ids=lambda p: p.name)
+def test_rules_of_the_sources(path):
+    text = re.sub(r"//[^\n]*", "", path.read_text())
+    if path.name != "ptx.cuh":
+        assert "asm" not in text
+        assert "__CUDA_ARCH__" not in text
+    assert "__activemask" not in text
+    assert "cooperative_groups" not in text
+    assert not re.search(r"__syncthreads\(\);[ \t]*\S|\S[ \t]*__syncthreads\(\);", text)

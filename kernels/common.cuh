@@ -56,6 +56,25 @@ __device__ __forceinline__ void store_pack(T* p, const Pack& pack) {
     *reinterpret_cast<Pack*>(p) = pack;
 }
 
+// The Pack at p, of which `count` elements exist: in one load if that may be (`aligned`) and it is
+// whole, else element by element, zeros for those that do not exist.
+__device__ __forceinline__ Pack load_part(const T* p, int64_t count, bool aligned) {
+    if (aligned && count >= Pack::size) return load_pack(p);
+    Pack pack;
+#pragma unroll
+    for (int i = 0; i < Pack::size; i++) pack.values[i] = i < count ? p[i] : from_float(0.0f);
+    return pack;
+}
+__device__ __forceinline__ void store_part(T* p, const Pack& pack, int64_t count, bool aligned) {
+    if (aligned && count >= Pack::size) {
+        store_pack(p, pack);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < Pack::size; i++)
+        if (i < count) p[i] = pack.values[i];
+}
+
 __device__ __forceinline__ float warp_sum(float x) {
     for (int offset = WARP / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(FULL, x, offset);
     return x;

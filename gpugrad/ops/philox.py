@@ -12,6 +12,8 @@ A caller that must not see a number twice advances its offset by `blocks_used` a
 
 Integers, uniforms and masks are exact integer arithmetic, equal bit for bit on every device.
 Each function takes the array namespace `xp` (numpy or cupy) and returns a 1-d array of n values.
+What is written here for NumPy is the definition; on a GPU and in the emulator one kernel of
+kernels/random.cu computes the same.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from . import _random as kernels
+
 __all__ = ["blocks_used", "keep_mask", "normal", "philox_uint32", "randint", "uniform"]
 
 ROUNDS = 10
@@ -36,10 +40,9 @@ KEY_STEPS = 0x9E3779B9, 0xBB67AE85
 LOW = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
 
-# Blocks encrypted at a time: on the CPU the temporaries stay in a 1 MiB second-level cache and
-# NumPy's cost per call is spread over enough elements; on a GPU only the launches matter.
+# Blocks encrypted at a time: the temporaries stay in a 1 MiB second-level cache and NumPy's cost
+# per call is spread over enough elements.
 CPU_BLOCKS = 12288
-GPU_BLOCKS = 1 << 22
 
 
 def blocks_used(n: int, words_per_element: int = 1) -> int:
@@ -53,8 +56,11 @@ def blocks_used(n: int, words_per_element: int = 1) -> int:
 
 def philox_uint32(xp: ModuleType, seed: int, offset: int, n: int) -> Any:
     """Words 0 to n of the draw, (n,) uint32."""
-    out = _empty(xp, "philox_uint32", n, xp.uint32)
-    for part, words in _pieces(xp, seed, offset, n):
+    draw = _draw("philox_uint32", seed, offset, n)
+    if kernels.active(xp):
+        return kernels.words(xp, *draw)
+    out = np.empty(n, np.uint32)
+    for part, words in _pieces(*draw):
         out[part] = words
     return out
 
@@ -65,10 +71,14 @@ def uniform(xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.floa
     float32: (word >> 8) * 2**-24, one word per element. float64: (pair >> 11) * 2**-53, where
     the pair of words 2i and 2i + 1 is read as one 64-bit integer, low word first.
     """
-    out = _empty(xp, "uniform", n, _float_dtype("uniform", dtype))
-    per = out.itemsize // 4
-    for part, words in _pieces(xp, seed, offset, n, per):
-        _unit(xp, words, out[part])
+    dtype = _float_dtype("uniform", dtype)
+    per = dtype.itemsize // 4
+    draw = _draw("uniform", seed, offset, n, per)
+    if kernels.active(xp):
+        return kernels.uniform(xp, *draw, dtype)
+    out = np.empty(n, dtype)
+    for part, words in _pieces(*draw, per):
+        _unit(words, out[part])
     return out
 
 
@@ -87,29 +97,33 @@ def normal(xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.float
     Each operation is rounded to dtype, 2 pi too. u and a are equal on every device; log, sqrt,
     cos and sin may differ by a few units in the last place between maths libraries.
     """
-    out = _empty(xp, "normal", n, _float_dtype("normal", dtype))
-    per = out.itemsize // 4
-    for part, words in _pieces(xp, seed, offset, n + n % 2, per):
+    dtype = _float_dtype("normal", dtype)
+    per = dtype.itemsize // 4
+    seed, offset, n = _draw("normal", seed, offset, n, per)
+    if kernels.active(xp):
+        return kernels.normal(xp, seed, offset, n, dtype)
+    out = np.empty(n, dtype)
+    for part, words in _pieces(seed, offset, n + n % 2, per):
         pairs = words.reshape(-1, 2, per)
-        radius = xp.empty(len(pairs), dtype=out.dtype)
-        angle = xp.empty_like(radius)
-        _unit(xp, xp.ascontiguousarray(pairs[:, 1]).reshape(-1), angle)
+        radius = np.empty(len(pairs), dtype)
+        angle = np.empty_like(radius)
+        _unit(np.ascontiguousarray(pairs[:, 1]).reshape(-1), angle)
         if per == 1:
             radius[...] = pairs[:, 0, 0]
             radius *= 2.0**-32
             radius += 2.0**-33
         else:
-            _unit(xp, xp.ascontiguousarray(pairs[:, 0]).reshape(-1), radius)
+            _unit(np.ascontiguousarray(pairs[:, 0]).reshape(-1), radius)
             radius += 2.0**-54
-        xp.log(radius, out=radius)
+        np.log(radius, out=radius)
         radius *= -2
-        xp.sqrt(radius, out=radius)
+        np.sqrt(radius, out=radius)
         angle *= 2 * math.pi
         target = out[part]
-        xp.multiply(radius, xp.cos(angle), out=target[::2])
-        sine = xp.sin(angle, out=angle)
+        np.multiply(radius, np.cos(angle), out=target[::2])
+        sine = np.sin(angle, out=angle)
         odd = target[1::2]
-        xp.multiply(radius[: len(odd)], sine[: len(odd)], out=odd)
+        np.multiply(radius[: len(odd)], sine[: len(odd)], out=odd)
     return out
 
 
@@ -121,12 +135,14 @@ def keep_mask(xp: ModuleType, seed: int, offset: int, n: int, p: float) -> Any:
     if not 0 <= p <= 1:
         raise ValueError(f"keep_mask: p is a probability, expected 0 <= p <= 1, got {p}")
     threshold = round(p * 2**32)
-    mask = _empty(xp, "keep_mask", n, xp.bool_)
+    draw = _draw("keep_mask", seed, offset, n)
+    if kernels.active(xp):
+        return kernels.keep_mask(xp, *draw, threshold)
     if threshold == 2**32:  # does not fit the 32 bits of a word
-        mask[...] = False
-        return mask
-    for part, words in _pieces(xp, seed, offset, n):
-        xp.greater_equal(words, np.uint32(threshold), out=mask[part])
+        return np.zeros(n, np.bool_)
+    mask = np.empty(n, np.bool_)
+    for part, words in _pieces(*draw):
+        np.greater_equal(words, np.uint32(threshold), out=mask[part])
     return mask
 
 
@@ -142,23 +158,33 @@ def randint(xp: ModuleType, seed: int, offset: int, n: int, low: int, high: int)
         raise ValueError(
             f"randint: expected low < high, both within int64, got low={low}, high={high}"
         )
+    draw = _draw("randint", seed, offset, n, 2)
+    if kernels.active(xp):
+        return kernels.integers(xp, *draw, low, high)
     span_high, span_low = (np.uint64(half) for half in divmod(high - low, 2**32))
-    out = _empty(xp, "randint", n, xp.int64)
-    for part, words in _pieces(xp, seed, offset, n, 2):
-        pair = words.view(xp.uint64)
+    out = np.empty(n, np.int64)
+    for part, words in _pieces(*draw, 2):
+        pair = words.view(np.uint64)
         pair_high, pair_low = pair >> HALF, pair & LOW
         # Schoolbook product of 32-bit halves, high 64 bits only; no sum here reaches 2**64.
         upper = pair_high * span_low + (pair_low * span_low >> HALF)
         lower = pair_low * span_high + (upper & LOW)
         value = pair_high * span_high + (upper >> HALF) + (lower >> HALF)
-        xp.add(value.view(xp.int64), np.int64(low), out=out[part])
+        np.add(value.view(np.int64), np.int64(low), out=out[part])
     return out
 
 
-def _empty(xp: ModuleType, name: str, n: int, dtype: Any) -> Any:
-    if operator.index(n) < 0:
+def _draw(name: str, seed: int, offset: int, n: int, per: int = 1) -> tuple[int, int, int]:
+    """Return seed, offset and n of a draw of `per` words per element as Python integers."""
+    seed, offset, n = (operator.index(value) for value in (seed, offset, n))
+    if n < 0:
         raise ValueError(f"{name}: n is a number of elements, expected n >= 0, got {n}")
-    return xp.empty(n, dtype=dtype)
+    blocks = blocks_used(n, per)
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"philox: the seed is the 64-bit key, expected 0 <= seed < 2**64: {seed}")
+    if not 0 <= offset <= 2**64 - blocks:
+        raise ValueError(f"philox: blocks {offset} to {offset + blocks} are not within 0 to 2**64")
+    return seed, offset, n
 
 
 def _float_dtype(name: str, dtype: Any) -> Any:
@@ -168,63 +194,55 @@ def _float_dtype(name: str, dtype: Any) -> Any:
     return dtype
 
 
-def _unit(xp: ModuleType, words: Any, out: Any) -> None:
+def _unit(words: np.ndarray, out: np.ndarray) -> None:
     """Write the uniforms on [0, 1) made of the words into out; the words are overwritten."""
     bits = 24 if out.itemsize == 4 else 53
-    integers = words if out.itemsize == 4 else words.view(xp.uint64)
+    integers = words if out.itemsize == 4 else words.view(np.uint64)
     unused = integers.dtype.type(8 * integers.itemsize - bits)
-    xp.right_shift(integers, unused, out=integers)
+    np.right_shift(integers, unused, out=integers)
     out[...] = integers
     out *= 2.0**-bits
 
 
-def _pieces(
-    xp: ModuleType, seed: int, offset: int, n: int, per: int = 1
-) -> Iterator[tuple[slice, Any]]:
+def _pieces(seed: int, offset: int, n: int, per: int = 1) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield (slice of elements, their words) for n elements of `per` words each, piece by piece.
 
     The words are uint32 in a buffer that the consumer may overwrite and the next piece reuses.
     """
-    seed, offset, n = (operator.index(value) for value in (seed, offset, n))
     blocks = blocks_used(n, per)
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"philox: the seed is the 64-bit key, expected 0 <= seed < 2**64: {seed}")
-    if not 0 <= offset <= 2**64 - blocks:
-        raise ValueError(f"philox: blocks {offset} to {offset + blocks} are not within 0 to 2**64")
-    pieces = -(-blocks // (CPU_BLOCKS if xp is np else GPU_BLOCKS))
+    pieces = -(-blocks // CPU_BLOCKS)
     size = -(-blocks // max(pieces, 1))  # equal pieces: a short last one would cost as much
-    index, work, words = _kept.buffers if xp is np else _buffers(xp, size)
+    index, work, words = _kept.buffers
     for start in range(0, blocks, max(size, 1)):
         count = min(size, blocks - start)
         even, odd, product = work[: 6 * count].reshape(3, 2, count)
-        xp.add(index[:count], np.uint64(offset + start), out=product[0])
-        xp.bitwise_and(product[0], LOW, out=even[0])
-        xp.right_shift(product[0], HALF, out=odd[0])
+        np.add(index[:count], np.uint64(offset + start), out=product[0])
+        np.bitwise_and(product[0], LOW, out=even[0])
+        np.right_shift(product[0], HALF, out=odd[0])
         even[1] = odd[1] = 0
-        _encrypt(xp, even, odd, product, seed)
+        _encrypt(even, odd, product, seed)
         words[:count, 0], words[:count, 1] = even[0], odd[0]
         words[:count, 2], words[:count, 3] = even[1], odd[1]
         first, last = start * 4 // per, min((start + count) * 4 // per, n)
         yield slice(first, last), words.reshape(-1)[: (last - first) * per]
 
 
-def _buffers(xp: ModuleType, blocks: int) -> tuple[Any, Any, Any]:
-    """0, 1, 2, ... (blocks,) uint64; room for the state, 48 bytes per block; the words."""
-    index = xp.arange(blocks, dtype=xp.uint64)
-    return index, xp.empty(6 * blocks, dtype=xp.uint64), xp.empty((blocks, 4), dtype=xp.uint32)
-
-
 class _Kept(threading.local):
-    """NumPy's buffers, one set per thread: fresh pages can cost as much as the draw itself."""
+    """Buffers of one thread, kept: fresh pages can cost as much as the draw itself.
+
+    0, 1, 2, ... (blocks,); room for the state, 48 bytes per block; the words.
+    """
 
     def __init__(self) -> None:
-        self.buffers = _buffers(np, CPU_BLOCKS)
+        index = np.arange(CPU_BLOCKS, dtype=np.uint64)
+        work = np.empty(6 * CPU_BLOCKS, np.uint64)
+        self.buffers = index, work, np.empty((CPU_BLOCKS, 4), np.uint32)
 
 
 _kept = _Kept()
 
 
-def _encrypt(xp: ModuleType, even: Any, odd: Any, product: Any, seed: int) -> None:
+def _encrypt(even: np.ndarray, odd: np.ndarray, product: np.ndarray, seed: int) -> None:
     """Ten rounds, in place, on counter words 0 and 2 (even) and 1 and 3 (odd), each (2, blocks).
 
     A round with key (k0, k1) maps the counter (c0, c1, c2, c3) to
@@ -234,14 +252,14 @@ def _encrypt(xp: ModuleType, even: Any, odd: Any, product: Any, seed: int) -> No
     """
     (a, b), (a_low, b_low), (a_product, b_product) = even, odd, product
     for a_multiplier, b_multiplier, a_key, b_key in _schedule(seed):
-        xp.multiply(a, a_multiplier, out=a_product)
-        xp.multiply(b, b_multiplier, out=b_product)
-        xp.right_shift(product, HALF, out=even)
-        xp.bitwise_xor(a, b_low, out=a)
-        xp.bitwise_xor(b, a_low, out=b)
-        xp.bitwise_xor(a, a_key, out=a)
-        xp.bitwise_xor(b, b_key, out=b)
-        xp.bitwise_and(product, LOW, out=odd)
+        np.multiply(a, a_multiplier, out=a_product)
+        np.multiply(b, b_multiplier, out=b_product)
+        np.right_shift(product, HALF, out=even)
+        np.bitwise_xor(a, b_low, out=a)
+        np.bitwise_xor(b, a_low, out=b)
+        np.bitwise_xor(a, a_key, out=a)
+        np.bitwise_xor(b, b_key, out=b)
+        np.bitwise_and(product, LOW, out=odd)
 
 
 @lru_cache(maxsize=64)

@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import backend, registry
 from ..backend import DTypeLike
+from . import _random as kernels
 from . import philox
 
 Size = int | Sequence[int] | None
@@ -62,18 +63,16 @@ def _size(size: Size) -> tuple[int, ...]:
     return lengths
 
 
-def _draw(kind: Any, size: Size, dtype: DTypeLike, device: str | None) -> tuple[Any, Any]:
-    """Return standard numbers of a kind as an array of the size, and the dtype wanted."""
+def _draw(size: Size, dtype: DTypeLike, device: str | None) -> tuple[Any, ...]:
+    """Return the array library, (seed, offset, n), the lengths and the dtype of a draw."""
     lengths = _size(size)
     wanted = backend.as_dtype(dtype or backend.float32)
     if not backend.is_float(wanted):
         raise TypeError(f"random: dtype {wanted} is not floating; use random.integers")
     n = math.prod(lengths)
-    computed = backend.float64 if wanted == backend.float64 else backend.float32
-    words = 2 if computed == backend.float64 else 1
-    seed, offset = reserve(philox.blocks_used(n, words))
-    values = kind(backend.namespace(device), seed, offset, n, computed)
-    return values.reshape(lengths), wanted
+    xp = backend.namespace(device)
+    seed, offset = reserve(philox.blocks_used(n, 2 if wanted == backend.float64 else 1))
+    return xp, (seed, offset, n), lengths, wanted
 
 
 def uniform(
@@ -87,16 +86,22 @@ def uniform(
     """Return numbers spread evenly over [low, high)."""
     if not low <= high:
         raise ValueError(f"random.uniform: low {low} is larger than high {high}")
-    values, wanted = _draw(philox.uniform, size, dtype, device)
-    if high - low != 1.0:
-        values *= high - low
-    if low:
-        values += low
-    values = values if values.dtype == wanted else values.astype(wanted)
-    if low < high:  # rounding may have reached high
+    xp, draw, lengths, wanted = _draw(size, dtype, device)
+    last = high  # the largest number below high: rounding may reach high
+    if low < high:
         last = np.nextafter(np.asarray(high, wanted), np.asarray(low, wanted))
-        values = backend.xp_of(values).minimum(values, backend.xp_of(values).asarray(last))
-    return registry.Tensor(values, requires_grad=requires_grad)
+    if kernels.active(xp):
+        values = kernels.uniform(xp, *draw, wanted, float(low), float(high - low), float(last))
+    else:
+        values = philox.uniform(np, *draw, backend.promote(wanted, backend.float32))
+        if high - low != 1.0:
+            values *= high - low
+        if low:
+            values += low
+        values = values.astype(wanted, copy=False)
+        if low < high:
+            values = np.minimum(values, last)
+    return registry.Tensor(values.reshape(lengths), requires_grad=requires_grad)
 
 
 def normal(
@@ -110,13 +115,17 @@ def normal(
     """Return normally distributed numbers of mean loc and standard deviation scale."""
     if not scale >= 0:
         raise ValueError(f"random.normal: scale must be >= 0, got {scale}")
-    values, wanted = _draw(philox.normal, size, dtype, device)
-    if scale != 1.0:
-        values *= scale
-    if loc:
-        values += loc
-    values = values if values.dtype == wanted else values.astype(wanted)
-    return registry.Tensor(values, requires_grad=requires_grad)
+    xp, draw, lengths, wanted = _draw(size, dtype, device)
+    if kernels.active(xp):
+        values = kernels.normal(xp, *draw, wanted, float(loc), float(scale))
+    else:
+        values = philox.normal(np, *draw, backend.promote(wanted, backend.float32))
+        if scale != 1.0:
+            values *= scale
+        if loc:
+            values += loc
+        values = values.astype(wanted, copy=False)
+    return registry.Tensor(values.reshape(lengths), requires_grad=requires_grad)
 
 
 def integers(

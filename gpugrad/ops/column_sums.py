@@ -1,0 +1,59 @@
+"""Sums over the rows of a matrix by a CUDA kernel: the gradients of biases and of weights.
+
+An ordinary sum leaves the order of its additions to the library; here it depends on the shape
+alone, so that a gradient has the same bits on every GPU and in the emulator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import backend, cuda
+
+SOURCE = cuda.Source("column_sums.cu", cuda.variants(GPUGRAD_DTYPE=(0, 1, 2)), large=True)
+
+_THREADS = 256
+_BLOCKS = 528  # four on each of the 132 processors of a Hopper GPU
+_AT_LEAST = 4  # rows for each thread of a stripe
+_TEAM = 8  # threads over a row of the second pass: 32 bytes, what memory moves at least
+
+
+def power_of_two(n: int) -> int:
+    """Return the smallest power of two that is not below n (at least 1)."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+def column_sums(x: Any, dtype: Any) -> Any:
+    """Return the sums over the rows of x, accumulated in float32: (N, C) to (C,).
+
+    x is float32, bfloat16 or float16, on a GPU or, while the emulator is active, a numpy array;
+    ``dtype`` is float32 or that of x. Nothing may be empty.
+    """
+    x = backend.xp_of(x).ascontiguousarray(x)
+    rows, columns = x.shape
+    values = 16 // x.dtype.itemsize
+    team = min(32, power_of_two(-(-columns // values)))
+    tiles = -(-columns // (team * values))
+    stripes = max(1, min(rows // (_AT_LEAST * (_THREADS // team)), _BLOCKS // tiles))
+    if stripes == 1:
+        return _launch("column_sums", x, (tiles, 1), team, (columns,), dtype, x.dtype)
+    shape = stripes, columns
+    partial = _launch("column_sums", x, (tiles, stripes), team, shape, backend.float32, x.dtype)
+    return add_partial(partial, dtype)
+
+
+def add_partial(partial: Any, dtype: Any) -> Any:
+    """Return the sums over the rows of partial sums: (S, C) float32 to (C,) of a dtype."""
+    columns = partial.shape[1]
+    grid = -(-columns // _TEAM), 1
+    return _launch("column_sums_total", partial, grid, _TEAM, (columns,), dtype, dtype)
+
+
+def _launch(
+    kernel: str, x: Any, grid: Any, team: int, shape: tuple[int, ...], dtype: Any, narrow: Any
+) -> Any:
+    out = cuda.empty(shape, dtype, like=x)
+    outs = (out, None) if dtype == backend.float32 else (None, out)
+    code = cuda.dtype_code(narrow)
+    SOURCE.launch(kernel, grid, (_THREADS,), (x, *outs, *x.shape, team), GPUGRAD_DTYPE=code)
+    return out

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-from . import nn, optim
+from . import cuda, nn, optim
 from .backend import (
     bfloat16,
     cuda_is_available,
@@ -46,6 +46,7 @@ from .engine import (
     no_grad,
 )
 from .function import Function
+from .fused import Cost, kernel
 from .ops import (
     abs,
     absolute,
@@ -210,6 +211,7 @@ from .ops import (
     zeros_like,
 )
 from .ops.random import manual_seed
+from .registry import Sample
 from .tensor import Tensor
 from .transforms import checkpoint, hvp, jvp, value_and_grad, vjp
 
@@ -226,7 +228,9 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "Cost",
     "Function",
+    "Sample",
     "Tensor",
     "__version__",
     "abs",
@@ -273,6 +277,7 @@ __all__ = [
     "cos",
     "cosh",
     "count_nonzero",
+    "cuda",
     "cuda_is_available",
     "cumprod",
     "cumsum",
@@ -325,6 +330,7 @@ __all__ = [
     "isinf",
     "isnan",
     "jvp",
+    "kernel",
     "less",
     "less_equal",
     "linear",

@@ -75,6 +75,13 @@ def empty(shape: int | Sequence[int], dtype: Any, like: Any) -> Any:
     return np.empty(shape, dtype)
 
 
+def contiguous(array: Any) -> Any:
+    """Return the array, or a copy with its elements in C order; None is passed on."""
+    if array is None or array.flags.c_contiguous:
+        return array
+    return backend.xp_of(array).ascontiguousarray(array)
+
+
 def address(array: Any) -> int:
     """Return where an array begins in its device's memory, for tables of pointers."""
     return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)

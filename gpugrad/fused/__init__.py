@@ -7,25 +7,30 @@ its pair of functions beside that one in the decorator of the spec: ``cuda=Imple
 from __future__ import annotations
 
 from .attention import scaled_dot_product_attention
-from .base import FUSED, Fused, Implementation, fused
+from .base import FUSED, Cost, Fused, Implementation, fused
 from .cross_entropy import cross_entropy
-from .dropout import dropout
+from .dropout import dropout, dropout_add
 from .embedding import embedding
 from .gelu import bias_gelu, gelu
+from .kernel import Kernel, kernel
 from .layer_norm import layer_norm
 from .rms_norm import rms_norm
 from .softmax import log_softmax, softmax
 
 __all__ = [
     "FUSED",
+    "Cost",
     "Fused",
     "Implementation",
+    "Kernel",
     "bias_gelu",
     "cross_entropy",
     "dropout",
+    "dropout_add",
     "embedding",
     "fused",
     "gelu",
+    "kernel",
     "layer_norm",
     "log_softmax",
     "rms_norm",

@@ -28,11 +28,23 @@ FUSED: dict[str, Fused] = {}
 
 
 class Implementation(NamedTuple):
-    """Forward and backward on raw arrays, and whether they fit the arguments at hand."""
+    """Forward and backward on raw arrays, and whether they fit the arguments at hand.
+
+    Without a backward the spec is differentiated.
+    """
 
     forward: Callable[..., tuple[Any, tuple]]
-    backward: Callable[..., Sequence[Any]]
+    backward: Callable[..., Sequence[Any]] | None
     fits: Callable[..., bool] | None = None
+
+
+class Cost(NamedTuple):
+    """What an operation cannot do without: bytes read and written once, floating operations."""
+
+    forward_bytes: int
+    forward_flops: int
+    backward_bytes: int = 0
+    backward_flops: int = 0
 
 
 class Fused:
@@ -40,6 +52,8 @@ class Fused:
 
     ``arguments`` name the array arguments in order, ``differentiable`` those that can have a
     gradient. ``implementations`` map "numpy" or "cuda" to what runs on that kind of array.
+    ``cost`` takes what the operation takes, arrays or anything with their shape and dtype, and
+    returns the Cost that benchmarks hold its time against.
     """
 
     view = False
@@ -52,6 +66,7 @@ class Fused:
         differentiable: Sequence[str],
         implementations: dict[str, Implementation],
         samples: Sequence[Sample],
+        cost: Callable[..., Cost] | None = None,
     ) -> None:
         if name in OPS or name in FUSED:
             raise ValueError(f"an operation named {name!r} is registered already")
@@ -61,6 +76,7 @@ class Fused:
         self.differentiable = tuple(differentiable)
         self.implementations = implementations
         self.samples = tuple(samples)
+        self.cost = cost
         self.launches: collections.Counter[str] = collections.Counter()
         FUSED[name] = self
 
@@ -153,35 +169,36 @@ class _Launch:
         assert node.saved is not None
         count = len(self.wanted)
         arrays, residuals = node.saved[:count], node.saved[count:]
-        if recorded:
-            return self._replay(node, g, arrays)
+        backward = self.fused.implementations[self.chosen].backward
+        if recorded or backward is None:
+            return self._replay(node, g, arrays, recorded)
         if self.outputs:
             g = [g.get(i) for i in range(self.outputs)]
         parents = iter(node.parents)
         wanted = tuple(w and (needed is None or next(parents) in needed) for w in self.wanted)
-        implementation = self.fused.implementations[self.chosen]
-        grads = implementation.backward(wanted, g, arrays, residuals, **self.statics)
+        grads = backward(wanted, g, arrays, residuals, **self.statics)
         return [
             grad if still else None
             for grad, still, w in zip(grads, wanted, self.wanted, strict=True)
             if w
         ]
 
-    def _replay(self, node: Node, g: Any, arrays: Sequence[Any]) -> list:
+    def _replay(self, node: Node, g: Any, arrays: Sequence[Any], recorded: bool) -> list:
         """Differentiate the spec: residuals are no functions of the arguments to a second pass."""
         parents = iter(node.parents)
         tensors = [
             engine.alias(a, next(parents)) if w else None if a is None else Tensor._wrap(a, None)
             for a, w in zip(arrays, self.wanted, strict=True)
         ]
-        outs = self.fused.spec(*tensors, **self.statics)
+        with engine.enable_grad():
+            outs = self.fused.spec(*tensors, **self.statics)
         several = outs if self.outputs else (outs,)
         upstream = g if self.outputs else {0: g}
         seeds = [(several[i]._node, gi) for i, gi in upstream.items()]
         targets = [
             t._node for t, w in zip(tensors, self.wanted, strict=True) if t is not None and w
         ]
-        found = engine.sweep(seeds, targets, retain_graph=True, create_graph=True, local=True)
+        found = engine.sweep(seeds, targets, recorded, recorded, local=True)
         return [found.get(target) for target in targets]
 
 
@@ -190,6 +207,7 @@ def fused(
     *,
     arguments: Sequence[str],
     differentiable: Sequence[str] | None = None,
+    cost: Callable[..., Cost] | None = None,
     **implementations: Implementation,
 ) -> Callable[[Callable[..., Any]], Fused]:
     """Register the decorated spec, with its implementations, as a fused operation."""
@@ -197,6 +215,6 @@ def fused(
     def decorate(spec: Callable[..., Any]) -> Fused:
         name = spec.__name__.strip("_").removesuffix("_spec")
         able = arguments if differentiable is None else differentiable
-        return Fused(name, spec, arguments, able, implementations, samples)
+        return Fused(name, spec, arguments, able, implementations, samples, cost)
 
     return decorate

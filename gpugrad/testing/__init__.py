@@ -10,6 +10,10 @@ A faster implementation against a plain one, in the precision it will run in::
 
     gg.testing.assert_implements(my_kernel, my_spec, [x], gg.bfloat16)
 
+A CUDA kernel made an operation by ``gg.kernel``, run on the CPU::
+
+    gg.testing.check_kernel(my_op)
+
 ``shapes`` and ``layouts`` give the inputs that break kernels.
 """
 
@@ -18,11 +22,13 @@ from __future__ import annotations
 from .cases import LENGTHS, layouts, shapes
 from .closeness import assert_close, assert_implements, tolerance
 from .derivatives import gradcheck, gradgradcheck
+from .kernels import check_kernel
 
 __all__ = [
     "LENGTHS",
     "assert_close",
     "assert_implements",
+    "check_kernel",
     "gradcheck",
     "gradgradcheck",
     "layouts",

@@ -1,0 +1,112 @@
+"""``kernel``: CUDA kernels of your own as operations, beside the NumPy code that defines them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import cuda
+from ..ops import asarray
+from ..registry import Sample
+from ..tensor import Tensor
+from .base import Cost, Fused, Implementation
+
+
+class Kernel(Fused):
+    """An operation of your own; ``source`` is its .cu file. Call it with tensors or arrays."""
+
+    source: cuda.Source
+
+    def __call__(self, *args: Any, **statics: Any) -> Any:
+        """Run the operation; None stands for an argument that is not given."""
+        given = len(self.arguments) - len(args)
+        if given < 0:
+            raise TypeError(
+                f"{self.name} takes {len(self.arguments)} tensors ({', '.join(self.arguments)}), "
+                f"not {len(args)}"
+            )
+        tensors = [None if a is None else a if isinstance(a, Tensor) else asarray(a) for a in args]
+        return super().__call__(*tensors, *[None] * given, **statics)
+
+
+def kernel(
+    path: str | Path,
+    *,
+    samples: Sequence[Sample],
+    forward: Callable[..., Any],
+    backward: Callable[..., Sequence[Any]] | None = None,
+    differentiable: Sequence[str] | None = None,
+    variants: Sequence[Mapping[str, object]] = ({},),
+    fits: Callable[..., bool] | None = None,
+    cost: Callable[..., Cost] | None = None,
+) -> Callable[[Callable[..., Any]], Kernel]:
+    """Register a .cu file as an operation; the decorated function, in plain operations, defines it.
+
+    The definition is the oracle of the checks, what runs where the kernel does not (NumPy without
+    the emulator, float64), and the second derivative. Its positional parameters are the tensors,
+    its keyword-only ones numbers and switches. ``path`` is relative to the definition's file.
+
+    ``forward(source, *arrays, **statics)`` launches kernels with ``source.launch`` and returns the
+    result, or a pair of result and tuple of arrays to keep for backward. ``backward(source, g,
+    arrays, kept, **statics)`` returns one gradient (or None) per tensor; without it the definition
+    is differentiated. Arrays come C-contiguous, tensors not given as None. Only the
+    ``differentiable`` tensors, by default all, have a gradient.
+
+    ``variants`` are the macros to compile with (``cuda.variants(GPUGRAD_DTYPE=(0, 1))``); floating
+    tensors of one of those element types, float32 if none is named, take the kernel unless
+    ``fits(*arrays, **statics)`` says no. ``cost(*arrays, **statics)`` returns the ``gg.Cost`` that
+    ``gpugrad bench`` compares with. ``samples`` are inputs, as ``gg.Sample((3, 4), factor=2.0)``,
+    for ``gg.testing.check_kernel``, which finds wrong gradients, races and reads out of bounds;
+    ``python -m gpugrad.cuda.lock MODULE`` keeps the kernels' registers under control.
+    """
+
+    def decorate(spec: Callable[..., Any]) -> Kernel:
+        name = spec.__name__.strip("_")
+        file = inspect.getsourcefile(spec)
+        source = cuda.Source(Path(file).resolve().parent / path if file else path, variants)
+        codes = {variant.get("GPUGRAD_DTYPE", 0) for variant in variants}
+        arguments = [
+            p.name
+            for p in inspect.signature(spec).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        if not arguments:
+            raise TypeError(f"{name}: the definition takes at least one tensor, by position")
+
+        def suits(*arrays: Any, **statics: Any) -> bool:
+            if not cuda.fits(*arrays):
+                return False
+            dtype = next(a.dtype for a in arrays if a is not None and cuda.fits(a))
+            return cuda.dtype_code(dtype) in codes and (fits is None or fits(*arrays, **statics))
+
+        def run_forward(*arrays: Any, **statics: Any) -> tuple[Any, tuple]:
+            found = forward(source, *map(cuda.contiguous, arrays), **statics)
+            return found if isinstance(found, tuple) else (found, ())
+
+        def run_backward(
+            wanted: tuple[bool, ...], g: Any, arrays: Sequence[Any], kept: tuple, **statics: Any
+        ) -> Sequence[Any]:
+            assert backward is not None
+            given = [cuda.contiguous(a) for a in arrays]
+            upstream = (
+                [cuda.contiguous(x) for x in g] if isinstance(g, list) else cuda.contiguous(g)
+            )
+            found = backward(source, upstream, given, kept, **statics)
+            if not isinstance(found, (tuple, list)) or len(found) != len(arguments):
+                raise TypeError(
+                    f"{name}: backward must return {len(arguments)} gradients "
+                    f"({', '.join(arguments)}), one per tensor, None where there is none"
+                )
+            return found
+
+        implementation = Implementation(
+            run_forward, None if backward is None else run_backward, suits
+        )
+        able = arguments if differentiable is None else differentiable
+        made = Kernel(name, spec, arguments, able, {"cuda": implementation}, samples, cost)
+        made.source = source
+        return made
+
+    return decorate

@@ -198,11 +198,6 @@ def _run(arguments: Sequence[str], text: str | None, name: str) -> None:
     if done.returncode:
         if re.search(r"fatal error: cuda_\w+\.h", done.stderr):
             include_folder()  # raises what to install
-        if "fatal error: nv/target" in done.stderr:
-            raise RuntimeError(
-                "the headers that cuda_bf16.h and cuda_fp16.h need are not installed; "
-                'pip install "gpugrad[cuda13]" (or nvidia-cuda-cccl) brings them'
-            )
         raise CompileError(f"{name} does not compile for the emulator:\n{done.stderr}")
     if done.stderr:
         warnings.warn(f"{name}, compiled for the emulator:\n{done.stderr}", stacklevel=4)

@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from ..ops import clip, erf, tanh
 from ..ops.erf import erf as numpy_erf
 from ..registry import Sample
 from ..tensor import Tensor
+from . import _gelu_cuda
 from ._arguments import features, floating, parameter
 from ._rows import (
     ColumnSums,
@@ -181,6 +183,13 @@ def _gaussian(h: Any, approximate: str) -> Any:
             (*wanted, False), g, (*arrays, None), residuals, approximate
         )[:1],
     ),
+    cuda=Implementation(
+        lambda x, approximate: _gelu_cuda.forward(x, None, approximate),
+        lambda wanted, g, arrays, residuals, approximate: _gelu_cuda.backward(
+            (*wanted, False), g, (*arrays, None), residuals, approximate
+        )[:1],
+        lambda x, approximate: cuda.fits(x),
+    ),
 )
 def _gelu(x, approximate):
     return _gaussian(widened(x), approximate).astype(x.dtype)
@@ -193,6 +202,11 @@ def _gelu(x, approximate):
     ],
     arguments=("x", "bias"),
     numpy=Implementation(_forward, _backward),
+    cuda=Implementation(
+        _gelu_cuda.forward,
+        _gelu_cuda.backward,
+        lambda x, bias, approximate: cuda.fits(x, bias),
+    ),
 )
 def _bias_gelu(x, bias, approximate):
     wide = widened(x)

@@ -127,7 +127,8 @@ def test_nodes() -> None:
 
 
 def test_every_row_has_a_function_with_a_docstring() -> None:
-    inner = {"getitem_view", "scatter", "linear", "dropout"}  # through getitem, take and nn
+    # through getitem, take and nn
+    inner = {"getitem_view", "scatter", "linear", "dropout", "dropout_add"}
     public = {name for name in OPS if hasattr(gg, name)}
     assert {*OPS} - public <= inner | {"to_device"}
     for name in public:

@@ -2,7 +2,8 @@
 
 (Srivastava et al.: Dropout, JMLR 2014.) Which ones is a pure function of (seed, offset, element in
 C order), see ``ops.philox``: the same on every device, and nothing but these integers is kept. The
-gradient is dropout itself with the same integers, and so is the gradient of that.
+gradient is dropout itself with the same integers, and so is the gradient of that. Hence these are
+rows of the registry and no fused operations, which would keep x for a second derivative.
 """
 
 from __future__ import annotations
@@ -12,25 +13,52 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
 from ..ops import asarray, random
+from ..ops._random import THREADS, active, grid
 from ..ops.philox import blocks_used, keep_mask
 from ..registry import Sample, primitive
 from ..tensor import Tensor
+from ._arguments import floating, with_residual
 from ._rows import wide_dtype
 
+SOURCE = cuda.Source("dropout.cu", variants=cuda.variants(GPUGRAD_DTYPE=(0, 1, 2)), large=True)
+PER_THREAD = 4  # packs of 16 bytes
 
-def _dropped(xp: Any, x: Any, p: float, seed: int, offset: int) -> Any:
+
+def _dropped(xp: Any, x: Any, p: float, seed: int, offset: int, residual: Any = None) -> Any:
+    """Return dropout of x, added to the residual if there is one."""
+    if x.size and active(xp) and cuda.fits(x):
+        return _launched(xp, x, p, seed, offset, residual)
     keep = keep_mask(xp, seed, offset, x.size, p).reshape(x.shape)
     wide = wide_dtype(x.dtype)
-    if xp is not np:  # the launcher of kernels/dropout.cu, which stores no mask, belongs here
-        return xp.where(keep, x.astype(wide) * rescale(p), 0).astype(x.dtype)
-    out = keep.astype(wide)  # NumPy's where is ten times slower than these products
-    out *= rescale(p)
-    with np.errstate(invalid="ignore"):
-        out *= x
-    if not np.isfinite(out).all():  # 0 times NaN or infinity
-        out[~keep] = 0
-    return out.astype(x.dtype, copy=False)
+    if xp is np:
+        out = keep.astype(wide)  # NumPy's where is ten times slower than these products
+        out *= rescale(p)
+        with np.errstate(invalid="ignore"):
+            out *= x
+        if not np.isfinite(out).all():  # 0 times NaN or infinity
+            out[~keep] = 0
+    else:
+        out = xp.where(keep, x.astype(wide) * rescale(p), 0)
+    out = out.astype(x.dtype, copy=False)
+    if residual is not None:
+        out += residual
+    return out
+
+
+def _launched(xp: Any, x: Any, p: float, seed: int, offset: int, residual: Any) -> Any:
+    """Return the same by a kernel."""
+    out = cuda.empty(x.shape, x.dtype, like=x)
+    arrays = [xp.ascontiguousarray(a) for a in (x, residual) if a is not None]
+    SOURCE.launch(
+        "dropout" if residual is None else "dropout_add",
+        grid(-(-x.size * x.itemsize // 16), PER_THREAD),
+        (THREADS,),
+        (*arrays, out, x.size, seed, offset, round(p * 2**32), rescale(p)),
+        GPUGRAD_DTYPE=cuda.dtype_code(x.dtype),
+    )
+    return out
 
 
 def rescale(p: float) -> float:
@@ -45,6 +73,12 @@ def probability(op: str, name: str, p: float) -> float:
     return float(p)
 
 
+def _pull_x(g: Any, p: float, seed: int, offset: int, xp: Any) -> Any:
+    if isinstance(g, Tensor):
+        return _dropout(g, p=p, seed=seed, offset=offset)
+    return _dropped(xp, g, p, seed, offset)
+
+
 @primitive(
     [
         Sample((3, 4), p=0.5, seed=1, offset=0),
@@ -54,15 +88,32 @@ def probability(op: str, name: str, p: float) -> float:
     name="dropout",
     method=False,
     floats_only=True,
-    x=lambda g, p, seed, offset, xp: (
-        _dropout(g, p=p, seed=seed, offset=offset)
-        if isinstance(g, Tensor)
-        else _dropped(xp, g, p, seed, offset)
-    ),
+    x=_pull_x,
 )
 def _dropout(xp, x, p=0.5, seed=0, offset=0):
     """Return x with the elements that (seed, offset) drop set to 0 and the others rescaled."""
     return _dropped(xp, x, p, seed, offset)
+
+
+@primitive(
+    [
+        Sample((3, 4), (3, 4), p=0.5, seed=1, offset=0),
+        Sample((2, 3, 5), (2, 3, 5), p=0.2, seed=2**40, offset=7),
+    ],
+    name="dropout_add",
+    method=False,
+    floats_only=True,
+    x=_pull_x,
+    residual=lambda g: g,
+)
+def _dropout_add(xp, x, residual, p=0.5, seed=0, offset=0):
+    """Return residual + dropout(x)."""
+    return _dropped(xp, x, p, seed, offset, residual)
+
+
+def _statics(x: Tensor, p: float) -> dict[str, Any]:
+    seed, offset = random.reserve(blocks_used(math.prod(x.shape)))
+    return {"p": p, "seed": seed, "offset": offset}
 
 
 def dropout(x: Any, p: float = 0.5, training: bool = True) -> Tensor:
@@ -76,5 +127,17 @@ def dropout(x: Any, p: float = 0.5, training: bool = True) -> Tensor:
     x = asarray(x)
     if not training or p == 0:
         return x
-    seed, offset = random.reserve(blocks_used(math.prod(x.shape)))
-    return _dropout(x, p=p, seed=seed, offset=offset)
+    return _dropout(x, **_statics(x, p))
+
+
+def dropout_add(x: Any, residual: Any, p: float = 0.5, training: bool = True) -> Tensor:
+    """Return residual + dropout(x, p, training), with the same bits, in one pass.
+
+    The residual has the shape of x; the result has their common floating dtype. Keeps no array for
+    backward. Raises ValueError for p outside [0, 1] and for other shapes.
+    """
+    p = probability("dropout_add", "p", p)
+    x, residual = with_residual("dropout_add", floating(x), floating(residual))
+    if not training or p == 0:
+        return residual + x
+    return _dropout_add(x, residual, **_statics(x, p))

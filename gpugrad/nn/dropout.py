@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import fused
 from ..tensor import Tensor
 from . import functional as F
 from .module import Module
@@ -23,9 +24,14 @@ class Dropout(Module):
         super().__init__()
         self.p = probability("Dropout", p)
 
-    def forward(self, input: Any) -> Tensor:
-        """Return a tensor of the same shape; after .eval() the input itself."""
-        return F.dropout(input, self.p, self.training)
+    def forward(self, input: Any, residual: Any = None) -> Tensor:
+        """Return a tensor of the same shape, added to a residual if one is given.
+
+        After .eval() nothing is zeroed: the input itself, or residual + input.
+        """
+        if residual is None:
+            return F.dropout(input, self.p, self.training)
+        return fused.dropout_add(input, residual, self.p, self.training)
 
     def extra_repr(self) -> str:
         """Return the probability."""

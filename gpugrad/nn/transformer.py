@@ -79,7 +79,7 @@ class TransformerBlock(Module):
         if self.norm_first:
             branch = self.dropout(self.attention(self.norm1(x), attn_mask, heads))
             normalized, x = self.norm2(branch, residual=x)
-            return x + self.dropout(self.mlp(normalized))
+            return self.dropout(self.mlp(normalized), residual=x)
         x, _ = self.norm1(self.dropout(self.attention(x, attn_mask, heads)), residual=x)
         x, _ = self.norm2(self.dropout(self.mlp(x)), residual=x)
         return x

@@ -63,7 +63,9 @@ def _size(size: Size) -> tuple[int, ...]:
     return lengths
 
 
-def _draw(size: Size, dtype: DTypeLike, device: str | None) -> tuple[Any, ...]:
+def _draw(
+    size: Size, dtype: DTypeLike, device: str | None
+) -> tuple[Any, tuple[int, int, int], tuple[int, ...], np.dtype]:
     """Return the array library, (seed, offset, n), the lengths and the dtype of a draw."""
     lengths = _size(size)
     wanted = backend.as_dtype(dtype or backend.float32)

@@ -52,6 +52,7 @@ FORMULAS: dict[str, Callable[..., Any]] = {  # what NumPy does not have, or has 
     "cumulative_prod": np.cumprod,
     "cumulative_sum": np.cumsum,
     "dropout": dropped,
+    "dropout_add": lambda x, residual, **how: residual + dropped(x, **how),
     "erf": np.vectorize(math.erf, otypes=[float]),
     "getitem": lambda x, index: x[index],
     "getitem_view": lambda x, index: x[index],

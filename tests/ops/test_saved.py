@@ -56,6 +56,7 @@ SAVED = {
     "multiply": {"x": "y", "y": "x"},
     "divide": {"x": "y", "y": "y out"},
     "dropout": {"x": "p seed offset"},
+    "dropout_add": {"x": "p seed offset", "residual": ""},
     "power": {"x": "x y", "y": "x out"},
     "maximum": {"x": "x y", "y": "x y"},
     "minimum": {"x": "x y", "y": "x y"},

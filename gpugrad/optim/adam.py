@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from .. import cuda
 from ..backend import Array
-from .optimizer import Group, Optimizer, Parameters, require
+from .checks import require
+from .optimizer import Group, Optimizer, Parameters
 
 
 class Adam(Optimizer):
@@ -22,6 +24,8 @@ class Adam(Optimizer):
     """
 
     decoupled = False
+    kernel = "adamw"
+    source = cuda.Source("adamw.cu", large=True)
 
     def __init__(
         self,
@@ -50,7 +54,7 @@ class Adam(Optimizer):
             require(self._name, f"betas[{i}]", beta, 0, 1)
         group["betas"] = tuple(betas)
 
-    def numbers(self, group: Group, step: int) -> tuple:
+    def numbers(self, group: Group, step: int) -> tuple[float, ...]:
         """Return the constants of one step, with both bias corrections folded into two numbers.
 
         (m / c1) / (sqrt(v / c2) + eps) = m (sqrt(c2) / c1) / (sqrt(v) + eps sqrt(c2)).
@@ -59,14 +63,15 @@ class Adam(Optimizer):
         lr, eps, weight_decay = (float(group[key]) for key in ("lr", "eps", "weight_decay"))
         beta1, beta2 = map(float, group["betas"])
         root = math.sqrt(1 - beta2**step)
-        keep, penalty = (1 - lr * weight_decay, 0) if self.decoupled else (1, weight_decay)
-        return 1 - beta1, beta2, eps * root, lr * root / (1 - beta1**step), keep, penalty
+        keep, penalty = (1 - lr * weight_decay, 0.0) if self.decoupled else (1.0, weight_decay)
+        rate = lr * root / (1 - beta1**step)
+        return 1 - beta1, beta2, 1 - beta2, eps * root, rate, keep, penalty
 
     def update(
         self, xp: Any, x: Array, g: Array, state: list[Array], work: tuple, numbers: tuple
     ) -> None:
         """Change x and both moments in place."""
-        new, beta2, eps, rate, keep, penalty = numbers
+        new, beta2, new2, eps, rate, keep, penalty = numbers
         m, v = state
         change, decayed = work
         if penalty:
@@ -77,7 +82,7 @@ class Adam(Optimizer):
         change *= new
         m += change
         xp.multiply(g, g, out=change)
-        change *= 1 - beta2
+        change *= new2
         v *= beta2
         v += change
         xp.sqrt(v, out=change)

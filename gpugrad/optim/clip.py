@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, registry
+from .. import backend, cuda, registry
 from ..backend import Array
 from ..engine import mutations
 from ..tensor import Tensor
 from .blocks import blocks
+from .chunks import THREADS, Row, Table, table, takes
+
+SOURCE = cuda.Source("grad_norm.cu", large=True)
 
 
 def clip_grad_norm_(
@@ -38,7 +41,13 @@ def clip_grad_norm_(
                 f"clip_grad_norm_: parameter {position} must be a tensor, got {type(p).__name__}"
             )
     gradients = [p._grad._data for p in dict.fromkeys(given) if p._grad is not None]
-    norm = _norm(gradients)
+    found = _table(gradients)
+    if found is None:
+        norm = _norm(gradients)
+    else:
+        result = measure(found, max_norm)
+        found.launch(SOURCE, "grad_scale", result)
+        norm = float(result[0])
     if not math.isfinite(norm):
         if error_if_nonfinite:
             raise RuntimeError(f"clip_grad_norm_: the norm is {norm}; {_culprit(given)}")
@@ -46,9 +55,35 @@ def clip_grad_norm_(
     factor = float(max_norm) / (norm + 1e-6)
     if factor < 1:
         for g in gradients:
-            _scale(g, factor)
+            if found is None:
+                _scale(g, factor)
             mutations.record(g, "clip_grad_norm_")
     return norm
+
+
+def measure(gradients: Table, max_norm: float) -> Array:
+    """Return the norm of the gradients and the factor that clips them, float64, on their device.
+
+    The factor is min(1, max_norm / (norm + 1e-6)), or NaN if the norm is not finite. Nothing waits
+    for the result: ``Optimizer._by_kernel`` can read it there.
+    """
+    blocks = len(gradients.chunks)
+    partials = cuda.empty(blocks, backend.float64, gradients.tensors)
+    result = cuda.empty(2, backend.float64, gradients.tensors)
+    gradients.launch(SOURCE, "grad_norm_partial", partials)
+    SOURCE.launch("grad_norm_finish", (1,), (THREADS,), [partials, blocks, float(max_norm), result])
+    return result
+
+
+def _table(gradients: list[Array]) -> Table | None:
+    """Return what the kernels need to know of the gradients, None if they do not take them all."""
+    # the order of the elements does not matter
+    given = [g if g.flags.c_contiguous else g.T for g in gradients if g.size]
+    places = {(backend.device_of(g), cuda.address(g)) for g in given if takes(g)}
+    devices = {device for device, _ in places}
+    if len(places) < len(given) or len(devices) != 1:
+        return None
+    return table([Row(g) for g in given])
 
 
 def _norm(gradients: list[Array]) -> float:

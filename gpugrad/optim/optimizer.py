@@ -1,24 +1,26 @@
 """What every optimiser shares: parameter groups, state in flat buffers, state_dict.
 
 A subclass gives the names of its state arrays (``slots``), the numbers of one step (``numbers``)
-and the arithmetic on one cache-sized piece (``update``). Moments and momentum are float64 for
-float64 parameters and float32 for all others. Parameters of half precision have a float32 master
-copy, from which they are rounded after each step: their last bit is larger than most updates.
+and the arithmetic on one cache-sized piece (``update``). On a GPU the kernel of the subclass, if
+it has one, takes all parameters in one launch. Moments and momentum are float64 for float64
+parameters and float32 for all others. Parameters of half precision have a float32 master copy,
+from which they are rounded after each step: their last bit is larger than most updates.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from .. import backend, registry
+from .. import backend, cuda
 from ..backend import Array
 from ..engine import enable_grad, mutations
 from ..tensor import Tensor
 from .blocks import Scratch, blocks
+from .checks import label_of, leaves, refuse_misfits
+from .chunks import Row, Table, table, takes, write_numbers
 from .state import MASTER, State, follow, lay_out
 
 Group: TypeAlias = dict[str, Any]
@@ -39,6 +41,7 @@ class Optimizer:
         self.param_groups: list[Group] = []
         self._states: dict[Tensor, State] = {}
         self._scratch = Scratch()
+        self._numbers: dict[str, Array] = {}  # of the kernel, by device
         if isinstance(params, (Tensor, Mapping, str)) or not isinstance(params, Iterable):
             raise TypeError(
                 f"{self._name}: params must be a list of tensors or of groups, such as "
@@ -53,6 +56,15 @@ class Optimizer:
 
     # For subclasses
 
+    kernel: ClassVar[str] = ""  # computes what `update` does, on many parameters
+    source: ClassVar[cuda.Source | None] = None  # of the kernel
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Drop the kernel of a base where ``update`` is another one."""
+        super().__init_subclass__(**kwargs)
+        if "update" in vars(cls) and "source" not in vars(cls):
+            cls.source = None
+
     def slots(self, group: Group) -> tuple[str, ...]:
         """Return the names of the arrays kept per parameter."""
         raise NotImplementedError
@@ -61,8 +73,11 @@ class Optimizer:
         """Raise ValueError for a setting that makes no sense."""
         raise NotImplementedError
 
-    def numbers(self, group: Group, step: int) -> tuple:
-        """Return what ``update`` needs to know of a group, at a parameter's step 1, 2, ..."""
+    def numbers(self, group: Group, step: int) -> tuple[float, ...]:
+        """Return what ``update`` needs to know of a group, at a parameter's step 1, 2, ...
+
+        The kernel gets the same, as a row of float32: at most eight numbers.
+        """
         raise NotImplementedError
 
     def update(
@@ -78,13 +93,13 @@ class Optimizer:
         if "params" not in group:
             raise ValueError(f"{self._name}: a group needs 'params', got {sorted(group)}")
         added: Group = {**self.defaults, **group}
-        added["params"], names = self._tensors(group["params"])
+        added["params"], names = leaves(self._name, group["params"])
         if names:
             added["param_names"] = names
         seen = {p for other in self.param_groups for p in other["params"]}
         for position, p in enumerate(added["params"]):
             if p in seen:
-                where = _label(added, position, len(self.param_groups))
+                where = label_of(added, position, len(self.param_groups))
                 raise ValueError(f"{self._name}: {where} is given twice")
             seen.add(p)
         self.check(added)
@@ -113,11 +128,10 @@ class Optimizer:
             self.check(group)
             self._lay_out(group)
             for position, p in enumerate(group["params"]):
-                self._refuse_misfits(p, _label(group, position, index))
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p._grad is not None:
-                    self._step(p, group)
+                refuse_misfits(self._name, label_of(group, position, index), p, self._states[p])
+        moving = [(p, g) for g in self.param_groups for p in g["params"] if p._grad is not None]
+        for p, group in self._by_kernel(moving):
+            self._step(p, group)
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -166,7 +180,7 @@ class Optimizer:
             layouts.update(layout)
             for position, p in enumerate(group["params"]):
                 if number in saved_state:
-                    label = f"{self._name}.load_state_dict: {_label(group, position, index)}"
+                    label = f"{self._name}.load_state_dict: {label_of(group, position, index)}"
                     layout[p].load(saved_state.pop(number), label)
                 number += 1
         if saved_state:
@@ -192,28 +206,6 @@ class Optimizer:
     def _name(self) -> str:
         return type(self).__name__
 
-    def _tensors(self, params: Any) -> tuple[list[Tensor], list[str]]:
-        given = [params] if isinstance(params, Tensor) else list(params)
-        named = [p for p in given if isinstance(p, tuple)]
-        if named and len(named) != len(given):
-            raise TypeError(f"{self._name}: either all parameters of a group have a name or none")
-        names = [name for name, _ in named]
-        tensors = [p for _, p in named] if named else given
-        for position, p in enumerate(tensors):
-            label = repr(names[position]) if names else position
-            if not isinstance(p, Tensor):
-                raise TypeError(
-                    f"{self._name}: parameter {label} must be a tensor, got {type(p).__name__}"
-                )
-            if not p.is_leaf:
-                raise ValueError(
-                    f"{self._name}: parameter {label} was computed; only leaves can be optimised: "
-                    "use .detach().requires_grad_()"
-                )
-            if not backend.is_float(p.dtype):
-                raise TypeError(f"{self._name}: parameter {label} must be floating, got {p.dtype}")
-        return tensors, names
-
     def _lay_out(self, group: Group) -> None:
         """Give the parameters of a group the state they do not have yet, zeros."""
         names = set(self.slots(group))
@@ -226,29 +218,51 @@ class Optimizer:
             for name, array in new.arrays.items():
                 state.arrays.setdefault(name, array)
 
-    def _refuse_misfits(self, p: Tensor, label: str) -> None:
-        state = self._states[p]
-        if p.dtype != state.dtype or p.shape != state.shape:
-            raise RuntimeError(
-                f"{self._name}.step: {label} is {registry.describe(p)} but was "
-                f"{state.dtype}{list(state.shape)} when its state was made; convert the model "
-                "before making the optimiser"
-            )
-        if p._grad is None:
-            return
-        if p._grad.shape != p.shape:
-            raise RuntimeError(
-                f"{self._name}.step: {label} is {registry.describe(p)} but its gradient is "
-                f"{registry.describe(p._grad)}; call zero_grad() after changing .data"
-            )
-        for what, a in (("gradient", p._grad._data), *state.arrays.items()):
-            if backend.device_of(a) != p.device:
-                raise RuntimeError(
-                    f"{self._name}.step: {label} is on {p.device} but its {what} is on "
-                    f"{backend.device_of(a)}; move the model before making the optimiser"
-                )
-        if isinstance(p._data, np.ndarray) and not p._data.flags.writeable:
-            raise RuntimeError(f"{self._name}.step: {label} is read-only; make it of a copy")
+    def _by_kernel(
+        self, moving: list[tuple[Tensor, Group]], clip: Array | None = None
+    ) -> list[tuple[Tensor, Group]]:
+        """Update what the kernel takes, in one launch per device; return the other parameters.
+
+        ``clip`` is the result of ``clip.measure``: the gradients count as clipped by it.
+        """
+        source = self.source
+        on_gpu = any(not isinstance(p._data, np.ndarray) for p, _ in moving)
+        if source is None or not (on_gpu or cuda.emulated()):
+            return moving
+        taken: dict[str, list[tuple[Tensor, Group]]] = {}
+        others: list[tuple[Tensor, Group]] = []
+        for p, group in moving:
+            assert p._grad is not None
+            fits = takes(p._data) and cuda.fits(p._grad._data)
+            (taken.setdefault(p.device, []) if fits else others).append((p, group))
+        for device, members in taken.items():
+            prepared = self._prepare(device, members)
+            prepared.launch(source, self.kernel, self._numbers[device], clip)
+            for p, _ in members:
+                mutations.record(p._data, f"{self._name}.step")
+        return others
+
+    def _prepare(self, device: str, members: list[tuple[Tensor, Group]]) -> Table:
+        """Count a step of each of the parameters and write its numbers to the device."""
+        numbers: list[tuple[float, ...]] = []
+        places: dict[tuple[int, int], int] = {}  # of the numbers of a group at a step
+        rows = []
+        for p, group in members:
+            assert p._grad is not None
+            g, state = p._grad._data, self._states[p]
+            state.step += 1
+            key = id(group), state.step
+            if key not in places:
+                places[key] = len(numbers)
+                numbers.append(self.numbers(group, state.step))
+            master = state.arrays.get(MASTER)
+            x, narrow = (p._data, None) if master is None else (master, p._data)
+            kept = [state.arrays[name] for name in self.slots(group)]
+            first, second = (*kept, None, None)[:2]
+            g = g if takes(g) else g.copy()  # a transposed one, for example
+            rows.append(Row(g, x, narrow, first, second, places[key]))
+        self._numbers[device] = write_numbers(self._numbers.get(device), numbers, device)
+        return table(rows)
 
     def _step(self, p: Tensor, group: Group) -> None:
         """Update one parameter, piece by piece."""
@@ -274,15 +288,3 @@ class Optimizer:
             if master is not None or not target.flags.c_contiguous:
                 target[...] = piece.reshape(target.shape)
         mutations.record(p._data, f"{self._name}.step")
-
-
-def _label(group: Group, position: int, index: int) -> str:
-    names = group.get("param_names")
-    return f"parameter {names[position]!r}" if names else f"parameter {position} of group {index}"
-
-
-def require(name: str, key: str, value: Any, low: float, high: float = math.inf) -> None:
-    """Raise ValueError unless value, the setting called key, is a number in [low, high)."""
-    if not isinstance(value, (int, float, np.floating)) or not low <= value < high:
-        interval = f">= {low:g}" if high == math.inf else f"in [{low:g}, {high:g})"
-        raise ValueError(f"{name}: {key} must be a number {interval}, got {value!r}")

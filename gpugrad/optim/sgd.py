@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from .. import cuda
 from ..backend import Array
-from .optimizer import Group, Optimizer, Parameters, require
+from .checks import require
+from .optimizer import Group, Optimizer, Parameters
 
 
 class SGD(Optimizer):
@@ -18,6 +20,9 @@ class SGD(Optimizer):
     Sutskever, Martens, Dahl, Hinton, "On the importance of initialization and momentum in deep
     learning" (ICML 2013), with the learning rate outside the momentum.
     """
+
+    kernel = "sgd"
+    source = cuda.Source("sgd.cu", large=True)
 
     def __init__(
         self,
@@ -54,12 +59,12 @@ class SGD(Optimizer):
                 f"momentum={group['momentum']} and dampening={group['dampening']}"
             )
 
-    def numbers(self, group: Group, step: int) -> tuple:
+    def numbers(self, group: Group, step: int) -> tuple[float, ...]:
         """Return the settings; the first step's momentum takes the gradient undamped."""
         keys = ("lr", "momentum", "dampening", "weight_decay")
         lr, momentum, dampening, weight_decay = (float(group[key]) for key in keys)
         new = 1.0 if step == 1 else 1.0 - dampening
-        return lr, momentum, new, weight_decay, group["nesterov"]
+        return lr, momentum, new, weight_decay, float(group["nesterov"])
 
     def update(
         self, xp: Any, x: Array, g: Array, state: list[Array], work: tuple, numbers: tuple

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from .. import backend
 from ..backend import Array
 from ..tensor import Tensor
 
 MASTER = "master"
+
+# Elements to a multiple of which parts of a flat buffer begin; on a GPU, where kernels read vectors
+# and a warp reads whole cache lines, 128 bytes of float32.
+CPU_ALIGNMENT, GPU_ALIGNMENT = 1, 32
 
 
 class State:
@@ -60,13 +66,14 @@ def lay_out(parameters: Sequence[Tensor], names: Sequence[str]) -> dict[Tensor, 
     for (dtype, _), members in kinds.items():
         xp = backend.xp_of(members[0]._data)
         work = backend.float64 if dtype == backend.float64 else backend.float32
-        total = sum(p.size for p in members)
+        unit = CPU_ALIGNMENT if xp is np else GPU_ALIGNMENT
+        total = sum(-(-p.size // unit) * unit for p in members)
         kept = [*names] if dtype == work else [*names, MASTER]
         buffers = {name: xp.zeros(total, work) for name in kept}
         start = 0
         for p in members:
             part = slice(start, start + p.size)
-            start = part.stop
+            start += -(-p.size // unit) * unit
             states[p] = State(p, {name: buffer[part] for name, buffer in buffers.items()})
             if MASTER in buffers:
                 buffers[MASTER][part] = p._data.reshape(-1)

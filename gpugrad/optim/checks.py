@@ -1,0 +1,76 @@
+"""What an optimiser refuses, and how it says so; ``name`` is the optimiser's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import backend, registry
+from ..tensor import Tensor
+from .state import State
+
+
+def label_of(group: Mapping[str, Any], position: int, index: int) -> str:
+    """Return what messages call a parameter."""
+    names = group.get("param_names")
+    return f"parameter {names[position]!r}" if names else f"parameter {position} of group {index}"
+
+
+def require(name: str, key: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raise ValueError unless value, the setting called key, is a number in [low, high)."""
+    if not isinstance(value, (int, float, np.floating)) or not low <= value < high:
+        interval = f">= {low:g}" if high == math.inf else f"in [{low:g}, {high:g})"
+        raise ValueError(f"{name}: {key} must be a number {interval}, got {value!r}")
+
+
+def leaves(name: str, params: Any) -> tuple[list[Tensor], list[str]]:
+    """Return the tensors of a group and their names, if given.
+
+    Raises TypeError and ValueError for what cannot be optimised.
+    """
+    given = [params] if isinstance(params, Tensor) else list(params)
+    named = [p for p in given if isinstance(p, tuple)]
+    if named and len(named) != len(given):
+        raise TypeError(f"{name}: either all parameters of a group have a name or none")
+    names = [called for called, _ in named]
+    tensors = [p for _, p in named] if named else given
+    for position, p in enumerate(tensors):
+        label = repr(names[position]) if names else position
+        if not isinstance(p, Tensor):
+            raise TypeError(f"{name}: parameter {label} must be a tensor, got {type(p).__name__}")
+        if not p.is_leaf:
+            raise ValueError(
+                f"{name}: parameter {label} was computed; only leaves can be optimised: "
+                "use .detach().requires_grad_()"
+            )
+        if not backend.is_float(p.dtype):
+            raise TypeError(f"{name}: parameter {label} must be floating, got {p.dtype}")
+    return tensors, names
+
+
+def refuse_misfits(name: str, label: str, p: Tensor, state: State) -> None:
+    """Raise RuntimeError unless a parameter and its gradient fit the state and can be changed."""
+    if p.dtype != state.dtype or p.shape != state.shape:
+        raise RuntimeError(
+            f"{name}.step: {label} is {registry.describe(p)} but was "
+            f"{state.dtype}{list(state.shape)} when its state was made; convert the model "
+            "before making the optimiser"
+        )
+    if p._grad is None:
+        return
+    if p._grad.shape != p.shape:
+        raise RuntimeError(
+            f"{name}.step: {label} is {registry.describe(p)} but its gradient is "
+            f"{registry.describe(p._grad)}; call zero_grad() after changing .data"
+        )
+    for what, a in (("gradient", p._grad._data), *state.arrays.items()):
+        if backend.device_of(a) != p.device:
+            raise RuntimeError(
+                f"{name}.step: {label} is on {p.device} but its {what} is on "
+                f"{backend.device_of(a)}; move the model before making the optimiser"
+            )
+    if isinstance(p._data, np.ndarray) and not p._data.flags.writeable:
+        raise RuntimeError(f"{name}.step: {label} is read-only; make it of a copy")

@@ -1,0 +1,104 @@
+// The norm of many gradients together, and clipping by it.
+//
+// grad_norm_partial: one block per chunk of a gradient (chunks.cuh; only `g` counts) writes the sum
+// of its squares. grad_norm_finish: one block adds those up, in one order whatever ran when, and
+// writes the norm and the factor min(1, max_norm / (norm + 1e-6)), NaN if the norm is not finite.
+// grad_scale: one block per chunk multiplies by that factor, unless it is 1 or NaN. Nothing has to
+// come back to the host in between.
+// Sums are float64: squares of float32 (1e-90 to 1e77) leave the range of float32, but none is lost
+// here. The product with the factor is float64: 1e-40 has no accurate value in float32.
+// Bytes: sizeof(G) per element for the norm, 2 sizeof(G) for scaling. FLOPs: 2 and 1 per element.
+#include "chunks.cuh"
+
+__device__ __forceinline__ double warp_sum(double x) {
+    for (int offset = WARP / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(FULL, x, offset);
+    return x;
+}
+
+// Sum over the block; thread 0 gets the result.
+__device__ __forceinline__ double block_sum(double x, double* scratch) {
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    x = warp_sum(x);
+    if (lane == 0) scratch[warp] = x;
+    __syncthreads();
+    if (warp == 0) x = warp_sum(lane < THREADS / WARP ? scratch[lane] : 0.0);
+    return x;
+}
+
+template <int W, typename G>
+__device__ __forceinline__ double squares(const G* g, int from, int to) {
+    double total = 0.0;
+#pragma unroll 4
+    for (int i = from + static_cast<int>(threadIdx.x) * W; i < to; i += THREADS * W) {
+        const Vector<G, W> gs = load<G, W>(g + i);
+        double part = 0.0;
+#pragma unroll
+        for (int k = 0; k < W; k++) {
+            const double value = to_float(gs.values[k]);
+            part += value * value;
+        }
+        total += part;
+    }
+    return total;
+}
+
+template <int W, typename G>
+__device__ __forceinline__ void scale(G* g, int from, int to, double factor) {
+#pragma unroll 4
+    for (int i = from + static_cast<int>(threadIdx.x) * W; i < to; i += THREADS * W) {
+        Vector<G, W> gs = load<G, W>(g + i);
+#pragma unroll
+        for (int k = 0; k < W; k++)
+            round_to(gs.values[k], static_cast<float>(to_float(gs.values[k]) * factor));
+        store<G, W>(g + i, gs);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    grad_norm_partial(const Tensor* tensors, const Chunk* chunks, double* partials, int chunk) {
+    __shared__ double scratch[THREADS / WARP];
+    const Chunk c = chunks[blockIdx.x];
+    const Tensor t = tensors[c.tensor];
+    const int64_t start = chunk_start(c, chunk);
+    const int count = chunk_length(t, start, chunk);
+    double total = 0.0;
+    with_type(t.g_type, t.g, [&](auto* g) {
+        constexpr int W = 16 / sizeof(*g);
+        g += start;
+        const int end = aligned<W>(g) ? count / W * W : 0;
+        total = squares<W>(g, 0, end) + squares<1>(g, end, count);
+    });
+    total = block_sum(total, scratch);
+    if (threadIdx.x == 0) partials[blockIdx.x] = total;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    grad_norm_finish(const double* partials, int count, double max_norm, double* result) {
+    __shared__ double scratch[THREADS / WARP];
+    double total = 0.0;
+    for (int i = threadIdx.x; i < count; i += THREADS) total += partials[i];
+    total = block_sum(total, scratch);
+    if (threadIdx.x == 0) {
+        const double norm = sqrt(total);
+        const double factor = max_norm / (norm + 1e-6);
+        result[0] = norm;
+        result[1] = !isfinite(norm) ? value_nan() : factor < 1.0 ? factor : 1.0;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    grad_scale(const Tensor* tensors, const Chunk* chunks, const double* result, int chunk) {
+    const double factor = result[1];
+    if (!(factor < 1.0)) return;
+    const Chunk c = chunks[blockIdx.x];
+    const Tensor t = tensors[c.tensor];
+    const int64_t start = chunk_start(c, chunk);
+    const int count = chunk_length(t, start, chunk);
+    with_type(t.g_type, t.g, [&](auto* g) {
+        constexpr int W = 16 / sizeof(*g);
+        g += start;
+        const int end = aligned<W>(g) ? count / W * W : 0;
+        scale<W>(g, 0, end, factor);
+        scale<1>(g, end, count, factor);
+    });
+}

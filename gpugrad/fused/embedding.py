@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import backend, cuda
 from ..ops import where
 from ..registry import Sample, describe
 from ..tensor import Tensor
@@ -64,6 +65,63 @@ def _add_rows(out: np.ndarray, ids: np.ndarray, g: np.ndarray) -> None:
         out[ids[start]] = np.add.reduce(rows, axis=0)
 
 
+# CUDA
+
+SOURCE = cuda.Source("embedding.cu", variants=cuda.variants(GPUGRAD_DTYPE=(0, 1, 2)), large=True)
+
+_THREADS = 256  # THREADS, COPIES and CHUNK in the kernel; 8 warps of 32
+_WARPS = _THREADS // 32
+_COPIES = 4
+_CHUNK = 32
+
+
+def _cuda_forward(ids: Any, weight: Any, padding_idx: int | None) -> tuple[Any, tuple]:
+    shape, ids, weight = ids.shape, _flat(ids), cuda.contiguous(weight)
+    columns = weight.shape[1]
+    out = cuda.empty((ids.size, columns), weight.dtype, like=weight)
+    warps = ids.size * -(-columns // (32 * _COPIES * _pack(weight)))
+    _launch("embedding_forward", -(-warps // _WARPS), weight, ids, weight, out, ids.size, columns)
+    return out.reshape(*shape, columns), ()
+
+
+def _cuda_backward(
+    wanted: tuple[bool, ...],
+    g: Any,
+    arrays: Sequence[Any],
+    residuals: tuple,
+    padding_idx: int | None,
+) -> Sequence[Any]:
+    ids, weight = arrays
+    dweight = backend.xp_of(weight).zeros(weight.shape, weight.dtype)
+    g, ids, columns = cuda.contiguous(g), _flat(ids), weight.shape[1]
+    order = ids.argsort(kind="stable")  # the only order on a GPU too
+    chunks, tiles = -(-ids.size // _CHUNK), -(-columns // (32 * _pack(weight)))
+    partial = None
+    if chunks > 1:
+        partial = cuda.empty((chunks, 2, columns), backend.float32, like=weight)
+    sizes = ids.size, columns, -1 if padding_idx is None else padding_idx
+    grid = -(-chunks * tiles // _WARPS)
+    _launch("embedding_backward", grid, weight, ids, order, g, dweight, partial, *sizes)
+    if partial is not None:
+        grid = (chunks - 1) * tiles
+        _launch("embedding_join", grid, weight, ids, order, partial, dweight, *sizes)
+    return None, dweight
+
+
+def _flat(ids: Any) -> Any:
+    return cuda.contiguous(ids).reshape(-1).astype(backend.int64, copy=False)
+
+
+def _pack(weight: Any) -> int:
+    """Return how many elements 16 bytes hold."""
+    return 16 // weight.dtype.itemsize
+
+
+def _launch(kernel: str, grid: int, weight: Any, *args: Any) -> None:
+    code = cuda.dtype_code(weight.dtype)
+    SOURCE.launch(kernel, (grid,), (_THREADS,), args, GPUGRAD_DTYPE=code)
+
+
 # The definition
 
 
@@ -76,6 +134,9 @@ def _add_rows(out: np.ndarray, ids: np.ndarray, g: np.ndarray) -> None:
     arguments=("ids", "weight"),
     differentiable=("weight",),
     numpy=Implementation(_forward, _backward),
+    cuda=Implementation(
+        _cuda_forward, _cuda_backward, lambda ids, weight, padding_idx: cuda.fits(weight)
+    ),
 )
 def _embedding(ids, weight, padding_idx):
     rows = weight[ids]

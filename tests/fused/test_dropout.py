@@ -9,7 +9,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import testing
-from gpugrad.fused import dropout
+from gpugrad.fused import dropout, dropout_add
 from gpugrad.ops.philox import keep_mask
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
@@ -112,6 +112,60 @@ def test_backward_keeps_no_array():
     assert not any(isinstance(saved, np.ndarray) for saved in out._node.saved)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_dropout_add_is_the_sum_bit_for_bit(shape, dtype):
+    def run(added):
+        gg.manual_seed(12)
+        given = [gg.Tensor(drawn(shape, i).data.astype(dtype), requires_grad=True) for i in (0, 1)]
+        out = dropout_add(*given, 0.3) if added else given[1] + dropout(given[0], 0.3)
+        grads = gg.grad(out, given, gg.Tensor(drawn(shape, 2).data.astype(dtype)))
+        assert gg.random.get_state()["offset"] == -(-math.prod(shape) // 4)
+        return [t.data for t in (out.detach(), *grads)]
+
+    for found, expected in zip(run(True), run(False), strict=True):
+        assert found.dtype == dtype
+        assert found.tobytes() == expected.tobytes()
+
+
+def test_dropout_add_keeps_no_array():
+    out = dropout_add(drawn((1000,)), drawn((1000,), 1), 0.5)
+    assert not any(isinstance(saved, np.ndarray) for saved in out._node.saved)
+
+
+def test_every_derivative_of_dropout_add_uses_the_same_mask():
+    def same(x, residual):
+        gg.manual_seed(7)
+        return dropout_add(x, residual, 0.4)
+
+    inputs = [drawn((4, 3)), drawn((4, 3), 1)]
+    testing.gradcheck(same, inputs)
+    testing.gradgradcheck(lambda *given: same(*given) ** 3, inputs)
+
+
+@pytest.mark.parametrize(("p", "training"), [(0.0, True), (0.5, False), (1.0, False)])
+def test_dropout_add_with_nothing_to_drop_is_a_sum(p, training):
+    x, residual = drawn((3,)), drawn((3,), 1)
+    before = gg.random.get_state()
+    np.testing.assert_array_equal(
+        dropout_add(x, residual, p, training).data, x.data + residual.data
+    )
+    assert gg.random.get_state() == before
+
+
+def test_dropout_add_has_the_common_dtype():
+    x, residual = gg.ones(3, dtype="bfloat16"), gg.ones(3, dtype="float32")
+    assert dropout_add(x, residual).dtype == dropout_add(residual, x).dtype == gg.float32
+    assert dropout_add([1, 2], [3, 4]).dtype == gg.float32
+
+
+def test_dropout_add_refuses_other_shapes():
+    with pytest.raises(
+        ValueError, match=r"dropout_add: residual has shape \(3,\) but x has \(2, 3"
+    ):
+        dropout_add(gg.ones(2, 3), gg.ones(3))
+
+
 @pytest.mark.parametrize("layout", ["transposed", "reversed", "strided"])
 def test_the_mask_follows_the_elements_not_the_memory(layout):
     x = drawn((4, 5, 7)).data
@@ -134,3 +188,5 @@ def test_integers_become_float32():
 def test_p_outside_zero_to_one_is_refused(p, training):
     with pytest.raises(ValueError, match=f"dropout: p is a probability, .* got {p}"):
         dropout(gg.ones(3), p, training)
+    with pytest.raises(ValueError, match=f"dropout_add: p is a probability, .* got {p}"):
+        dropout_add(gg.ones(3), gg.ones(3), p, training)

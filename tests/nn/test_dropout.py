@@ -40,6 +40,15 @@ def test_eval_changes_nothing(p) -> None:
     assert nn.Dropout(p).eval()(x).tolist() == x.tolist()
 
 
+def test_a_residual_is_added() -> None:
+    dropout, x, residual = nn.Dropout(0.5), gg.ones(100), gg.random.normal(size=(100,))
+    gg.manual_seed(3)
+    expected = residual + dropout(x)
+    gg.manual_seed(3)
+    assert dropout(x, residual=residual).tolist() == expected.tolist()
+    assert dropout.eval()(x, residual=residual).tolist() == (residual + x).tolist()
+
+
 @pytest.mark.parametrize(("p", "expected"), [(0.0, [1.0] * 5), (1.0, [0.0] * 5)])
 def test_extremes(p, expected) -> None:
     assert nn.Dropout(p)(gg.ones(5)).tolist() == expected

@@ -15,194 +15,21 @@ the number of rows. Beyond PyTorch, an ignored row has gradient 0 whatever its l
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from .. import backend
+from .. import backend, cuda
 from ..ops import asarray, exp, log, max, sum, where
 from ..registry import Sample, describe
 from ..tensor import Tensor
+from . import _cross_entropy_cuda as kernels
+from . import _cross_entropy_numpy as by_numpy
 from ._ids import on_device_of, refuse_non_integer, refuse_out_of_range
-from ._rows import as_rows, row_blocks, wide_block, wide_dtype, widened
+from ._rows import wide_dtype, widened
 from .base import Implementation, fused
 
-LONG = 4096  # classes beyond which sums are pairwise
 REDUCTIONS = ("none", "sum", "mean")
-
-# NumPy
-
-
-class _Labels(NamedTuple):
-    """What integer targets say about the rows.
-
-    ``hit`` is what q has at ``id`` beyond the smoothed part, ``mass`` the sum of q; both are 0 in
-    the rows at positions ``ignored``. ``count`` is what the mean divides by.
-    """
-
-    id: np.ndarray
-    hit: np.ndarray
-    mass: np.ndarray
-    ignored: np.ndarray
-    count: Any
-
-
-def _labels(
-    target: np.ndarray,
-    weight: np.ndarray | None,
-    classes: int,
-    wide: np.dtype,
-    ignore_index: int,
-    label_smoothing: float,
-) -> _Labels:
-    ids = target.reshape(-1)
-    counted = ids != ignore_index
-    ignored = np.flatnonzero(~counted)
-    if len(ignored):
-        ids = np.where(counted, ids, 0)
-    hit = counted.astype(wide) if weight is None else weight[ids] * counted
-    count = np.add.reduce(hit)
-    spread = label_smoothing * (1 if weight is None else np.add.reduce(weight) / classes)
-    hit *= 1 - label_smoothing
-    mass = hit + spread * counted if label_smoothing else hit
-    return _Labels(ids, hit, mass.astype(wide, copy=False), ignored, count)
-
-
-def _blend(
-    target: np.ndarray, weight: np.ndarray | None, label_smoothing: float, wide: np.dtype
-) -> np.ndarray:
-    """Return q of some rows of target probabilities."""
-    q = target.astype(wide)
-    if label_smoothing:
-        q *= 1 - label_smoothing
-        q += label_smoothing / target.shape[-1]
-    if weight is not None:
-        q *= weight
-    return q
-
-
-def _block(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Return memory for the largest block of rows."""
-    first = next(row_blocks(rows, 1), slice(0, 0))
-    return np.empty((first.stop, rows.shape[1]), dtype)
-
-
-def _row_sums(x: np.ndarray, factor: np.ndarray | None = None) -> np.ndarray:
-    """Return the sums of x * factor, by BLAS where it is exact enough: it does not add in pairs."""
-    if x.shape[1] > LONG:
-        return np.add.reduce(x if factor is None else x * factor, axis=-1)
-    return np.vecdot(x, np.ones(x.shape[1], x.dtype) if factor is None else factor)
-
-
-def _spread_costs(z: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-    """Return the sums of w * z, for the part of q that is smoothed over all classes."""
-    if weight is None or weight.all():
-        return _row_sums(z, weight)
-    used = np.flatnonzero(weight)  # what has no weight may be -inf
-    return _row_sums(z[:, used], weight[used])
-
-
-def _forward(
-    logits: np.ndarray,
-    target: np.ndarray,
-    weight: np.ndarray | None,
-    ignore_index: int,
-    label_smoothing: float,
-    reduction: str,
-) -> tuple[np.ndarray, tuple]:
-    rows, wide, classes = as_rows(logits), wide_dtype(logits.dtype), logits.shape[-1]
-    by_id = target.dtype.kind in "iu"
-    labels: _Labels | None = None
-    targets: Any = None
-    with np.errstate(all="ignore"):
-        if by_id:
-            labels = _labels(target, weight, classes, wide, ignore_index, label_smoothing)
-        else:
-            targets = as_rows(target)
-        tops, totals, losses = np.empty((3, len(rows)), wide)
-        buffer = _block(rows, wide)
-        for part in row_blocks(rows, 1):
-            z = buffer[: part.stop - part.start]
-            x = wide_block(rows[part], z)
-            each = np.arange(len(z))
-            top = x[each, x.argmax(axis=-1)]  # faster than max
-            top[top == -math.inf] = 0
-            np.subtract(x, top[:, None], out=z)
-            if labels is not None:
-                mass, hit = labels.mass[part], labels.hit[part]
-                cost = z[each, labels.id[part]]
-                cost *= hit
-                cost[hit == 0] = 0
-                if label_smoothing:
-                    cost += label_smoothing / classes * _spread_costs(z, weight)
-            else:
-                q = _blend(targets[part], weight, label_smoothing, wide)
-                mass, cost = _row_sums(q), _row_sums(q, z)
-                if np.isnan(cost).any():
-                    cost = _row_sums(q, np.where(q == 0, 0, z))
-            total = _row_sums(np.exp(z, out=z))
-            total[total == 0] = 1
-            np.subtract(mass * np.log(total), cost, out=losses[part])
-            tops[part], totals[part] = top, total
-        count = len(rows) if labels is None else labels.count
-        if labels is not None:
-            losses[labels.ignored] = 0
-        if reduction == "none":
-            return losses.reshape(logits.shape[:-1]), (tops, totals, count)
-        loss = np.add.reduce(losses)
-        if reduction == "mean":
-            loss = np.divide(loss, count, dtype=wide)
-        return np.asarray(loss), (tops, totals, count)
-
-
-def _backward(
-    wanted: tuple[bool, ...],
-    g: np.ndarray,
-    arrays: Sequence[Any],
-    residuals: tuple,
-    ignore_index: int,
-    label_smoothing: float,
-    reduction: str,
-) -> Sequence[Any]:
-    logits, target, weight = arrays
-    tops, totals, count = residuals
-    rows, wide, classes = as_rows(logits), wide_dtype(logits.dtype), logits.shape[-1]
-    g = g / count if reduction == "mean" else g
-    g = np.broadcast_to(g.reshape(-1), len(rows)).astype(wide, copy=False)
-    dx = np.empty(logits.shape, logits.dtype)
-    dx_rows = as_rows(dx)
-    buffer = None if dx.dtype == wide else _block(rows, wide)
-    labels: _Labels | None = None
-    targets: Any = None
-    if target.dtype.kind in "iu":
-        labels = _labels(target, weight, classes, wide, ignore_index, label_smoothing)
-        scale, hit, even = g * labels.mass, g * labels.hit, g * (label_smoothing / classes)
-        scale /= totals
-    else:
-        targets = as_rows(target)
-    for part in row_blocks(rows, 1):
-        d = dx_rows[part] if buffer is None else buffer[: part.stop - part.start]
-        np.subtract(rows[part], tops[part, None], out=d)
-        np.exp(d, out=d)
-        if labels is not None:
-            d *= scale[part, None]
-            if label_smoothing:
-                d -= even[part, None] * (1 if weight is None else weight)
-            d[np.arange(len(d)), labels.id[part]] -= hit[part]
-        else:
-            q = _blend(targets[part], weight, label_smoothing, wide)
-            d *= (_row_sums(q) / totals[part])[:, None]
-            d -= q
-            d *= g[part, None]
-        if buffer is not None:
-            dx_rows[part] = d
-    if labels is not None:
-        dx_rows[labels.ignored] = 0
-    return dx, None, None
-
-
-# The definition
 
 _IDS = np.array([[2, -100, 0], [4, 2, 2]])
 _ALL_IDS = np.array([[2, 1, 0], [4, 2, 2]])
@@ -233,7 +60,8 @@ _CERTAIN = np.array([[0.0, 1.0, 0.0], [0.2, 0.3, 0.5]])
     ],
     arguments=("logits", "target", "weight"),
     differentiable=("logits",),
-    numpy=Implementation(_forward, _backward),
+    numpy=Implementation(by_numpy.forward, by_numpy.backward),
+    cuda=Implementation(kernels.forward, kernels.backward, kernels.fits),
 )
 @np.errstate(all="ignore")
 def _cross_entropy(logits, target, weight, ignore_index, label_smoothing, reduction):
@@ -241,6 +69,7 @@ def _cross_entropy(logits, target, weight, ignore_index, label_smoothing, reduct
     classes, xp = x.shape[-1], backend.xp_of(x._data)
     by_id = target.dtype.kind in "iu"
     if by_id:
+        target = target.astype(np.int64)  # a narrow unsigned one has no -100
         counted = target != ignore_index
         x = where(counted[..., None], x, 0)
         q = (target[..., None] == Tensor._wrap(xp.arange(classes), None)).astype(x.dtype)
@@ -282,27 +111,18 @@ def cross_entropy(
     """
     logits = asarray(logits)
     _check_logits(logits)
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"cross_entropy: reduction must be none, sum or mean, got {reduction!r}")
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(
-            f"cross_entropy: label_smoothing must lie in [0, 1], got {label_smoothing}"
-        )
-    wide = wide_dtype(logits.dtype)
-    target = _checked_target(logits, on_device_of(target, logits), ignore_index, wide)
+    statics = _checked_statics(ignore_index, label_smoothing, reduction)
+    target = on_device_of(target, logits)
+    if backend.is_float(target.dtype):
+        _check_probabilities(logits, target, ignore_index)
+        target = target.astype(wide_dtype(logits.dtype))
+    else:
+        _check_ids(logits, target)
+        _check_range(logits, target, ignore_index)
     if weight is not None:
         weight = on_device_of(weight, logits)
-        if not backend.is_float(weight.dtype) or weight.shape != logits.shape[-1:]:
-            raise ValueError(
-                f"cross_entropy: weight must be floating, one factor for each of the "
-                f"{logits.shape[-1]} classes, got {describe(weight)}"
-            )
-        weight = weight.astype(wide)
-    statics = {
-        "ignore_index": ignore_index,
-        "label_smoothing": float(label_smoothing),
-        "reduction": reduction,
-    }
+        _check_weight(logits, weight)
+        weight = weight.astype(wide_dtype(logits.dtype))
     if target.requires_grad or (weight is not None and weight.requires_grad):
         return _cross_entropy.spec(
             logits, target, weight, **statics
@@ -310,7 +130,75 @@ def cross_entropy(
     return _cross_entropy(logits, target, weight, **statics)
 
 
-def _check_logits(logits: Tensor) -> None:
+def cross_entropy_in_place(
+    logits: Any,
+    target: Any,
+    scale: Any = 1.0,
+    weight: Any = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Any:
+    """Return the cross-entropy of logits, which become the gradient of scale times it.
+
+    For a training step that knows what the loss is multiplied by before the backward pass. On a GPU
+    one kernel reads and writes the logits once, and nothing waits for the device. All arguments are
+    arrays, not tensors, and nothing is recorded. logits: (..., V), floating, C-contiguous, they are
+    overwritten. target: ids (...). scale: a number; an array of one element; or, with reduction
+    "none", an array (...). The rest, and the result, are as those of ``cross_entropy``.
+
+    Raises what ``cross_entropy`` raises, and ValueError for logits without rows or that cannot be
+    overwritten. Only ids on the CPU are checked: on a GPU a row whose id is out of range has loss
+    and gradient NaN.
+    """
+    _check_logits(logits)
+    if not logits.size or not logits.flags.c_contiguous or not _writeable(logits):
+        raise ValueError(
+            f"cross_entropy_in_place: logits must have rows, be C-contiguous and writeable, got "
+            f"{describe(logits)}"
+        )
+    statics = _checked_statics(ignore_index, label_smoothing, reduction)
+    _check_ids(logits, target)
+    xp, wide = backend.xp_of(logits), wide_dtype(logits.dtype)
+    if isinstance(target, np.ndarray):
+        _check_range(logits, Tensor._wrap(target, None), ignore_index)
+    if weight is not None:
+        _check_weight(logits, weight)
+        weight = weight.astype(wide, copy=False)
+    if backend.is_array(scale):
+        if scale.size != 1 and (reduction != "none" or scale.shape != target.shape):
+            raise ValueError(
+                f"cross_entropy_in_place: scale must be one number, or with reduction 'none' one "
+                f"for each of the rows {target.shape}, got {describe(scale)}"
+            )
+        scale = xp.ascontiguousarray(scale, wide)
+    if kernels.fits(logits, target, weight) and (xp is not np or cuda.emulated()):
+        return kernels.in_place(logits, target, weight, scale, **statics)
+    if xp is not np:
+        raise TypeError(f"cross_entropy_in_place: no kernel knows {describe(logits)}")
+    loss, residuals = by_numpy.forward(logits, target, weight, **statics)
+    g = np.asarray(scale, wide)
+    arrays = logits, target, weight
+    with np.errstate(all="ignore"):
+        logits[...], *_ = by_numpy.backward((True,) * 3, g, arrays, residuals, **statics)
+    return loss
+
+
+def _checked_statics(ignore_index: int, label_smoothing: float, reduction: str) -> dict[str, Any]:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"cross_entropy: reduction must be none, sum or mean, got {reduction!r}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(
+            f"cross_entropy: label_smoothing must lie in [0, 1], got {label_smoothing}"
+        )
+    return {
+        "ignore_index": ignore_index,
+        "label_smoothing": float(label_smoothing),
+        "reduction": reduction,
+    }
+
+
+def _check_logits(logits: Any) -> None:
     if not backend.is_float(logits.dtype):
         raise TypeError(f"cross_entropy: logits must be floating, got {describe(logits)}")
     if not logits.ndim or not logits.shape[-1]:
@@ -319,27 +207,40 @@ def _check_logits(logits: Tensor) -> None:
         )
 
 
-def _checked_target(logits: Tensor, target: Tensor, ignore_index: int, wide: np.dtype) -> Tensor:
-    if backend.is_float(target.dtype):
-        if target.shape != logits.shape:
-            raise ValueError(
-                f"cross_entropy: target {describe(target)} holds probabilities, so it must have "
-                f"the shape of the logits, {logits.shape}; ids have an integer dtype"
-            )
-        if ignore_index >= 0:
-            raise ValueError(
-                f"cross_entropy: ignore_index={ignore_index} has no meaning for target "
-                "probabilities; only ids can be ignored"
-            )
-        return target.astype(wide)
+def _check_probabilities(logits: Tensor, target: Tensor, ignore_index: int) -> None:
+    if target.shape != logits.shape:
+        raise ValueError(
+            f"cross_entropy: target {describe(target)} holds probabilities, so it must have "
+            f"the shape of the logits, {logits.shape}; ids have an integer dtype"
+        )
+    if ignore_index >= 0:
+        raise ValueError(
+            f"cross_entropy: ignore_index={ignore_index} has no meaning for target "
+            "probabilities; only ids can be ignored"
+        )
+
+
+def _check_ids(logits: Any, target: Any) -> None:
     refuse_non_integer("cross_entropy", "target", target)
     if target.shape != logits.shape[:-1]:
         raise ValueError(
             f"cross_entropy: target ids have shape {target.shape}, but logits {logits.shape} need "
             f"{logits.shape[:-1]}, one id for each row; the classes are the last axis"
         )
-    classes = logits.shape[-1]
-    refuse_out_of_range(
-        "cross_entropy", "target", target, classes, "the number of classes is", ignore_index
-    )
-    return target
+
+
+def _check_range(logits: Any, target: Tensor, ignore_index: int) -> None:
+    what = "the number of classes is"
+    refuse_out_of_range("cross_entropy", "target", target, logits.shape[-1], what, ignore_index)
+
+
+def _check_weight(logits: Any, weight: Any) -> None:
+    if not backend.is_float(weight.dtype) or weight.shape != logits.shape[-1:]:
+        raise ValueError(
+            f"cross_entropy: weight must be floating, one factor for each of the "
+            f"{logits.shape[-1]} classes, got {describe(weight)}"
+        )
+
+
+def _writeable(array: Any) -> bool:
+    return not isinstance(array, np.ndarray) or array.flags.writeable

@@ -1,0 +1,183 @@
+"""Cross-entropy in NumPy: block by block through the rows, with the sums that gradients need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._rows import as_rows, row_blocks, wide_block, wide_dtype
+
+LONG = 4096  # classes beyond which sums are pairwise
+
+
+class _Labels(NamedTuple):
+    """What integer targets say about the rows.
+
+    ``hit`` is what q has at ``id`` beyond the smoothed part, ``mass`` the sum of q; both are 0 in
+    the rows at positions ``ignored``. ``count`` is what the mean divides by.
+    """
+
+    id: np.ndarray
+    hit: np.ndarray
+    mass: np.ndarray
+    ignored: np.ndarray
+    count: Any
+
+
+def _labels(
+    target: np.ndarray,
+    weight: np.ndarray | None,
+    classes: int,
+    wide: np.dtype,
+    ignore_index: int,
+    label_smoothing: float,
+) -> _Labels:
+    ids = target.reshape(-1)
+    counted = ids != ignore_index
+    ignored = np.flatnonzero(~counted)
+    if len(ignored):
+        ids = np.where(counted, ids, 0)
+    hit = counted.astype(wide) if weight is None else weight[ids] * counted
+    count = np.add.reduce(hit)
+    spread = label_smoothing * (1 if weight is None else np.add.reduce(weight) / classes)
+    hit *= 1 - label_smoothing
+    mass = hit + spread * counted if label_smoothing else hit
+    return _Labels(ids, hit, mass.astype(wide, copy=False), ignored, count)
+
+
+def _blend(
+    target: np.ndarray, weight: np.ndarray | None, label_smoothing: float, wide: np.dtype
+) -> np.ndarray:
+    """Return q of some rows of target probabilities."""
+    q = target.astype(wide)
+    if label_smoothing:
+        q *= 1 - label_smoothing
+        q += label_smoothing / target.shape[-1]
+    if weight is not None:
+        q *= weight
+    return q
+
+
+def _block(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return memory for the largest block of rows."""
+    first = next(row_blocks(rows, 1), slice(0, 0))
+    return np.empty((first.stop, rows.shape[1]), dtype)
+
+
+def _row_sums(x: np.ndarray, factor: np.ndarray | None = None) -> np.ndarray:
+    """Return the sums of x * factor, by BLAS where it is exact enough: it does not add in pairs."""
+    if x.shape[1] > LONG:
+        return np.add.reduce(x if factor is None else x * factor, axis=-1)
+    return np.vecdot(x, np.ones(x.shape[1], x.dtype) if factor is None else factor)
+
+
+def _spread_costs(z: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    """Return the sums of w * z, for the part of q that is smoothed over all classes."""
+    if weight is None or weight.all():
+        return _row_sums(z, weight)
+    used = np.flatnonzero(weight)  # what has no weight may be -inf
+    return _row_sums(z[:, used], weight[used])
+
+
+def forward(
+    logits: np.ndarray,
+    target: np.ndarray,
+    weight: np.ndarray | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: str,
+) -> tuple[np.ndarray, tuple]:
+    """Return the loss, and for the backward the maxima, the totals and the mean's divisor."""
+    rows, wide, classes = as_rows(logits), wide_dtype(logits.dtype), logits.shape[-1]
+    by_id = target.dtype.kind in "iu"
+    labels: _Labels | None = None
+    targets: Any = None
+    with np.errstate(all="ignore"):
+        if by_id:
+            labels = _labels(target, weight, classes, wide, ignore_index, label_smoothing)
+        else:
+            targets = as_rows(target)
+        tops, totals, losses = np.empty((3, len(rows)), wide)
+        buffer = _block(rows, wide)
+        for part in row_blocks(rows, 1):
+            z = buffer[: part.stop - part.start]
+            x = wide_block(rows[part], z)
+            each = np.arange(len(z))
+            top = x[each, x.argmax(axis=-1)]  # faster than max
+            top[top == -math.inf] = 0
+            np.subtract(x, top[:, None], out=z)
+            if labels is not None:
+                mass, hit = labels.mass[part], labels.hit[part]
+                cost = z[each, labels.id[part]]
+                cost *= hit
+                cost[hit == 0] = 0
+                if label_smoothing:
+                    cost += label_smoothing / classes * _spread_costs(z, weight)
+            else:
+                q = _blend(targets[part], weight, label_smoothing, wide)
+                mass, cost = _row_sums(q), _row_sums(q, z)
+                if np.isnan(cost).any():
+                    cost = _row_sums(q, np.where(q == 0, 0, z))
+            total = _row_sums(np.exp(z, out=z))
+            total[total == 0] = 1
+            np.subtract(mass * np.log(total), cost, out=losses[part])
+            tops[part], totals[part] = top, total
+        count = len(rows) if labels is None else labels.count
+        if labels is not None:
+            losses[labels.ignored] = 0
+        if reduction == "none":
+            return losses.reshape(logits.shape[:-1]), (tops, totals, count)
+        loss = np.add.reduce(losses)
+        if reduction == "mean":
+            loss = np.divide(loss, count, dtype=wide)
+        return np.asarray(loss), (tops, totals, count)
+
+
+def backward(
+    wanted: tuple[bool, ...],
+    g: np.ndarray,
+    arrays: Sequence[Any],
+    residuals: tuple,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: str,
+) -> Sequence[Any]:
+    """Return the gradient of the logits."""
+    logits, target, weight = arrays
+    tops, totals, count = residuals
+    rows, wide, classes = as_rows(logits), wide_dtype(logits.dtype), logits.shape[-1]
+    g = g / count if reduction == "mean" else g
+    g = np.broadcast_to(g.reshape(-1), len(rows)).astype(wide, copy=False)
+    dx = np.empty(logits.shape, logits.dtype)
+    dx_rows = as_rows(dx)
+    buffer = None if dx.dtype == wide else _block(rows, wide)
+    labels: _Labels | None = None
+    targets: Any = None
+    if target.dtype.kind in "iu":
+        labels = _labels(target, weight, classes, wide, ignore_index, label_smoothing)
+        scale, hit, even = g * labels.mass, g * labels.hit, g * (label_smoothing / classes)
+        scale /= totals
+    else:
+        targets = as_rows(target)
+    for part in row_blocks(rows, 1):
+        d = dx_rows[part] if buffer is None else buffer[: part.stop - part.start]
+        np.subtract(rows[part], tops[part, None], out=d)
+        np.exp(d, out=d)
+        if labels is not None:
+            d *= scale[part, None]
+            if label_smoothing:
+                d -= even[part, None] * (1 if weight is None else weight)
+            d[np.arange(len(d)), labels.id[part]] -= hit[part]
+        else:
+            q = _blend(targets[part], weight, label_smoothing, wide)
+            d *= (_row_sums(q) / totals[part])[:, None]
+            d -= q
+            d *= g[part, None]
+        if buffer is not None:
+            dx_rows[part] = d
+    if labels is not None:
+        dx_rows[labels.ignored] = 0
+    return dx, None, None

@@ -1,0 +1,39 @@
+"""How the kernels that include softmax.cuh are launched: a team of threads for every row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+PACK = 16  # bytes
+RESERVED = 1 << 10  # bytes of shared memory for the kernel's own arrays and the system
+EMULATED_SHARED = 227 << 10  # bytes of a block in the emulator, as on sm_90
+
+_limits: dict[int, int] = {}  # bytes of shared memory a block can have, by GPU
+
+
+def teams(rows: int, columns: int) -> tuple[tuple[int], tuple[int, int]]:
+    """Return grid and block: a warp for each of four short rows, else a block for one row."""
+    if columns <= 1024:
+        return (-(-rows // 4),), (32, 4)
+    return (rows,), (128 if columns <= 8192 else 512, 1)
+
+
+def room(x: Any, block: tuple[int, int], kept: int = 1) -> tuple[int, int]:
+    """Return how many packs of each row of x fit in shared memory, and the bytes that takes.
+
+    ``kept`` rows like those of x are kept for each row. It is all packs of a row or 0.
+    """
+    packs = x.shape[-1] * x.dtype.itemsize // PACK
+    size = packs * PACK * kept * block[1]
+    return (packs, size) if size <= shared_limit(x) - RESERVED else (0, 0)
+
+
+def shared_limit(x: Any) -> int:
+    """Return how many bytes of shared memory a block can have where x is."""
+    if isinstance(x, np.ndarray):
+        return EMULATED_SHARED
+    if x.device.id not in _limits:
+        _limits[x.device.id] = x.device.attributes["MaxSharedMemoryPerBlockOptin"]
+    return _limits[x.device.id]

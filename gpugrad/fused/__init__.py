@@ -15,6 +15,7 @@ from .gelu import bias_gelu, gelu
 from .kernel import Kernel, kernel
 from .layer_norm import layer_norm
 from .rms_norm import rms_norm
+from .rotary import rotary
 from .softmax import log_softmax, softmax
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "layer_norm",
     "log_softmax",
     "rms_norm",
+    "rotary",
     "scaled_dot_product_attention",
     "softmax",
 ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import ops
 from ..backend import DTypeLike, as_dtype
+from ..fused import rotary
 from ..nn import Module
 from ..tensor import Tensor
 
@@ -58,11 +58,7 @@ class Rotary(Module):
 
     def forward(self, x: Tensor, start: int) -> Tensor:
         """Return x turned, its first position being ``start``."""
-        half = x.shape[-1] // 2
-        rows = slice(start, start + x.shape[-2])
-        cos, sin = self.cos[rows], self.sin[rows]
-        a, b = x[..., :half], x[..., half:]
-        return ops.concat([a * cos - b * sin, b * cos + a * sin], axis=-1)
+        return rotary(x, self.cos, self.sin, start)
 
 
 def _buffer(table: np.ndarray, device: str | None, dtype: DTypeLike) -> Tensor:

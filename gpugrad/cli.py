@@ -1,18 +1,20 @@
-"""The command line: `gpugrad train | sample | doctor`."""
+"""The command line: `gpugrad train | sample | bench | doctor`."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import secrets
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from . import __version__
+from .cuda.source import shipped
 from .doctor import examine
 from .train import session
 from .train.config import FIELDS, nearest, read_config_file, resolve
@@ -29,15 +31,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: it could not be done; standard error says why. 2: the command line is wrong.
     128 + n: stopped by signal n (130: Ctrl-C), after saving.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] == "bench":
+        return _interruptible(lambda: _bench(arguments[1:]))
     parser = _parser()
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         names = (*vars(given), *(FIELDS if given.command == "train" else ()))
         near = nearest(unknown[0], [f"--{name.replace('_', '-')}" for name in names])
         given.parser.error(f"unrecognized argument {unknown[0]}{near}")
+    return _interruptible(lambda: given.run(given))
+
+
+def _interruptible(run: Callable[[], int]) -> int:
     try:
         with _short_warnings():
-            return given.run(given)
+            return run()
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -50,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("gpugrad", description="Train small language models.")
     parser.add_argument("--version", action="version", version=f"gpugrad {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_train, _add_sample, _add_doctor):
+    for add in (_add_train, _add_sample, _add_bench, _add_doctor):
         command = add(commands)
         command.set_defaults(parser=command)
     return parser
@@ -105,6 +114,10 @@ def _add_sample(commands: Any) -> argparse.ArgumentParser:
         help="keep keys and values instead of computing every window anew (on)",
     )
     return parser
+
+
+def _add_bench(commands: Any) -> argparse.ArgumentParser:
+    return commands.add_parser("bench", help="time the kernels; see gpugrad bench --help")
 
 
 def _add_doctor(commands: Any) -> argparse.ArgumentParser:
@@ -163,6 +176,15 @@ def _sample(given: argparse.Namespace) -> int:
         print(piece, end="", flush=True)
     print()
     return 0
+
+
+def _bench(arguments: Sequence[str]) -> int:
+    """Run benchmarks/bench.py, which has a command line of its own."""
+    try:
+        sys.path.insert(0, str(shipped("benchmarks")))
+        return importlib.import_module("bench").main(arguments, prog="gpugrad bench")
+    except _MISTAKES as error:
+        return _refuse("bench", error)
 
 
 def _doctor(given: argparse.Namespace) -> int:

@@ -199,7 +199,7 @@ def test_a_configuration_file(here, capsys):
     ("arguments", "message"),
     [
         ([], "COMMAND"),
-        (["bench"], "invalid choice: 'bench'"),
+        (["plan"], "invalid choice: 'plan'"),
         (["train", "--n-layers", "3"], "argument --n-layers; did you mean '--n-layer'?"),
         (["train", "--n-lay", "3"], "argument --n-lay; did you mean '--n-layer'?"),
         (["train", "--overwite"], "did you mean '--overwrite'?"),

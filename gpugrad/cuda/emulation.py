@@ -55,6 +55,17 @@ def settings() -> Settings | None:
     return Settings(asked)
 
 
+_at_start = os.environ.get("GPUGRAD_EMULATE", "").strip().lower() not in ("", "0", "off")
+
+
+def expected() -> bool:
+    """Return whether kernels may run on the CPU now: a cheap guess for hot paths.
+
+    It knows the environment as it was at import; ``settings`` looks again.
+    """
+    return _at_start or _current.get() is not None
+
+
 def active() -> str | None:
     """Return the mode in which CUDA kernels run on the CPU now: "plain", "checked" or None."""
     now = settings()

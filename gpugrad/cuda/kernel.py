@@ -92,7 +92,8 @@ class Source:
 
     A relative ``path`` names a shipped kernel. ``large`` declares that the kernels index with 64
     bits; without it arrays of more than 2**31 - 1 elements are refused. ``since`` is the compute
-    capability (major and minor digit) of the oldest GPU it can run on.
+    capability (major and minor digit) of the oldest GPU it can run on. With ``text``, headers
+    written into it, the source was generated: there is no file, and SOURCES does not list it.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Source:
         variants: Sequence[Mapping[str, object]] = ({},),
         large: bool = False,
         since: int = 75,
+        text: str | None = None,
     ) -> None:
         self._path = path
         self.name = os.path.basename(path)
@@ -108,8 +110,9 @@ class Source:
         self.large, self.since = large, since
         self._modules: dict[tuple, Any] = {}
         self._functions: dict[tuple, Any] = {}
-        self._text: str | None = None
-        SOURCES[os.fspath(path)] = self
+        self._text = text
+        if text is None:
+            SOURCES[os.fspath(path)] = self
 
     @property
     def path(self) -> Path:

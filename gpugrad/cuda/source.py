@@ -21,13 +21,21 @@ _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 
 
 def folder() -> Path:
-    """Return the folder of the shipped kernels: in a checkout, or inside an installed package."""
+    """Return the folder of the shipped kernels."""
+    return shipped("kernels")
+
+
+def shipped(name: str) -> Path:
+    """Return a folder that ships with the package: inside an installed one, beside a checkout's.
+
+    Raises FileNotFoundError where it is missing.
+    """
     package = Path(__file__).resolve().parents[1]
-    for candidate in (package.parent / "kernels", package / "_kernels"):
+    for candidate in (package / f"_{name}", package.parent / name):
         if candidate.is_dir():
             return candidate
     raise FileNotFoundError(
-        f"the CUDA kernels are missing beside {package}: the installation is incomplete; "
+        f"{name}/ is missing beside {package}: the installation is incomplete; "
         "install gpugrad again"
     )
 

@@ -53,7 +53,7 @@ class Fused:
     ``arguments`` name the array arguments in order, ``differentiable`` those that can have a
     gradient. ``implementations`` map "numpy" or "cuda" to what runs on that kind of array.
     ``cost`` takes what the operation takes, arrays or anything with their shape and dtype, and
-    returns the Cost that benchmarks hold its time against.
+    returns the Cost that benchmarks hold its time against, ``sizes`` are inputs to time it at.
     """
 
     view = False
@@ -77,6 +77,7 @@ class Fused:
         self.implementations = implementations
         self.samples = tuple(samples)
         self.cost = cost
+        self.sizes: Sequence[Sample] = ()
         self.launches: collections.Counter[str] = collections.Counter()
         FUSED[name] = self
 
@@ -84,9 +85,11 @@ class Fused:
         """Return the implementation for these arrays: "numpy", "cuda" or "spec".
 
         Arrays on the CPU go to the CUDA kernels too while the emulator is active. Kernels get no
-        empty arrays.
+        empty arrays. A traced function becomes a kernel itself, so there it is the spec.
         """
         on_cpu = all(a is None or isinstance(a, np.ndarray) for a in arrays)
+        if not on_cpu and any(isinstance(a, backend.Symbolic) for a in arrays):
+            return "spec"
         candidates = ["numpy"] if on_cpu else []
         if (not on_cpu or cuda.emulated()) and all(a is None or a.size for a in arrays):
             candidates.insert(0, "cuda")

@@ -41,6 +41,7 @@ def kernel(
     variants: Sequence[Mapping[str, object]] = ({},),
     fits: Callable[..., bool] | None = None,
     cost: Callable[..., Cost] | None = None,
+    sizes: Sequence[Sample] = (),
 ) -> Callable[[Callable[..., Any]], Kernel]:
     """Register a .cu file as an operation; the decorated function, in plain operations, defines it.
 
@@ -57,7 +58,7 @@ def kernel(
     ``variants`` are the macros to compile with (``cuda.variants(GPUGRAD_DTYPE=(0, 1))``); floating
     tensors of one of those element types, float32 if none is named, take the kernel unless
     ``fits(*arrays, **statics)`` says no. ``cost(*arrays, **statics)`` returns the ``gg.Cost`` that
-    ``gpugrad bench`` compares with. ``samples`` are inputs, as ``gg.Sample((3, 4), factor=2.0)``,
+    ``gpugrad bench --module MODULE NAME`` compares with, at ``sizes``. ``samples`` are inputs, as ``gg.Sample((3, 4), factor=2.0)``,
     for ``gg.testing.check_kernel``, which finds wrong gradients, races and reads out of bounds;
     ``python -m gpugrad.cuda.lock MODULE`` keeps the kernels' registers under control.
     """
@@ -106,7 +107,7 @@ def kernel(
         )
         able = arguments if differentiable is None else differentiable
         made = Kernel(name, spec, arguments, able, {"cuda": implementation}, samples, cost)
-        made.source = source
+        made.source, made.sizes = source, tuple(sizes)
         return made
 
     return decorate

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from .. import cuda
+from ..cuda import emulation
 from ..text import atomic_write
 from . import checkpoint, curve
 from .config import TrainConfig, resumed
@@ -88,6 +90,7 @@ class Session:
         Raises DivergedError when the loss is no longer finite; the last checkpoint is sound then.
         """
         self._introduce()
+        launched = cuda.launches.copy()
         trainer, config = self.trainer, self.config
         with StopSignals() as signals, Progress(config.max_steps, trainer.step) as progress:
             while True:
@@ -109,6 +112,10 @@ class Session:
             )
         else:
             self._conclude()
+        counts = cuda.launches - launched
+        if counts:
+            shown = ", ".join(f"{kernel} {count:,}" for kernel, count in sorted(counts.items()))
+            print(f"kernels   launched on {self._kernels_run_on()}: {shown}")
         return stopped
 
     def _introduce(self) -> None:
@@ -125,7 +132,13 @@ class Session:
         )
         counted = ", ".join(f"{name} {loss:.4f}" for name, loss in self.baselines.items())
         print(f"baseline  {counted}, uniform {np.log(size):.4f} nats per token, by counting")
+        if emulation.active():
+            print(f"kernels   run on {self._kernels_run_on()}: to test them, not for speed")
         print(f"run       {config.out}" + (f", from step {trainer.step}" if trainer.step else ""))
+
+    def _kernels_run_on(self) -> str:
+        mode = emulation.active()
+        return f"the CPU by the emulator ({mode})" if mode else device_name(self.trainer.device)
 
     def _evaluate(self, signals: StopSignals, progress: Progress) -> None:
         trainer = self.trainer

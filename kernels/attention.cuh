@@ -25,8 +25,8 @@ __device__ __forceinline__ bool in_packs(const T* p, int64_t lengths) {
 }
 
 // Which tile of which head a block works on. Heads are taken in groups whose keys and values fit
-// the second-level cache together; in a group the tiles with the most work, `first` in number, are
-// taken before the others by all its heads, so that what is left over at the end is short.
+// the second-level cache together; in a group the tiles with the most work come first, those of all
+// its heads, so that what is left over at the end is short.
 struct Work {
     int head, tile;  // tile 0 is the longest
 };

@@ -32,12 +32,18 @@ struct Block {
 // ---- float32: fused multiply-adds, 256 threads as 16 by 16 ----
 // Thread (y, x) computes the scores of rows y + 16 i with keys x + 16 j: the 16 threads of a row
 // are half a warp. Then it computes the columns 4 x + 64 c to 4 x + 64 c + 3 of the same rows.
-constexpr int ROWS = 64, THREADS = 256, SIDE = 16;
-constexpr int KEYS = HEAD_DIM > 128 ? 32 : 64;
+#ifndef ROWS
+#define ROWS 64
+#endif
+#ifndef KEYS
+#define KEYS 64
+#endif
+constexpr int THREADS = 256, SIDE = 16;
+constexpr int BLOCKS = DROPOUT ? 1 : 2;  // of a multiprocessor, for which registers must do
 constexpr int STRIDE = HEAD_DIM + 4;  // floats; rows are read 16 bytes at a time without conflicts
 constexpr int WEIGHTS = KEYS + 4;     // floats of a row of weights
 constexpr int PER_ROW = ROWS / SIDE, PER_KEY = KEYS / SIDE, PER_COL = (HEAD_DIM + 63) / 64;
-static_assert(HEAD_DIM % 4 == 0, "rows are read four elements at a time");
+static_assert(HEAD_DIM % 4 == 0 && ROWS % SIDE == 0 && KEYS % SIDE == 0);
 
 // The row's elements in shared memory, zeros behind its end.
 template <int COUNT>
@@ -82,8 +88,10 @@ __device__ __forceinline__ void compute(const Block& block) {
     load_floats<ROWS>(q_tile, block.q, block.q_token, rows, width, block.aligned);
 
     float top[PER_ROW], total[PER_ROW], sums[PER_ROW][PER_COL][4];
+#pragma unroll
     for (int i = 0; i < PER_ROW; i++) {
         top[i] = -INF, total[i] = 0.0f;
+#pragma unroll
         for (int c = 0; c < PER_COL; c++)
             for (int e = 0; e < 4; e++) sums[i][c][e] = 0.0f;
     }
@@ -97,15 +105,19 @@ __device__ __forceinline__ void compute(const Block& block) {
         cp_async_wait<1>();
         __syncthreads();
         float scores[PER_ROW][PER_KEY];
+#pragma unroll
         for (int i = 0; i < PER_ROW; i++)
             for (int j = 0; j < PER_KEY; j++) scores[i][j] = 0.0f;
-#pragma unroll 2
+#pragma unroll 1
         for (int col = 0; col < HEAD_DIM; col += 4) {
             float4 a[PER_ROW], b[PER_KEY];
+#pragma unroll
             for (int i = 0; i < PER_ROW; i++)
                 a[i] = *reinterpret_cast<const float4*>(q_tile + (y + SIDE * i) * STRIDE + col);
+#pragma unroll
             for (int j = 0; j < PER_KEY; j++)
                 b[j] = *reinterpret_cast<const float4*>(k_tile + (x + SIDE * j) * STRIDE + col);
+#pragma unroll
             for (int i = 0; i < PER_ROW; i++)
                 for (int j = 0; j < PER_KEY; j++) {
                     scores[i][j] = fmaf(a[i].x, b[j].x, scores[i][j]);
@@ -114,9 +126,11 @@ __device__ __forceinline__ void compute(const Block& block) {
                     scores[i][j] = fmaf(a[i].w, b[j].w, scores[i][j]);
                 }
         }
+#pragma unroll
         for (int i = 0; i < PER_ROW; i++) {
             const int row = y + SIDE * i, limit = block.seen(row) - start;
             float highest = top[i];
+#pragma unroll
             for (int j = 0; j < PER_KEY; j++) {
                 scores[i][j] = x + SIDE * j < limit ? scores[i][j] * scale : -INF;
                 highest = fmaxf(highest, scores[i][j]);
@@ -127,6 +141,7 @@ __device__ __forceinline__ void compute(const Block& block) {
             const float base = highest == -INF ? 0.0f : highest;
             const float shrink = expf(top[i] - base);
             float sum = 0.0f;
+#pragma unroll
             for (int j = 0; j < PER_KEY; j++) {
                 float weight = expf(scores[i][j] - base);
                 sum += weight;
@@ -134,31 +149,36 @@ __device__ __forceinline__ void compute(const Block& block) {
                 unsigned words[4];
                 const int key = start + x + SIDE * j;
                 block.dropout.draw(block.flat + row, key / 4, words);
-                if (words[key % 4] < block.dropout.threshold) weight = 0.0f;
+                const unsigned low = x % 2 ? words[1] : words[0], high = x % 2 ? words[3] : words[2];
+                if ((x % 4 / 2 ? high : low) < block.dropout.threshold) weight = 0.0f;
 #endif
                 weights[row * WEIGHTS + x + SIDE * j] = weight;
             }
             top[i] = highest;
             total[i] = total[i] * shrink + sum;
+#pragma unroll
             for (int c = 0; c < PER_COL; c++)
                 for (int e = 0; e < 4; e++) sums[i][c][e] *= shrink;
         }
         cp_async_wait<0>();
         __syncthreads();
-#pragma unroll 2
+#pragma unroll 1
         for (int key = 0; key < KEYS; key += 4) {
             float a[PER_ROW][4];
+#pragma unroll
             for (int i = 0; i < PER_ROW; i++) {
                 const float4 found =
                     *reinterpret_cast<const float4*>(weights + (y + SIDE * i) * WEIGHTS + key);
                 a[i][0] = found.x, a[i][1] = found.y, a[i][2] = found.z, a[i][3] = found.w;
             }
+#pragma unroll
             for (int e = 0; e < 4; e++)
                 for (int c = 0; c < PER_COL; c++) {
                     const int col = 64 * c + 4 * x;
                     if (HEAD_DIM % 64 != 0 && col >= HEAD_DIM) continue;
                     const float4 b =
                         *reinterpret_cast<const float4*>(v_tile + (key + e) * STRIDE + col);
+#pragma unroll
                     for (int i = 0; i < PER_ROW; i++) {
                         sums[i][c][0] = fmaf(a[i][e], b.x, sums[i][c][0]);
                         sums[i][c][1] = fmaf(a[i][e], b.y, sums[i][c][1]);
@@ -171,12 +191,14 @@ __device__ __forceinline__ void compute(const Block& block) {
     }
     cp_async_wait<0>();
 
+#pragma unroll
     for (int i = 0; i < PER_ROW; i++) {
         const int row = y + SIDE * i;
         const float sum = row_sum(total[i]);
         const float factor = sum == 0.0f ? 0.0f : block.inverse_keep / sum;
         if (row >= rows) continue;
         if (x == 0) block.lse[row] = sum == 0.0f ? INF : top[i] + logf(sum);
+#pragma unroll
         for (int c = 0; c < PER_COL; c++)
             for (int e = 0; e < 4; e++) {
                 const int col = 64 * c + 4 * x + e;
@@ -199,11 +221,15 @@ __device__ __forceinline__ void compute(const Block& block) {
 #define KEYS 64
 #endif
 constexpr int THREADS = WARP * WARPS, WARP_ROWS = 16 * BANDS, ROWS = WARP_ROWS * WARPS;
+constexpr int BLOCKS = WARPS > 4 ? 1 : 2;  // of a multiprocessor, for which registers must do
 constexpr int STEPS = HEAD_DIM / 16;  // of the sum over a row's elements
-constexpr bool KEPT = BANDS * STEPS <= 8;  // the fragments of q stay in registers
 constexpr int PARTS = KEYS / 8;       // sums of 16 by 8 in a band's scores
 constexpr int COLS = HEAD_DIM / 8;    // and in its result
-// Scores this large leave no bits for the rounding of their product with scale: it is left out.
+// Weights are 2 to the power of what a score lies above `top`, a former maximum of its row. It is
+// replaced, and sums and results are scaled anew, only where the maximum has grown by so much.
+constexpr float GROWTH = 8.0f;
+// The product of `top` and the scale is rounded. Where it is so large that this would be seen, the
+// two are subtracted before they are scaled.
 constexpr float FAR = 1024.0f;
 
 __device__ __forceinline__ void compute(const Block& block) {
@@ -234,7 +260,6 @@ __device__ __forceinline__ void compute(const Block& block) {
             for (int e = 0; e < 4; e++) sums[band][col][e] = 0.0f;
     }
     const float rate = scale * LOG2E;
-    unsigned kept[KEPT ? BANDS : 1][KEPT ? STEPS : 1][4];
 
     for (int start = 0, stage = 0; start < seen; start += KEYS, stage ^= 1) {
         cp_async_wait<0>();
@@ -251,11 +276,6 @@ __device__ __forceinline__ void compute(const Block& block) {
                                                keys - next, width, block.aligned);
         }
         cp_async_commit();
-        if (KEPT && start == 0)
-#pragma unroll
-            for (int band = 0; band < BANDS; band++)
-                for (int step = 0; step < STEPS; step++)
-                    load_rows<HEAD_DIM>(kept[band][step], q_tile, warp_row + 16 * band, step);
         if (start >= some) continue;
 
         float scores[BANDS][PARTS][4];
@@ -266,16 +286,14 @@ __device__ __forceinline__ void compute(const Block& block) {
 #pragma unroll
         for (int step = 0; step < STEPS; step++) {
             unsigned a[BANDS][4];
-            if (!KEPT)
-                for (int band = 0; band < BANDS; band++)
-                    load_rows<HEAD_DIM>(a[band], q_tile, warp_row + 16 * band, step);
+            for (int band = 0; band < BANDS; band++)
+                load_rows<HEAD_DIM>(a[band], q_tile, warp_row + 16 * band, step);
 #pragma unroll
             for (int part = 0; part < PARTS; part += 2) {
                 unsigned b[2][2];
                 load_transposed<HEAD_DIM>(b, k_tile, 8 * part, step);
                 for (int band = 0; band < BANDS; band++)
-                    for (int i = 0; i < 2; i++)
-                        mma(scores[band][part + i], KEPT ? kept[band][step] : a[band], b[i]);
+                    for (int i = 0; i < 2; i++) mma(scores[band][part + i], a[band], b[i]);
             }
         }
         if (start + KEYS > all)
@@ -298,27 +316,28 @@ __device__ __forceinline__ void compute(const Block& block) {
                                                    scores[band][part][2 * half + 1]));
                 highest = fmaxf(highest, __shfl_xor_sync(FULL, highest, 1));
                 highest = fmaxf(highest, __shfl_xor_sync(FULL, highest, 2));
+                if ((highest - top[band][half]) * rate > GROWTH) {
+                    const float shrink = exp2_approx((top[band][half] - highest) * rate);
+                    top[band][half] = highest;
+                    total[band][half] *= shrink;
+                    for (int col = 0; col < COLS; col++)
+                        for (int e = 0; e < 2; e++) sums[band][col][2 * half + e] *= shrink;
+                }
                 // -inf - -inf would be NaN where nothing was seen yet; a NaN among the scores is
                 // not in `highest`, and reaches the result through its weight
-                const float base = highest == -INF ? 0.0f : highest;
-                const float shrink = exp2_approx((top[band][half] - base) * rate);
+                const float base = top[band][half] == -INF ? 0.0f : top[band][half];
                 float shift = base * rate;
                 if (!(fabsf(shift) < FAR)) {
                     for (int part = 0; part < PARTS; part++)
                         for (int e = 0; e < 2; e++) scores[band][part][2 * half + e] -= base;
                     shift = 0.0f;
                 }
-                float sum = 0.0f;
                 for (int part = 0; part < PARTS; part++)
                     for (int e = 0; e < 2; e++) {
                         float& score = scores[band][part][2 * half + e];
                         score = exp2_approx(fmaf(score, rate, -shift));
-                        sum += score;
+                        total[band][half] += score;
                     }
-                top[band][half] = highest;
-                total[band][half] = total[band][half] * shrink + sum;
-                for (int col = 0; col < COLS; col++)
-                    for (int e = 0; e < 2; e++) sums[band][col][2 * half + e] *= shrink;
             }
 #if DROPOUT
 #pragma unroll
@@ -379,7 +398,7 @@ __device__ __forceinline__ void compute(const Block& block) {
 }
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     attention_forward(const T* q, const T* k, const T* v, T* out, float* lse, int64_t q_batch,
                       int64_t q_head, int64_t q_token, int64_t k_batch, int64_t k_head,
                       int64_t k_token, int64_t v_batch, int64_t v_head, int64_t v_token,

@@ -13,23 +13,62 @@ CACHE = 32 << 20  # bytes of keys and values that stay in the second-level cache
 PER_WORD = 2**32
 
 
-class Shape(NamedTuple):
-    """Rows of queries and warps of a block, and the tile of keys it works on."""
+class Tile(NamedTuple):
+    """How the kernel is compiled for a width: queries of a block, keys it takes at a time.
 
-    warps: int
-    bands: int  # of 16 rows in a warp
-    keys: int
+    ``macros`` are the choices as the source knows them, ``shared`` the bytes that a block needs.
+    """
 
-    @property
-    def rows(self) -> int:
-        """Queries of a block."""
-        return 16 * self.bands * self.warps
+    rows: int
+    threads: int
+    shared: int
+    macros: dict[str, int]
+
+
+def tile(itemsize: int, width: int, queries: int, dropout: bool) -> Tile:
+    """Return the largest tile that leaves no register to memory, in at most 99 KB a block.
+
+    Every GPU since sm_80 has that much, most have it twice.
+    """
+    if itemsize == 4:
+        head_dim = -(-width // 32) * 32
+        rows, keys = (64, 64) if head_dim <= 64 else (64, 32) if head_dim <= 128 else (32, 16)
+        keys = min(keys, 32) if dropout else keys
+        shared = 4 * ((rows + 2 * keys) * (head_dim + 4) + rows * (keys + 4))
+        return Tile(rows, 256, shared, {"HEAD_DIM": head_dim, "ROWS": rows, "KEYS": keys})
+    head_dim = -(-width // 16) * 16
+    if head_dim > 128:
+        warps, bands, keys = 4, 1, 32
+    elif queries <= 64 or (dropout and head_dim > 64):
+        warps, bands, keys = 4, 1, 64
+    elif head_dim > 96:
+        warps, bands, keys = 8, 1, 64
+    else:
+        warps, bands, keys = 4, 2, 64 if head_dim <= 64 and not dropout else 32
+    rows = 16 * bands * warps
+    chunks = head_dim // 8
+    shared = 16 * (chunks if chunks % 8 == 0 else chunks | 1) * (rows + 4 * keys)
+    macros = {"HEAD_DIM": head_dim, "WARPS": warps, "BANDS": bands, "KEYS": keys}
+    return Tile(rows, 32 * warps, shared, macros)
+
+
+def _variant(dtype: int, width: int, queries: int, dropout: int) -> dict[str, object]:
+    macros = tile(2 if dtype else 4, width, queries, bool(dropout)).macros
+    return {"GPUGRAD_DTYPE": dtype, "DROPOUT": dropout, **macros}
 
 
 SOURCE = cuda.Source(
     "attention_forward.cu",
-    variants=cuda.variants(GPUGRAD_DTYPE=(0, 1, 2), HEAD_DIM=(64, 128), DROPOUT=(0, 1)),
+    variants=[
+        *(_variant(0, width, 1024, dropout) for width in (64, 128) for dropout in (0, 1)),
+        *(_variant(1, width, 1024, dropout) for width in (64, 96, 128) for dropout in (0, 1)),
+        *(_variant(1, width, 1, 0) for width in (64, 128)),
+        _variant(0, 256, 1024, 0),
+        _variant(1, 256, 1024, 0),
+        _variant(2, 64, 1024, 0),
+    ],
     large=True,
+    since=80,
 )
 
 
@@ -83,14 +122,6 @@ def heads_at_once(heads: int, bytes_of_keys: int) -> int:
     return max(1, min(heads, CACHE // (2 * bytes_of_keys)))
 
 
-def _narrow(width: int, queries: int) -> Shape:
-    if width > 128:
-        return Shape(8, 1, 32)
-    if queries <= 64:
-        return Shape(4, 1, 64)
-    return Shape(4, 2, 64) if width <= 64 else Shape(8, 1, 64)
-
-
 def forward(
     query: Any,
     key: Any,
@@ -109,23 +140,11 @@ def forward(
     batches, heads, queries, width = q.shape
     keys = k.shape[2]
     lse = cuda.empty((batches, heads, queries), backend.float32, like=q)
-    if q.itemsize == 4:
-        head_dim = -(-width // 32) * 32
-        tile, threads = Shape(4, 1, 32 if head_dim > 128 else 64), 256
-        stride = 4 * (head_dim + 4)
-        shared = (tile.rows + 2 * tile.keys) * stride + tile.rows * 4 * (tile.keys + 4)
-        defines: dict[str, int] = {}
-    else:
-        head_dim = -(-width // 16) * 16
-        tile = _narrow(head_dim, queries)
-        threads = 32 * tile.warps
-        stride = 16 * (head_dim // 8 if head_dim % 64 == 0 else head_dim // 8 | 1)
-        shared = (tile.rows + 4 * tile.keys) * stride
-        defines = {"WARPS": tile.warps, "BANDS": tile.bands, "KEYS": tile.keys}
+    chosen = tile(q.itemsize, width, queries, dropout_p > 0)
     SOURCE.launch(
         "attention_forward",
-        (-(-queries // tile.rows) * batches * heads,),
-        (threads,),
+        (-(-queries // chosen.rows) * batches * heads,),
+        (chosen.threads,),
         [
             *(cuda.strided(x) for x in (q, k, v, out)),
             lse,
@@ -137,10 +156,9 @@ def forward(
             rescale(dropout_p),
             *(seed, counter, drop_threshold(dropout_p)),
         ],
-        shared,
+        chosen.shared,
         GPUGRAD_DTYPE=cuda.dtype_code(q.dtype),
-        HEAD_DIM=head_dim,
         DROPOUT=int(dropout_p > 0),
-        **defines,
+        **chosen.macros,
     )
     return out.reshape(query.shape), (out, lse)

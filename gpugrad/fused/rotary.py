@@ -30,17 +30,15 @@ def _turned(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, start: int, sign: i
     wide = wide_dtype(backend.promote(x.dtype, cos.dtype))
     length, half = x.shape[-2], x.shape[-1] // 2
     cos, sin = (t[start : start + length].astype(wide, copy=False) for t in (cos, sign * sin))
-    out = np.empty(x.shape, x.dtype)
-    a, b = x[..., :half], x[..., half:]
-    product, other = np.empty(a.shape, wide), np.empty(a.shape, wide)
+    # whole rows at once: the halves alone are short, and NumPy begins anew for each
+    same, other = np.concatenate([cos, cos], axis=-1), np.concatenate([-sin, sin], axis=-1)
+    swapped = np.empty(x.shape, wide)
+    swapped[..., :half], swapped[..., half:] = x[..., half:], x[..., :half]
     with np.errstate(all="ignore"):
-        np.multiply(a, cos, out=product)
-        np.multiply(b, sin, out=other)
-        np.subtract(product, other, out=out[..., :half], casting="unsafe")
-        np.multiply(b, cos, out=product)
-        np.multiply(a, sin, out=other)
-        np.add(product, other, out=out[..., half:], casting="unsafe")
-    return out
+        out = np.multiply(x, same, out=np.empty(x.shape, wide))
+        swapped *= other
+        out += swapped
+    return out.astype(x.dtype, copy=False)
 
 
 # CUDA

@@ -1,0 +1,172 @@
+"""Whether the tests notice a broken kernel: break each line that matters, run the kernel's tests.
+
+    python tests/mutants.py [--jobs 2] [--write tests/mutants.md] [FILE.cu ...]
+
+The mutants are made by rule: a barrier removed, a bound one too far, a copy waited for too late, a
+factor dropped in a gradient, a lane fence removed. Each is a copy of the checkout with one line
+changed, in which the tests of that kernel run until the first failure. A survivor is a test that
+is missing, or a change that changes nothing; EQUIVALENT says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS = ROOT / "kernels"
+BOUNDS = "columns|rows|n|count|keys|queries|size|length|last|end"
+FACTORS = "scale|rstd|r|factor|inverse|inverse_keep|decay|g|upstream|share"
+RULES = (
+    ("barrier removed", re.compile(r"^\s*__syncthreads\(\);"), ""),
+    ("warp fence removed", re.compile(r"^\s*__syncwarp\(\);"), ""),
+    ("wait removed", re.compile(r"cp_async_wait<(\d+)>\(\);"), ""),
+    ("waits for one copy less", re.compile(r"cp_async_wait<(\d+)>\(\);"), None),
+    ("bound one too far", re.compile(rf"(?<=\w) < ({BOUNDS})\b"), r" <= \1"),
+    (
+        "first one left out",
+        re.compile(r"\bint (\w+) = threadIdx\.x;"),
+        r"int \1 = threadIdx.x + 1;",
+    ),
+    ("factor dropped", re.compile(rf" \* ({FACTORS})\b(?! *[\[(.])"), ""),
+)
+# (file, rule, text of the line): why no test can notice
+EQUIVALENT: dict[tuple[str, str, str], str] = {}
+SECONDS = 300  # that one mutant's tests may take
+
+
+class Mutant(NamedTuple):
+    """One changed line."""
+
+    file: str
+    line: int
+    rule: str
+    before: str
+    after: str
+
+
+def mutants(file: Path) -> Iterator[Mutant]:
+    """Yield the mutants of a file, in the order of its lines; comments are left alone."""
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        code = line.partition("//")[0]
+        for rule, pattern, replacement in RULES:
+            for match in pattern.finditer(code):
+                new = match.expand(replacement) if replacement is not None else later(match)
+                changed = code[: match.start()] + new + code[match.end() :]
+                yield Mutant(file.name, number, rule, code.strip(), changed.strip())
+
+
+def later(match: re.Match[str]) -> str:
+    """Return a wait that lets one more group of copies be under way."""
+    return f"cp_async_wait<{int(match[1]) + 1}>();"
+
+
+def tests_of(file: str) -> list[str]:
+    """Return the test files of a kernel, or of all kernels that include a header."""
+    users = {file}
+    while True:  # headers include headers
+        more = {
+            path.name
+            for path in KERNELS.glob("*.cu*")
+            if any(f'#include "{name}"' in path.read_text() for name in users)
+        } - users
+        if not more:
+            break
+        users |= more
+    found = [ROOT / "tests" / "kernels" / f"test_{Path(name).stem}.py" for name in sorted(users)]
+    return [str(path.relative_to(ROOT)) for path in found if path.exists()]
+
+
+def outcome(mutant: Mutant) -> str:
+    """Return the test that fails for a mutant, or "survived"."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "checkout"
+        ignored = shutil.ignore_patterns(".git", ".venv", "*.pyc", "__pycache__", "runs")
+        shutil.copytree(ROOT, copy, ignore=ignored)
+        path = copy / "kernels" / mutant.file
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines[mutant.line - 1] = mutant.after + "\n"
+        path.write_text("".join(lines), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider"]
+        environment = {**os.environ, "PYTHONPATH": str(copy), "OPENBLAS_NUM_THREADS": "1"}
+        try:
+            done = subprocess.run(
+                [*command, *tests_of(mutant.file)],
+                cwd=copy,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return "the tests do not end"
+    if done.returncode == 0:
+        return "survived"
+    if "does not compile" in done.stdout:
+        return "does not compile"
+    failed = re.findall(r"^(?:FAILED|ERROR) \S*?(\w+\.py\S*)(?: - (.*))?$", done.stdout, re.M)
+    if done.returncode != 1 or not failed:
+        raise RuntimeError(f"pytest failed otherwise:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    test, why = failed[0]
+    return f"{test}: {why.partition(':')[0].rpartition('.')[2]}" if why else test
+
+
+def table(results: Sequence[tuple[Mutant, str]]) -> str:
+    """Return the results as a Markdown table, survivors with their explanation."""
+    lines = ["| file | line | mutant | code | noticed by |", "|---|---|---|---|---|"]
+    for mutant, found in results:
+        if found == "survived":
+            found = f"**survived**: {explanation(mutant) or 'not explained'}"
+        code = mutant.before.replace("|", "\\|")
+        lines.append(f"| {mutant.file} | {mutant.line} | {mutant.rule} | `{code}` | {found} |")
+    return "\n".join(lines)
+
+
+def explanation(mutant: Mutant) -> str | None:
+    """Return why a mutant is equivalent, if it is."""
+    return EQUIVALENT.get((mutant.file, mutant.rule, mutant.before))
+
+
+def main() -> int:
+    """Run the command line; exit code 1 where a survivor is not explained."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("files", nargs="*", help="of kernels/, default all")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--write", type=Path, help="write the table")
+    parser.add_argument("--list", action="store_true", help="only print the mutants")
+    given = parser.parse_args()
+    files = given.files or sorted(p.name for p in KERNELS.glob("*.cu*") if p.name != "ptx.cuh")
+    made = [mutant for file in files for mutant in mutants(KERNELS / file)]
+    if given.list:
+        print(table([(mutant, "") for mutant in made]))
+        return 0
+    with ThreadPoolExecutor(given.jobs) as pool:
+        results = []
+        for mutant, found in zip(made, pool.map(outcome, made), strict=True):
+            results.append((mutant, found))
+            print(f"{mutant.file}:{mutant.line} {mutant.rule}: {found}", flush=True)
+    valid = [(m, found) for m, found in results if found != "does not compile"]
+    survived = [m for m, found in valid if found == "survived"]
+    unexplained = [m for m in survived if explanation(m) is None]
+    summary = (
+        f"{len(valid)} mutants, {len(valid) - len(survived)} noticed, {len(survived)} survived"
+    )
+    print(summary)
+    if given.write:
+        text = f"# Mutants of the kernels\n\nWritten by tests/mutants.py. {summary}.\n\n"
+        given.write.write_text(text + table(valid) + "\n", encoding="utf-8")
+    return 1 if unexplained else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

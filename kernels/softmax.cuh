@@ -133,6 +133,25 @@ __device__ __forceinline__ void each_pack(const Row& row, const Packs& from, Use
     }
 }
 
+// The same with two rows that lie alike: use(i, pack of a, pack of b).
+template <int AHEAD, class Use>
+__device__ __forceinline__ void each_pair(const Row& row, const Packs& a, const Packs& b, Use use) {
+    const int team = blockDim.x;
+    for (int i = threadIdx.x; i < row.packs; i += AHEAD * team) {
+        Pack of_a[AHEAD], of_b[AHEAD];
+#pragma unroll
+        for (int k = 0; k < AHEAD; k++) {
+            if (i + k * team < row.packs) {
+                of_a[k] = a.load(row, i + k * team);
+                of_b[k] = b.load(row, i + k * team);
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < AHEAD; k++)
+            if (i + k * team < row.packs) use(i + k * team, of_a[k], of_b[k]);
+    }
+}
+
 // By words of two elements: as 16-bit values they would take a register each.
 __device__ __forceinline__ void widen(float (&to)[Pack::size], const Pack& pack) {
 #if GPUGRAD_DTYPE == 1

@@ -125,7 +125,7 @@ def in_place(
     losses = cuda.empty(rows.rows, np.float32, like=logits)
     upstream, factor = (scale, 1.0) if backend.is_array(scale) else (None, scale)
     step = 0 if upstream is None or upstream.size == 1 else 1
-    packs, shared_mem = room(logits, teams(rows.rows, rows.columns)[1])
+    packs, shared_mem = room(rows.columns, teams(rows.rows, rows.columns)[1], logits)
     args = [logits, rows.target, rows.wide, rows.weight, weight_total, upstream, step, factor]
     args += [count, losses, rows.rows, rows.columns, rows.ignored, rows.smoothing, packs]
     rows.launch("cross_entropy_in_place", args, shared_mem)

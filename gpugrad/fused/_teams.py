@@ -20,12 +20,12 @@ def teams(rows: int, columns: int) -> tuple[tuple[int], tuple[int, int]]:
     return (rows,), (128 if columns <= 8192 else 512, 1)
 
 
-def room(x: Any, block: tuple[int, int], kept: int = 1) -> tuple[int, int]:
-    """Return how many packs of each row of x fit in shared memory, and the bytes that takes.
+def room(columns: int, block: tuple[int, int], x: Any, kept: int = 1) -> tuple[int, int]:
+    """Return how many packs of a row are kept in shared memory, and the bytes a block needs.
 
-    ``kept`` rows like those of x are kept for each row. It is all packs of a row or 0.
+    All packs of a row or none; ``kept`` rows of the dtype of x for every row of the block.
     """
-    packs = x.shape[-1] * x.dtype.itemsize // PACK
+    packs = columns * x.dtype.itemsize // PACK
     size = packs * PACK * kept * block[1]
     return (packs, size) if size <= shared_limit(x) - RESERVED else (0, 0)
 

@@ -10,18 +10,21 @@ and so is its gradient, and log_softmax is -inf. A line with a NaN or +inf is Na
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from .. import backend, cuda
 from ..ops import exp, log, max, sum, where
 from ..ops._axes import normalize_axis
 from ..registry import Sample
 from ..tensor import Tensor
 from ._arguments import floating
 from ._rows import row_blocks, wide_dtype, widened
+from ._teams import room, teams
 from .base import Implementation, fused
 
 # NumPy
@@ -107,6 +110,59 @@ def _log_softmax_backward(
     return (dx,)
 
 
+# CUDA
+
+SOURCE = cuda.Source("softmax.cu", cuda.variants(GPUGRAD_DTYPE=(0, 1, 2)), large=True)
+
+
+def _launch(
+    way: str, x: Any, args: Sequence[Any], axis: int, logarithm: bool, kept: int = 1
+) -> None:
+    """Run the kernel for rows, or for lines whose elements do not lie side by side."""
+    n, inner = x.shape[axis], math.prod(x.shape[axis + 1 :])
+    lines, code = x.size // n, cuda.dtype_code(x.dtype)
+    if inner == 1:
+        grid, block = teams(lines, n)
+        packs, shared_mem = room(n, block, x, kept)
+        args = [*args, lines, n, logarithm, packs]
+        SOURCE.launch(f"softmax_{way}", grid, block, args, shared_mem, GPUGRAD_DTYPE=code)
+    else:
+        args = [*args, lines, n, inner, logarithm]
+        grid = (-(-lines // 32),)
+        SOURCE.launch(f"softmax_lines_{way}", grid, (32, 8), args, GPUGRAD_DTYPE=code)
+
+
+def _cuda_forward(x: Any, axis: int, logarithm: bool) -> tuple[Any, tuple]:
+    x = backend.xp_of(x).ascontiguousarray(x)
+    out = cuda.empty(x.shape, x.dtype, like=x)
+    top, total = (cuda.empty(x.size // x.shape[axis], np.float32, like=x) for _ in range(2))
+    _launch("forward", x, [x, out, top, total], axis, logarithm)
+    return out, (top, total)
+
+
+def _cuda_backward(
+    wanted: tuple[bool, ...],
+    g: Any,
+    arrays: Sequence[Any],
+    residuals: tuple,
+    axis: int,
+    logarithm: bool,
+) -> Sequence[Any]:
+    x, g = (backend.xp_of(a).ascontiguousarray(a) for a in (arrays[0], g))
+    dx = cuda.empty(x.shape, x.dtype, like=x)
+    kept = 1 if logarithm else 2  # rows that are read twice
+    _launch("backward", x, [x, g, *residuals, dx], axis, logarithm, kept)
+    return (dx,)
+
+
+def _by_kernels(logarithm: bool) -> Implementation:
+    return Implementation(
+        functools.partial(_cuda_forward, logarithm=logarithm),
+        functools.partial(_cuda_backward, logarithm=logarithm),
+        lambda x, axis: cuda.fits(x),
+    )
+
+
 # The definitions
 
 _SAMPLES = (
@@ -127,14 +183,22 @@ def _nonzero_sum(x: Any, axis: int) -> Any:
     return where(total == 0, 1, total)
 
 
-@fused(_SAMPLES, arguments=("x",), numpy=Implementation(_softmax_forward, _softmax_backward))
+@fused(
+    _SAMPLES,
+    arguments=("x",),
+    numpy=Implementation(_softmax_forward, _softmax_backward),
+    cuda=_by_kernels(logarithm=False),
+)
 def _softmax(x, axis):
     powers = exp(_shift(widened(x), axis))
     return (powers / _nonzero_sum(powers, axis)).astype(x.dtype)
 
 
 @fused(
-    _SAMPLES, arguments=("x",), numpy=Implementation(_log_softmax_forward, _log_softmax_backward)
+    _SAMPLES,
+    arguments=("x",),
+    numpy=Implementation(_log_softmax_forward, _log_softmax_backward),
+    cuda=_by_kernels(logarithm=True),
 )
 def _log_softmax(x, axis):
     shifted = _shift(widened(x), axis)

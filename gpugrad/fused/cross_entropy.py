@@ -9,7 +9,9 @@ Architecture, 2016). The gradient of x_c is softmax(x)_c sum(q) - q_c.
 Conventions follow PyTorch: rows whose target is ignore_index have loss 0; the mean over ids divides
 by the sum of the weights of the targets (NaN if all are ignored), the mean over probabilities by
 the number of rows. Beyond PyTorch, an ignored row has gradient 0 whatever its logits are, and
-0 * log(0) counts as 0: a class masked with -inf costs nothing where its q is 0.
+0 * log(0) counts as 0: a class masked with -inf costs nothing where its q is 0. Where q is not, the
+loss is infinite and the gradient still softmax(x)_c sum(q) - q_c, in a row that is masked
+altogether with softmax 0 (PyTorch: NaN).
 """
 
 from __future__ import annotations
@@ -151,6 +153,9 @@ def cross_entropy_in_place(
     overwritten. Only ids on the CPU are checked: on a GPU a row whose id is out of range has loss
     and gradient NaN.
     """
+    for name, value in {"logits": logits, "target": target}.items():
+        if not backend.is_array(value):
+            raise TypeError(f"cross_entropy_in_place: {name} must be an array, got {value!r}")
     _check_logits(logits)
     if not logits.size or not logits.flags.c_contiguous or not _writeable(logits):
         raise ValueError(

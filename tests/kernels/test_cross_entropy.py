@@ -292,6 +292,23 @@ def test_at_once_agrees_with_the_spec(shape, dtype, how):
     testing.assert_close(g, exact[1], plain[1], 3, name="the gradient")
 
 
+def test_rows_of_a_language_model_stay_in_shared_memory():
+    half, single = np.empty(0, np.float16), np.empty(0, np.float32)
+    block = _teams.teams(1, 50304)[1]
+    assert block == (512, 1)
+    assert _teams.room(50304, block, half) == (6288, 100608)  # two blocks on one multiprocessor
+    assert _teams.room(50304, block, single) == (12576, 201216)
+    assert _teams.room(60000, block, single) == (0, 0)
+    assert _teams.room(1000, (32, 4), half) == (125, 8000)
+    x, target = drawn((1, 50304)).astype(np.float16), np.array([50303])
+    (loss, g), by_spec = (
+        emulator.sweep(lambda: at_once(x, target, reduction="none"), emulator.SWEEP[2:3]),
+        spec(x, target, None, "float64"),
+    )
+    np.testing.assert_allclose(loss, by_spec[0], rtol=1e-6)
+    np.testing.assert_allclose(g, by_spec[1], rtol=2e-3, atol=1e-7)
+
+
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("weight", [None, WEIGHT], ids=["equal", "weighted"])
@@ -332,6 +349,8 @@ def test_at_once_in_float64_is_for_numpy():
         ({"logits": np.ones((0, 7)), "target": np.ones(0, int)}, ValueError, "must have rows"),
         ({"logits": np.ones((3, 7), int)}, TypeError, "logits must be floating"),
         ({"target": np.array([0, 7, 1])}, IndexError, r"target\[1\] is 7"),
+        ({"logits": gg.Tensor(np.ones((3, 7)))}, TypeError, "logits must be an array"),
+        ({"target": [0, 1, 2]}, TypeError, "target must be an array"),
         ({"target": np.ones(3)}, TypeError, "integer ids"),
         ({"target": np.ones(2, int)}, ValueError, r"ids have shape \(2,\)"),
         ({"scale": np.ones(3)}, ValueError, "scale must be one number"),

@@ -1,0 +1,113 @@
+"""The wrappers of kernels/ptx.cuh on hardware and in the emulator: the same kernels, both outputs.
+
+On a machine with a GPU (of compute capability 9.0, for bulk copies)
+
+    python tests/emulator/conformance.py
+
+writes what the hardware computes to hardware.npz beside this file, with the name of the GPU; the
+tests hold the emulator against it wherever they run.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpugrad import backend, cuda
+
+HERE = Path(__file__).resolve().parent
+STORED = HERE / "hardware.npz"
+SOURCE = HERE / "ptx.cu"
+
+
+class Case(NamedTuple):
+    """One launch; ``args`` with an ``Out`` in place of the array to look at.
+
+    ``rtol`` and ``atol`` are the differences allowed: 0 wherever the result is exact by definition.
+    """
+
+    kernel: str
+    block: int
+    args: tuple[Any, ...]
+    rtol: float = 0.0
+    atol: float = 0.0
+
+
+class Out(NamedTuple):
+    """An output: its shape and dtype."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+def cases() -> dict[str, Case]:
+    """Return the launches by name; inputs are the same every time."""
+    rng = np.random.default_rng(11)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    bits = rng.integers(0, 2**16, (4, 8, 8)).astype(np.uint16)
+    grid = np.linspace(-130, 128, 8 * 4096, dtype=np.float32)
+    edges = np.array([0, -0.0, -126, -126.5, -np.inf, np.inf, np.nan, 128], np.float32)
+    halves = np.zeros((16, 16), np.float32)
+    halves[0, :8] = [1 + 2**-9, 1 + 3 * 2**-9, 1 + 2**-12, 3e4, 3e-6, -0.1, 6e-8, 1 / 3]
+    found = {
+        "multiply-f16": Case(
+            "multiply", 32, (normal(16, 16), normal(8, 16), Out((16, 8)), 0), 1e-6
+        ),
+        "multiply-bf16": Case(
+            "multiply", 32, (normal(16, 16), normal(8, 16), Out((16, 8)), 1), 1e-6
+        ),
+        "round-f16": Case("multiply", 32, (halves, np.eye(8, 16, dtype="f"), Out((16, 8)), 0)),
+        "round-bf16": Case("multiply", 32, (halves, np.eye(8, 16, dtype="f"), Out((16, 8)), 1)),
+        "ldmatrix": Case("fragments", 32, (bits, Out((32, 10), "uint32"))),
+        "cp-async": Case("pipeline", 64, (normal(700), Out((256,)), 3, 700)),
+        "named-barriers": Case("producer", 96, (normal(32), Out((32,)))),
+        "mbarrier": Case("ring", 64, (normal(7, 32), Out((32,)), 7)),
+        "bulk-copies": Case("bulk_ring", 64, (normal(7, 64), Out((64,)), 7)),
+        "exp2-edges": Case("powers", 8, (edges, Out((8,))), 2.0**-21),
+    }
+    for i in range(4):
+        part = np.ascontiguousarray(grid[i::4][:1024])
+        found[f"exp2-{i}"] = Case("powers", 1024, (part, Out((1024,))), 2.0**-21)
+    return found
+
+
+def run(case: Case, on_gpu: bool) -> np.ndarray:
+    """Launch a case on the GPU, or in the emulator, which has to be active."""
+    xp = backend.namespace("cuda" if on_gpu else "cpu")
+    args: list[Any] = []
+    for value in case.args:
+        if isinstance(value, Out):
+            args.append(xp.zeros(value.shape, value.dtype))
+        else:
+            args.append(xp.asarray(value) if isinstance(value, np.ndarray) else value)
+    source = cuda.Source(SOURCE, since=90)
+    source.launch(case.kernel, (1,), (case.block,), args)
+    out = next(i for i, value in enumerate(case.args) if isinstance(value, Out))
+    return backend.to_numpy(args[out])
+
+
+def differences(actual: np.ndarray, expected: np.ndarray, rtol: float, atol: float) -> int:
+    """Return how many elements differ by more than allowed; NaN equals NaN."""
+    same = np.isclose(actual, expected, rtol=rtol, atol=atol, equal_nan=True)
+    return int((~same).sum())
+
+
+def main() -> int:
+    """Store what the hardware computes."""
+    cupy = backend.cupy_module()
+    name = cupy.cuda.runtime.getDeviceProperties(0)["name"]
+    outputs = {key: run(case, on_gpu=True) for key, case in cases().items()}
+    with open(STORED, "wb") as file:
+        np.savez_compressed(file, device=np.array(name.decode()), **outputs)
+    print(f"{STORED}: {len(outputs)} outputs of {name.decode()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,8 +11,8 @@ import pytest
 import gpugrad as gg
 from gpugrad import backend, cuda, emulator, nn, testing
 from gpugrad.fused import dropout, dropout_add
-from gpugrad.fused.dropout import _dropout, _dropout_add
-from gpugrad.ops.philox import keep_mask
+from gpugrad.fused.dropout import SOURCE, _dropout, _dropout_add
+from gpugrad.ops.philox import keep_mask, philox_uint32
 
 DTYPES = ["float32", "bfloat16", "float16"]
 # A thread's turn is 4 or 8 elements, a block of threads does 1024 turns: the last has several
@@ -95,6 +95,28 @@ def test_probabilities(count, p):
     assert abs(zeros - p) < 4 * math.sqrt(p * (1 - p) / 1023) + 1e-3
 
 
+def test_a_word_equal_to_the_threshold_is_kept():
+    p = int(philox_uint32(np, 4, 0, 6)[5]) / 2**32
+    x = np.ones(6, np.float32)
+    with emulator.enabled("checked"):
+        found = results([x], p, seed=4)
+    assert found[0].data[5] > 0
+    assert_equal(found, results([x], p, seed=4))
+
+
+@pytest.mark.parametrize(
+    ("seed", "offset"),
+    [(2**64 - 1, 2**32 - 1), (0x123456789ABCDEF0, 2**63 + 7), (3, 2**64 - 6)],
+    ids=["carry-into-high-word", "large", "last-blocks"],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_whole_range_of_seeds_and_offsets(seed, offset, dtype):
+    x = gg.Tensor(drawn((23,), dtype))
+    with emulator.enabled("checked"):
+        found = _dropout(x, p=0.3, seed=seed, offset=offset)
+    assert_equal([found], [_dropout(x, p=0.3, seed=seed, offset=offset)])
+
+
 @dtypes
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("p", [0.5, 1.0])
@@ -134,13 +156,17 @@ def test_one_unaligned_array_of_several():
     """Each address counts: no pack is read or written where one of them does not suit."""
     x, residual = inputs((41,), "float32", 2)
     expected = results([x, residual])
-    for i in range(2):
-        arrays = [x, residual]
+    for i in range(3):
+        arrays = [x, residual, np.empty(41, np.float32)]
         moved = np.empty(42, np.float32)[1:]
         moved[...] = arrays[i]
         arrays[i] = moved
         with emulator.enabled("checked"):
-            assert_equal(results(arrays), expected)
+            if i < 2:
+                assert_equal(results(arrays[:2]), expected)
+            args = (*arrays, 41, 2**40 + 5, 0, round(0.3 * 2**32), 1 / 0.7)
+            SOURCE.launch("dropout_add", (1,), (256,), args, GPUGRAD_DTYPE=0)
+        np.testing.assert_array_equal(arrays[2], expected[0].data)
 
 
 @pytest.mark.parametrize("count", [1, 2], ids=["dropout", "dropout_add"])

@@ -91,6 +91,37 @@ def test_normal_numbers_are_right_to_a_few_units(dtype, wider, n):
     assert (np.abs(found - expected) / unit).max() <= 4
 
 
+def test_a_small_word_makes_a_large_normal_number():
+    """The first word of this block is 121: what is added to it, half a unit, counts here."""
+    with emulator.enabled("checked"):
+        found = philox.normal(np, 0, 17758991, 2)
+    expected = box_muller(0, 17758991, 2, "float32", "float64")
+    assert np.hypot(*expected) > 5.8
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_word_equal_to_the_threshold_is_kept():
+    p = int(philox.philox_uint32(np, 4, 0, 6)[5]) / 2**32
+    with emulator.enabled("checked"):
+        found = philox.keep_mask(np, 4, 0, 6, p)
+    assert found[5]
+    np.testing.assert_array_equal(found, philox.keep_mask(np, 4, 0, 6, p))
+
+
+def test_float64_rounded_up_to_the_end_of_the_interval():
+    high = 1 + 2.0**-50  # there are three numbers between
+
+    def draw():
+        gg.manual_seed(3)
+        return gg.random.uniform(1.0, high, 99, "float64")
+
+    with emulator.enabled("checked"):
+        found = draw()
+    assert len(np.unique(found.data)) == 4
+    assert found.data.max() < high
+    np.testing.assert_array_equal(found, draw())
+
+
 @dtypes
 @pytest.mark.parametrize(
     ("low", "high"), [(0.0, 1.0), (-1.3, 2.7), (5.0, 5.0), (-(2.0**-20), 0.0), (1e3, 1e4)]

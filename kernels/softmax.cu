@@ -115,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(MAX_THREADS, MIN_BLOCKS)
 
 constexpr int PARTS = 8, AHEAD = 4;
 
-// use(offset, k) for this thread's elements, AHEAD at a time: k < AHEAD is which of them.
+// A thread's share of a line: load(k, offset) and then use(k, offset) for AHEAD elements at a time.
 struct Walk {
     int64_t line, first, step;  // element i of the line is at first + i * step
     int n;
@@ -140,7 +140,7 @@ struct Walk {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(PARTS* WARP)
+extern "C" __global__ void __launch_bounds__(PARTS * WARP)
     softmax_lines_forward(const T* x, T* out, float* top, float* total, int64_t lines, int n,
                           int64_t inner, bool logarithm) {
     __shared__ float tops[PARTS][WARP], sums[PARTS][WARP];
@@ -168,7 +168,7 @@ extern "C" __global__ void __launch_bounds__(PARTS* WARP)
     walk.each(load, [&](int k, int64_t at) { out[at] = from_float(line.result(values[k])); });
 }
 
-extern "C" __global__ void __launch_bounds__(PARTS* WARP)
+extern "C" __global__ void __launch_bounds__(PARTS * WARP)
     softmax_lines_backward(const T* x, const T* g, const float* top, const float* total, T* dx,
                            int64_t lines, int n, int64_t inner, bool logarithm) {
     __shared__ float sums[PARTS][WARP];
@@ -176,15 +176,17 @@ extern "C" __global__ void __launch_bounds__(PARTS* WARP)
     const Walk walk(lines, n, inner);
     const Running all = {walk.valid ? top[walk.line] : 0.0f, walk.valid ? total[walk.line] : 1.0f};
     const Line line(all, logarithm);
-    float values[AHEAD], upstream[AHEAD];
+    float values[AHEAD] = {}, upstream[AHEAD];
+    bool both = !logarithm;  // its sum is of g alone
     const auto load = [&](int k, int64_t at) {
-        values[k] = to_float(x[at]);
+        if (both) values[k] = to_float(x[at]);
         upstream[k] = to_float(g[at]);
     };
     float sum = 0.0f;
     walk.each(load, [&](int k, int64_t at) { sum += line.term(values[k], upstream[k]); });
     sums[part][lane] = sum;
     __syncthreads();
+    both = true;
     sum = 0.0f;
     for (int i = 0; i < PARTS; i++) sum += sums[i][lane];
     walk.each(load, [&](int k, int64_t at) {

@@ -184,7 +184,7 @@ extern "C" __global__ void __launch_bounds__(MAX_THREADS, MIN_BLOCKS)
     write_gradient(x, {x, keep}, x, parts, label, weight, all, g);
 }
 
-// ---- sums over the rows: a first launch gives one part per block, a second one adds the parts ----
+// ---- sums over the rows: one launch gives a part for each block, a second one adds them ----
 
 constexpr int SUM_THREADS = 1024;
 

@@ -138,6 +138,8 @@ def namespace(device: str | None = None) -> ModuleType:
                 raise RuntimeError(f"device {device!r} does not exist: {count} visible")
             cupy.cuda.Device(int(index)).use()
         return cupy
+    if name == "symbolic" and not index:
+        return Symbolic.namespace
     raise ValueError(f"device {device!r} is not a device; use 'cpu', 'cuda' or 'cuda:N'")
 
 
@@ -146,9 +148,20 @@ def is_device(name: object) -> bool:
     return isinstance(name, str) and name.partition(":")[0] in ("cpu", "cuda")
 
 
+class Symbolic:
+    """An array without elements: it records what is computed from it (cuda/symbolic.py).
+
+    Tensors hold one while a function is traced. Its device is "symbolic", its library
+    ``namespace``.
+    """
+
+    __slots__ = ()
+    namespace: Any = None
+
+
 def is_array(value: object) -> bool:
-    """Return whether value is a numpy or cupy array."""
-    if isinstance(value, np.ndarray):
+    """Return whether value is a numpy or cupy array, or stands for one."""
+    if isinstance(value, (np.ndarray, Symbolic)):
         return True
     cupy = sys.modules.get("cupy")
     return cupy is not None and isinstance(value, cupy.ndarray)
@@ -158,12 +171,16 @@ def xp_of(array: Array) -> ModuleType:
     """Return the library that owns an array: numpy or cupy."""
     if isinstance(array, (np.ndarray, np.generic)):
         return np
+    if isinstance(array, Symbolic):
+        return array.namespace
     return sys.modules["cupy"]
 
 
 def device_of(array: Array) -> str:
     """Return "cpu" or "cuda:N"."""
-    return "cpu" if isinstance(array, np.ndarray) else f"cuda:{array.device.id}"
+    if isinstance(array, np.ndarray):
+        return "cpu"
+    return "symbolic" if isinstance(array, Symbolic) else f"cuda:{array.device.id}"
 
 
 def to_device(array: Array, device: str) -> Array:
@@ -237,6 +254,8 @@ def total(xp: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 
 def memory_base(array: Array) -> Array:
     """Return the array that owns the memory a chain of views looks at."""
+    if isinstance(array, Symbolic):
+        return array
     base = array.base
     while base is not None and is_array(base):
         array, base = base, base.base

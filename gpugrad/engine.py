@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from . import backend, registry
+from . import backend, cuda, registry
 from .backend import Array
+from .cuda.emulation import expected
 from .registry import Node, state
 
 
@@ -211,7 +212,7 @@ def sweep(
     wanted = None if targets is None else set(targets)
     needed = None if wanted is None else _leading_to(wanted, order)
     finished: dict[Any, Any] = {}
-    pop, ndarray = gradients.pop, np.ndarray  # names of the hot loop
+    pop, ndarray, emulated = gradients.pop, np.ndarray, expected()  # names of the hot loop
     for node in order:
         g = pop(node, None)
         if g is None:
@@ -240,7 +241,10 @@ def sweep(
             xp: Any = registry.recorded
         else:
             xp = np if g.__class__ is ndarray or g.__class__ is dict else backend.xp_of(g)
-        pulled = node.op.pull(node, g, xp, create_graph, needed)
+        if (emulated or xp is not np) and (found := _pulled_by_kernel(node, g, xp, needed)):
+            pulled = found
+        else:
+            pulled = node.op.pull(node, g, xp, create_graph, needed)
         if not retain_graph:
             node.saved = saved = None
         if node.shapes is not None:
@@ -267,6 +271,15 @@ def sweep(
         hooks = None if isinstance(leaf, Node) else leaf._hooks
         finished[leaf] = _through_hooks(hooks, g, create_graph) if hooks else g
     return finished
+
+
+def _pulled_by_kernel(node: Node, g: Any, xp: Any, needed: set | None) -> list | None:
+    """Return the gradients of a node's parents if one kernel computes them all, else None."""
+    if xp is registry.recorded or isinstance(g, (dict, backend.Symbolic)):
+        return None
+    if not isinstance(node.op, registry.Pullback) or (xp is np and not cuda.emulated()):
+        return None
+    return node.op.pull_by_kernel(node, g, needed)
 
 
 def _check_gradients(node: AnomalyNode, pulled: Sequence[Any], recorded: bool) -> None:

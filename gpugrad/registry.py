@@ -26,6 +26,7 @@ import numpy as np
 
 from . import backend
 from .backend import Array
+from .cuda import elementwise, symbolic
 
 Rule = Callable[..., Any]
 OPS: dict[str, Op] = {}
@@ -85,7 +86,7 @@ class Pullback:
     nothing computed for the others.
     """
 
-    __slots__ = ("name", "op", "save", "slots", "steps", "view")
+    __slots__ = ("name", "op", "programs", "save", "slots", "steps", "view")
 
     def __init__(self, op: Op, wanted: tuple[int, ...]) -> None:
         self.op = op
@@ -95,6 +96,8 @@ class Pullback:
         needs = [_parameters(rule) for rule in rules]
         self.slots = tuple(n for n in op.values if any(n in need for need in needs))
         self.save = _picker([op.values.index(n) for n in self.slots])
+        is_elementwise = {*self.slots} <= {*op.arguments, "out"}  # maybe: tracing will tell
+        self.programs = elementwise.Programs() if is_elementwise else None
         self.steps: list[tuple[Rule, int, Any, bool]] = []
         for rule, need in zip(rules, needs, strict=True):
             wants_xp = bool(need) and need[-1] == "xp"
@@ -124,6 +127,44 @@ class Pullback:
                 grad = grad.astype(dtype)  # bfloat16 with a Python scalar is float32 in NumPy
             grads.append(grad)
         return grads
+
+    def pull_by_kernel(self, node: Node, g: Any, needed: set | None) -> list | None:
+        """Return what pull does, by one kernel; None where the rules are no chain of elements."""
+        saved = node.saved
+        if self.programs is None or saved is None:
+            return None
+        if needed is None:
+            here: tuple[bool, ...] | None = None
+        else:
+            here = tuple([parent in needed for parent in node.parents])
+        try:
+            key = (here, *map(elementwise.key_of, (g, *saved)))
+        except TypeError:
+            return None
+        program = self.programs.get(key, lambda: self._traced(node, g, needed))
+        grads = None if program is None else program.run([g, *saved])
+        if grads is None or here is None:
+            return grads
+        found = iter(grads)
+        return [next(found) if wanted else None for wanted in here]
+
+    def _traced(self, node: Node, g: Any, needed: set | None) -> elementwise.Program | None:
+        """Return the rules as one kernel of g (input 0) and the saved values, if it is a chain."""
+        values = (g, *(node.saved or ()))
+        symbols = [
+            symbolic.argument(i, v.dtype) if backend.is_array(v) else v
+            for i, v in enumerate(values)
+        ]
+        traced: Node = object.__new__(Node)
+        traced.parents, traced.saved = node.parents, tuple(symbols[1:])
+        pulled = self.pull(traced, symbols[0], symbolic.xp, False, needed)
+        program = elementwise.Program(
+            f"{self.op.name}_backward",
+            [getattr(v, "dtype", None) for v in values],
+            [p for p in pulled if p is not None],
+            share=True,
+        )
+        return program if program.launches > 1 else None
 
     def lift(self, node: Node) -> tuple:
         """Return what was saved with its arrays as tensors that remember where they came from."""

@@ -8,12 +8,15 @@ x**0 has gradient 0 everywhere.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from ..cuda.elementwise import chain
+from ..cuda.emulation import expected
 from ..registry import Op, Rule, Sample, primitive
 from ._hot import binary_function, unary_function
 from .erf import erf as _erf
@@ -31,7 +34,7 @@ def _unary(
     floats_only: bool = True,
 ) -> Callable[[Any], Any]:
     """Register a row of one argument; ``forward`` is NumPy's name for it or a function of xp."""
-    run, fast = _forward(forward or name)
+    run, fast = _forward(name, forward or name)
     op = Op(
         name,
         run,
@@ -55,7 +58,7 @@ def _binary(
     distinct: bool = False,
 ) -> Callable[[Any, Any], Any]:
     """Register a row of two broadcast arguments."""
-    run, fast = _forward(forward or name)
+    run, fast = _forward(name, forward or name)
     op = Op(
         name,
         run,
@@ -69,13 +72,15 @@ def _binary(
     return _public(op, binary_function(op, fast), summary)
 
 
-def _forward(forward: str | Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _forward(
+    name: str, forward: str | Callable[..., Any]
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the forward over any namespace, and the one bound to numpy for the hot path."""
     if isinstance(forward, str):
-        name = forward
-        return (lambda xp, *arrays: getattr(xp, name)(*arrays)), getattr(np, name)
-    function = forward
-    return function, lambda *arrays: function(np, *arrays)
+        ufunc = forward
+        return (lambda xp, *arrays: getattr(xp, ufunc)(*arrays)), getattr(np, ufunc)
+    function, run = forward, chain(name, forward)
+    return run, lambda *arrays: (run if expected() else function)(np, *arrays)
 
 
 def _public(op: Op, function: Callable[..., Any], summary: str) -> Callable[..., Any]:
@@ -379,6 +384,7 @@ def _inside(g: Any, x: Any, low: Any, high: Any, xp: Any) -> Any:
         (x > max) if min is None else (x > max) | (min >= max), g, 0
     ),
 )
+@functools.partial(chain, "clip")
 def _clip(xp, x, min, max):
     if min is not None:
         x = xp.maximum(x, min)

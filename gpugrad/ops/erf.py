@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import FLOATS
+from ..backend import FLOATS, Symbolic
 
 __all__ = ["erf"]
 
@@ -92,6 +92,8 @@ def erf(x: Any, xp: ModuleType = np, out: Any = None) -> Any:
     x = xp.asarray(x)
     if x.dtype not in FLOATS:
         raise TypeError(f"erf: x must be {', '.join(d.name for d in FLOATS)}, got {x.dtype}")
+    if isinstance(x, Symbolic):
+        return x.namespace.erf(x)
     if out is None:
         out = xp.empty(x.shape, dtype=x.dtype)
     elif out.shape != x.shape or out.dtype != x.dtype or not out.flags.c_contiguous:

@@ -1,0 +1,285 @@
+"""``fuse``: a function of elementwise operations as one operation, with kernels made from it.
+
+    @gg.fuse
+    def gated(x, gate, scale=1.0):
+        return x * gg.sigmoid(gate) * scale
+
+On a GPU, and in the emulator, a call is one kernel, and so is its gradient: the function is called
+once with symbols in place of arrays (cuda/symbolic.py), the engine's own sweep over that graph
+gives the expressions of the gradients, and cuda/elementwise.py compiles both. Everywhere else, and
+where the function is more than a formula of elements, it simply runs. It is also the definition:
+under ``create_graph`` its operations are what is differentiated again.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import math
+import types
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import backend, cuda, engine
+from ..cuda import symbolic
+from ..cuda.elementwise import KEPT, Program
+from ..cuda.emulation import expected
+from ..ops import random
+from ..registry import Node, Sample, state
+from ..tensor import Tensor
+from .base import Fused, Implementation
+
+# what cannot change unseen, or is taken for code
+_FIXED = (bool, int, float, str, type(None), np.dtype, type, types.FunctionType, types.ModuleType)
+
+
+class Fusion:
+    """A function that runs as one operation where kernels run; ``launches`` counts how it ran."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name: str = getattr(function, "__name__", type(function).__name__)
+        self.launches: collections.Counter[str] = collections.Counter()
+        self._traced: dict[Hashable, Traced | None] = {}
+        self._outside = _from_outside(function)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the function, as kernels if the tensors among the arguments can go there."""
+        values = (*args, *kwargs.values()) if kwargs else args
+        tensors = [a for a in values if isinstance(a, Tensor)]
+        traced = self._found(values, tensors, len(args), tuple(kwargs))
+        if traced is None:
+            self.launches["spec"] += 1
+            return self.function(*args, **kwargs)
+        return traced(*tensors)
+
+    def _found(
+        self, values: tuple, tensors: list[Tensor], positional: int, keywords: tuple[str, ...]
+    ) -> Traced | None:
+        """Return the operation for these arguments; None where the function has to run itself."""
+        kinds = {type(t._data) for t in tensors}
+        if len(kinds) != 1 or (np.ndarray in kinds and not expected()):
+            return None
+        if issubclass(kinds.pop(), backend.Symbolic):
+            return None  # inside of another fused function
+        if len({backend.device_of(t._data) for t in tensors}) > 1:
+            return None
+        try:
+            key = (positional, keywords, *map(_key, values), *map(_key, self._outside()))
+        except (TypeError, ValueError):  # an object that may change, a closure not filled yet
+            return None
+        if key not in self._traced:
+            if len(self._traced) >= KEPT:
+                self._traced.clear()
+            try:
+                self._traced[key] = Traced(self, values, positional, keywords)
+            except Exception:  # no formula of elements, or an error that running it will show
+                self._traced[key] = None
+        return self._traced[key]
+
+
+class Traced(Fused):
+    """The function for tensors of certain dtypes, all other arguments fixed."""
+
+    def __init__(
+        self, fusion: Fusion, values: tuple, positional: int, keywords: tuple[str, ...]
+    ) -> None:
+        holes = [i for i, v in enumerate(values) if isinstance(v, Tensor)]
+        fixed = [None if isinstance(v, Tensor) else v for v in values]
+
+        def spec(*tensors: Tensor) -> Any:
+            given = list(fixed)
+            for i, t in zip(holes, tensors, strict=True):
+                given[i] = t
+            named = dict(zip(keywords, given[positional:], strict=True))
+            return fusion.function(*given[:positional], **named)
+
+        self.name = fusion.name
+        self.spec = spec
+        self.arguments = tuple(f"tensor {k}" for k in range(len(holes)))
+        self.samples: tuple[Sample, ...] = ()
+        self.cost = None
+        self.launches = fusion.launches
+        self.dtypes = [values[i]._data.dtype for i in holes]
+        self._trace()
+        self.implementations = {"cuda": Implementation(self._forward, self._backward, self._fits)}
+
+    def _trace(self) -> None:
+        """Call the function with symbols; raise whatever that raises, or Untraceable."""
+        symbols = [symbolic.argument(i, dtype) for i, dtype in enumerate(self.dtypes)]
+        self._leaves = [Tensor._wrap(symbol, None) for symbol in symbols]
+        for leaf in self._leaves:
+            leaf._requires_grad = backend.is_float(leaf._data.dtype)
+        drawn = random.get_state()
+        outer, state.make_node = state.make_node, Node
+        try:
+            with symbolic.assuming() as self._equal_shapes:
+                result = self.spec(*self._leaves)
+        finally:
+            state.make_node = outer
+            if random.get_state() != drawn:
+                random.set_state(drawn)  # for the run that follows
+                raise symbolic.Untraceable("random numbers are drawn")
+        self.several = isinstance(result, tuple)
+        self._outs: tuple[Tensor, ...] = result if isinstance(result, tuple) else (result,)
+        changed = any(t._data is not s for t, s in zip(self._leaves, symbols, strict=True))
+        if changed or not self._outs:
+            raise symbolic.Untraceable("an argument was changed in place")
+        self._program = Program(f"{self.name}_forward", self.dtypes, [o._data for o in self._outs])
+        self._gradients: dict[tuple[bool, ...], list[Any]] = {}
+        self._programs: dict[Hashable, Program] = {}
+        found = self._gradient_symbols((True,) * len(self._outs))
+        self.differentiable = tuple(
+            name for name, g in zip(self.arguments, found, strict=True) if g is not None
+        )
+        self._backward_program((True,) * len(self._outs), tuple(g is not None for g in found))
+
+    def _gradient_symbols(self, given: tuple[bool, ...]) -> list[Any]:
+        """Return the gradient of every argument for upstream gradients of the results given.
+
+        Those are the inputs behind the function's own.
+        """
+        if given not in self._gradients:
+            upstream = [
+                symbolic.argument(len(self.dtypes) + i, out._data.dtype)
+                for i, out in enumerate(self._outs)
+            ]
+            seeds = [
+                (out._node or out, g)
+                for out, g, here in zip(self._outs, upstream, given, strict=True)
+                if here and out._requires_grad
+            ]
+            leaves = [leaf for leaf in self._leaves if leaf._requires_grad]
+            found = engine.sweep(seeds, leaves, retain_graph=True, create_graph=False)
+            self._gradients[given] = [found.get(leaf) for leaf in self._leaves]
+        return self._gradients[given]
+
+    def _backward_program(self, given: tuple[bool, ...], wanted: tuple[bool, ...]) -> Program:
+        program = self._programs.get((given, wanted))
+        if program is None:
+            symbols = self._gradient_symbols(given)
+            program = self._programs[given, wanted] = Program(
+                f"{self.name}_backward",
+                [*self.dtypes, *(out._data.dtype for out in self._outs)],
+                [
+                    g.astype(dtype)
+                    for g, dtype, w in zip(symbols, self.dtypes, wanted, strict=True)
+                    if w and g is not None
+                ],
+                share=True,
+            )
+        return program
+
+    def _fits(self, *arrays: Any) -> bool:
+        shapes = [a.shape for a in arrays]
+        if shapes.count(shapes[0]) == len(shapes):
+            return True
+        try:
+            shape = _broadcast(shapes, range(len(shapes)))
+            same = all(
+                _broadcast(shapes, a) == _broadcast(shapes, b) for a, b in self._equal_shapes
+            )
+            whole = all(_broadcast(shapes, inputs) == shape for inputs in self._program.shapes)
+        except ValueError:
+            return False  # the function itself says what is wrong
+        return same and whole and math.prod(shape) > 0
+
+    def _forward(self, *arrays: Any) -> tuple[Any, tuple]:
+        found = self._program.run(arrays)
+        assert found is not None, "an operation that fits must run"
+        return (tuple(found) if self.several else found[0]), ()
+
+    def _backward(
+        self, wanted: tuple[bool, ...], g: Any, arrays: Sequence[Any], residuals: tuple
+    ) -> Sequence[Any]:
+        upstream = list(g) if self.several else [g]
+        given = tuple(x is not None for x in upstream)
+        if isinstance(arrays[0], np.ndarray) and not cuda.emulated():
+            return self._by_definition(wanted, upstream, arrays)
+        symbols = self._gradient_symbols(given)
+        here = tuple(w and s is not None for w, s in zip(wanted, symbols, strict=True))
+        if not any(here):
+            return [None] * len(wanted)
+        found = self._backward_program(given, here).run([*arrays, *upstream])
+        if found is None:
+            return self._by_definition(wanted, upstream, arrays)
+        computed = iter(found)
+        xp = backend.xp_of(arrays[0])
+        return [
+            engine.unbroadcast(xp, next(computed), a.shape) if h else None
+            for h, a in zip(here, arrays, strict=True)
+        ]
+
+    def _by_definition(
+        self, wanted: tuple[bool, ...], upstream: Sequence[Any], arrays: Sequence[Any]
+    ) -> list[Any]:
+        """Return the gradients from the function's own operations."""
+        tensors = [Tensor._wrap(a, None) for a in arrays]
+        for t, w in zip(tensors, wanted, strict=True):
+            t._requires_grad = w
+        with engine.enable_grad():
+            result = self.spec(*tensors)
+        outs = result if self.several else (result,)
+        seeds = [
+            (out._node or out, g)
+            for out, g in zip(outs, upstream, strict=True)
+            if g is not None and out._requires_grad
+        ]
+        leaves = [t for t in tensors if t._requires_grad]
+        found = engine.sweep(seeds, leaves, retain_graph=False, create_graph=False)
+        return [found.get(t) for t in tensors]
+
+
+def _broadcast(shapes: Sequence[tuple[int, ...]], inputs: Any) -> tuple[int, ...]:
+    return np.broadcast_shapes(*(shapes[i] for i in inputs))
+
+
+def _key(value: Any) -> Hashable:
+    """Return what a trace depends on of an argument; TypeError for what may change unseen."""
+    if isinstance(value, Tensor):
+        return value._data.dtype
+    if isinstance(value, tuple):
+        return (tuple, *map(_key, value))
+    if isinstance(value, _FIXED):
+        return type(value), repr(value) if isinstance(value, float) else value
+    raise TypeError
+
+
+def _from_outside(function: Callable[..., Any]) -> Callable[[], list[Any]]:
+    """Return a function that looks up what ``function`` takes from its closure and which numbers
+    from its module: a change there must not meet an old trace.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return list
+    cells = function.__closure__ or ()
+
+    def look() -> list[Any]:
+        numbers = [function.__globals__.get(name) for name in code.co_names]
+        found = [n if isinstance(n, (bool, int, float)) else None for n in numbers]
+        return found + [cell.cell_contents for cell in cells]
+
+    return look
+
+
+def fuse(function: Callable[..., Any]) -> Fusion:
+    """Return a function of elementwise operations that runs as one operation.
+
+    ``function`` takes tensors, numbers, and whatever else it likes, and returns a tensor or a tuple
+    of them. On a GPU (and in the emulator) a call with float32, bfloat16 or float16 tensors
+    launches one kernel, its gradient another; float16 and bfloat16 are not mixed, bool tensors are
+    masks. Arithmetic is in float32, and what lies between input and output is not rounded.
+    Tensors broadcast, and a Python number that changes compiles nothing. In all other cases
+    (NumPy, float64, reductions, indexing, a decision on a tensor's values or shape, tensors taken
+    from outside, random numbers) ``function`` runs as it is written, and raises what it raises.
+
+    It is called once for each combination of dtypes and numbers, so it must do nothing but compute.
+    ``fused.launches`` counts calls by kernel ("cuda") and by ``function`` ("spec").
+    """
+    return Fusion(function)

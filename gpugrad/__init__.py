@@ -47,6 +47,7 @@ from .engine import (
 )
 from .function import Function
 from .fused import Cost, kernel
+from .fused.fuse import fuse
 from .ops import (
     abs,
     absolute,
@@ -312,6 +313,7 @@ __all__ = [
     "from_numpy",
     "full",
     "full_like",
+    "fuse",
     "generate",
     "getitem",
     "grad",

@@ -41,7 +41,7 @@ class Fusion:
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
         self.function = function
-        self.name: str = getattr(function, "__name__", type(function).__name__)
+        self.name: str = getattr(function, "__name__", type(function).__name__).strip("_")
         self.launches: collections.Counter[str] = collections.Counter()
         self._traced: dict[Hashable, Traced | None] = {}
         self._outside = _from_outside(function)
@@ -53,22 +53,19 @@ class Fusion:
         """Run the function, as kernels if the tensors among the arguments can go there."""
         values = (*args, *kwargs.values()) if kwargs else args
         tensors = [a for a in values if isinstance(a, Tensor)]
-        traced = self._found(values, tensors, len(args), tuple(kwargs))
-        if traced is None:
-            self.launches["spec"] += 1
-            return self.function(*args, **kwargs)
-        return traced(*tensors)
+        if tensors and (expected() or tensors[0]._data.__class__ is not np.ndarray):
+            traced = self._found(values, tensors, len(args), tuple(kwargs))
+            if traced is not None:
+                return traced(*tensors)
+        self.launches["spec"] += 1
+        return self.function(*args, **kwargs)
 
     def _found(
         self, values: tuple, tensors: list[Tensor], positional: int, keywords: tuple[str, ...]
     ) -> Traced | None:
         """Return the operation for these arguments; None where the function has to run itself."""
-        kinds = {type(t._data) for t in tensors}
-        if len(kinds) != 1 or (np.ndarray in kinds and not expected()):
-            return None
-        if issubclass(kinds.pop(), backend.Symbolic):
-            return None  # inside of another fused function
-        if len({backend.device_of(t._data) for t in tensors}) > 1:
+        devices = {backend.device_of(t._data) for t in tensors}
+        if len(devices) > 1 or "symbolic" in devices:  # inside of another fused function
             return None
         try:
             key = (positional, keywords, *map(_key, values), *map(_key, self._outside()))

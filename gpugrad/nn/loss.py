@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import backend, fused, ops
 from ..fused._ids import refuse_non_integer, refuse_out_of_range
+from ..fused.fuse import fuse
 from ..ops import asarray
 from ..registry import describe
 from ..tensor import Tensor
@@ -119,7 +120,12 @@ def _pair(name: str, input: Any, target: Any) -> tuple[Tensor, Tensor]:
 def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Tensor:
     """Return (input - target)**2. Raises ValueError unless the shapes are equal."""
     x, y = _pair("mse_loss", input, target)
-    return _reduced("mse_loss", ops.square(x - y), reduction)
+    return _reduced("mse_loss", _squared_difference(x, y), reduction)
+
+
+@fuse
+def _squared_difference(x: Tensor, y: Tensor) -> Tensor:
+    return ops.square(x - y)
 
 
 def binary_cross_entropy_with_logits(
@@ -135,10 +141,15 @@ def binary_cross_entropy_with_logits(
     ``target`` y has the shape of input; ``weight`` and the positive examples' weight p broadcast.
     """
     x, y = _pair("binary_cross_entropy_with_logits", input, target)
+    losses = _binary_cross_entropy(x, y, weight, pos_weight)
+    return _reduced("binary_cross_entropy_with_logits", losses, reduction)
+
+
+@fuse
+def _binary_cross_entropy(x: Tensor, y: Tensor, weight: Any, pos_weight: Any) -> Tensor:
     positive = y if pos_weight is None else y * pos_weight
     losses = positive * ops.softplus(-x) + (1 - y) * ops.softplus(x)
-    losses = losses if weight is None else losses * weight
-    return _reduced("binary_cross_entropy_with_logits", losses, reduction)
+    return losses if weight is None else losses * weight
 
 
 class _Loss(Module):

@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import ops
 from ..backend import DTypeLike
+from ..fused.fuse import fuse
 from ..tensor import Tensor
 from . import functional as F
 from . import init
@@ -235,11 +236,16 @@ class GRU(_Recurrent):
         (h,) = state
         hidden = ops.matmul(h, weight)
         hidden = hidden if bias is None else hidden + bias
-        x_r, x_z, x_n = _gates(x, 3)
-        h_r, h_z, h_n = _gates(hidden, 3)
-        r, z = ops.sigmoid(x_r + h_r), ops.sigmoid(x_z + h_z)
-        n = ops.tanh(x_n + r * h_n)
-        return (n + z * (h - n),)
+        return (_gru(*_gates(x, 3), *_gates(hidden, 3), h),)
+
+
+@fuse
+def _gru(
+    x_r: Tensor, x_z: Tensor, x_n: Tensor, h_r: Tensor, h_z: Tensor, h_n: Tensor, h: Tensor
+) -> Tensor:
+    r, z = ops.sigmoid(x_r + h_r), ops.sigmoid(x_z + h_z)
+    n = ops.tanh(x_n + r * h_n)
+    return n + z * (h - n)
 
 
 class LSTM(_Recurrent):
@@ -255,9 +261,13 @@ class LSTM(_Recurrent):
     def cell(self, x: Tensor, state: States, weight: Tensor, bias: Tensor | None) -> States:
         """Return the next h and c."""
         h, c = state
-        i, f, g, o = _gates(x + ops.matmul(h, weight), 4)
-        c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
-        return ops.sigmoid(o) * ops.tanh(c), c
+        return _lstm(*_gates(x + ops.matmul(h, weight), 4), c)
+
+
+@fuse
+def _lstm(i: Tensor, f: Tensor, g: Tensor, o: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
+    return ops.sigmoid(o) * ops.tanh(c), c
 
 
 def _gates(x: Tensor, count: int) -> tuple[Tensor, ...]:

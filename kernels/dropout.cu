@@ -44,7 +44,8 @@ __device__ __forceinline__ void drop(const T* x, const T* residual, T* out, int6
             for (int j = 0; j < 4; j++) {
                 T& value = values.values[i + j];
                 // __fmul_rn: the product must not join the sum in an fma
-                value = from_float(words[j] >= threshold ? __fmul_rn(to_float(value), scale) : 0.0f);
+                const float scaled = __fmul_rn(to_float(value), scale);
+                value = from_float(words[j] >= threshold ? scaled : 0.0f);
                 if (ADD) value = from_float(to_float(added.values[i + j]) + to_float(value));
             }
         }

@@ -14,6 +14,7 @@ from .embedding import embedding
 from .gelu import bias_gelu, gelu
 from .kernel import Kernel, kernel
 from .layer_norm import layer_norm
+from .packed_attention import packed_attention
 from .rms_norm import rms_norm
 from .rotary import rotary
 from .softmax import log_softmax, softmax
@@ -34,6 +35,7 @@ __all__ = [
     "kernel",
     "layer_norm",
     "log_softmax",
+    "packed_attention",
     "rms_norm",
     "rotary",
     "scaled_dot_product_attention",

@@ -22,7 +22,7 @@ class Tile(NamedTuple):
     rows: int
     threads: int
     shared: int
-    macros: dict[str, int]
+    macros: dict[str, Any]
 
 
 def tile(itemsize: int, width: int, queries: int, dropout: bool) -> Tile:
@@ -93,7 +93,8 @@ def drop_threshold(dropout_p: float) -> int:
 def as_heads(x: Any) -> Any:
     """Return x as (B, H, rows, width) with the elements of a row side by side."""
     if x.ndim != 4:
-        *batch, heads, rows, width = (1, 1, *x.shape)
+        shape: tuple[int, ...] = (1, 1, *x.shape)
+        *batch, heads, rows, width = shape
         x = x.reshape(math.prod(batch), heads, rows, width)
     side_by_side = x.strides[3] == x.itemsize or x.shape[3] == 1
     return x if side_by_side else backend.xp_of(x).ascontiguousarray(x)
@@ -101,8 +102,8 @@ def as_heads(x: Any) -> Any:
 
 def steps(x: Any) -> tuple[int, int, int]:
     """Return the strides of (B, H, rows) in elements."""
-    size = x.itemsize
-    return tuple(stride // size for stride in x.strides[:3])
+    batch, head, row, _ = x.strides
+    return batch // x.itemsize, head // x.itemsize, row // x.itemsize
 
 
 def empty_like(x: Any) -> Any:

@@ -13,7 +13,6 @@ rowsum(h * out), lets rounding errors cancel. A query that sees no key has outpu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,103 +21,29 @@ from .. import backend, ops
 from ..ops import philox
 from ..registry import Sample, describe
 from ..tensor import Tensor
+from . import _attention_backward, _attention_forward, _attention_numpy
 from ._arguments import floating
 from ._ids import on_device_of
 from ._rows import wide_dtype, widened
-from ._tiles import Scores, as_matrices, dropout_mask, zeros_laid_out_like
-from .base import Implementation, fused
+from ._tiles import dropout_mask
+from .base import Cost, Implementation, fused
 from .dropout import probability, rescale
 
 NAME = "scaled_dot_product_attention"
 
-# NumPy
-
-
-def _restored(x: np.ndarray, like: np.ndarray) -> np.ndarray:
-    return x.reshape(*like.shape[:-1], x.shape[3]).astype(like.dtype, copy=False)
-
-
-def _forward(
-    query: np.ndarray,
-    key: np.ndarray,
-    value: np.ndarray,
-    attn_mask: np.ndarray | None,
-    **statics: Any,
-) -> tuple[np.ndarray, tuple]:
-    with np.errstate(all="ignore"):
-        scores, v = Scores(query, key, attn_mask, **statics), as_matrices(value)
-        out = zeros_laid_out_like(scores.query, v.shape[3])
-        tops, inverse = np.zeros((2, *out.shape[:3]), out.dtype)
-        ones = np.ones(v.shape[2], out.dtype)
-        memory = np.empty(scores.size, out.dtype)
-        for tile in scores.tiles():
-            e = scores.compute(tile, memory)
-            lines = e.reshape(-1, tile.shape[3])
-            top = lines[np.arange(len(lines)), lines.argmax(axis=-1)]  # faster than max
-            top[top == -math.inf] = 0
-            lines -= top[:, None]
-            np.exp(lines, out=lines)
-            total = np.vecdot(lines, ones[: lines.shape[1]])
-            total[total == 0] = math.inf
-            tops[tile.at], inverse[tile.at] = (a.reshape(tile.shape[:3]) for a in (top, 1 / total))
-            if tile.keep is not None:
-                e *= tile.keep
-            np.matmul(e, v[tile.seen], out=out[tile.at])
-        out *= (inverse * out.dtype.type(rescale(scores.dropout_p)))[..., None]
-        return _restored(out, query), (tops, inverse, memory if scores.kept else None)
-
-
-def _backward(
-    wanted: tuple[bool, ...],
-    g: np.ndarray,
-    arrays: Sequence[Any],
-    residuals: tuple,
-    **statics: Any,
-) -> Sequence[Any]:
-    query, key, value, attn_mask = arrays
-    tops, inverse, powers = residuals
-    scores, v = Scores(query, key, attn_mask, **statics), as_matrices(value)
-    h = as_matrices(g) * inverse[..., None]
-    if scores.dropout_p:
-        h *= h.dtype.type(rescale(scores.dropout_p))
-    dq, dk, dv = (zeros_laid_out_like(x, x.shape[3]) for x in (scores.query, scores.key, v))
-    memory, spare = np.empty((2, scores.largest), h.dtype)
-    for tile in scores.tiles():
-        if powers is None:
-            e = scores.compute(tile, memory)
-            e -= tops[tile.at][..., None]
-            np.exp(e, out=e)
-        else:
-            e = tile.part(powers)
-        ds = spare[: e.size].reshape(e.shape)
-        h_tile = h[tile.at]
-        last = tile.at[2].stop == scores.shape[2]
-        if wanted[2]:
-            dropped = e if tile.keep is None else np.multiply(e, tile.keep, out=ds)
-            _add_product(dv[tile.seen], dropped.swapaxes(-1, -2), h_tile, last)
-        if wanted[0] or wanted[1]:
-            np.matmul(h_tile, v[tile.seen].swapaxes(-1, -2), out=ds)
-            if tile.keep is not None:
-                ds *= tile.keep
-            d = np.vecdot(e, ds)
-            d *= inverse[tile.at]
-            ds -= d[..., None]
-            ds *= e
-            np.matmul(ds, scores.key[tile.seen], out=dq[tile.at])
-            _add_product(dk[tile.seen], ds.swapaxes(-1, -2), scores.query[tile.at], last)
-    dq *= dq.dtype.type(statics["scale"])
-    return _restored(dq, query), _restored(dk, key), _restored(dv, value), None
-
-
-def _add_product(out: np.ndarray, x: np.ndarray, y: np.ndarray, first: bool) -> None:
-    """Add x y to out, which is still 0 if this is the first of its tiles."""
-    if first:
-        np.matmul(x, y, out=out)
-    else:
-        out += np.matmul(x, y)
-
-
 # The definition
+
+
+def cost(query: Any, key: Any, value: Any, attn_mask: Any = None, **statics: Any) -> Cost:
+    """Return what one call cannot do without. A causal mask halves it, other masks do not count.
+
+    Two products forward, five backward: the scores are computed again.
+    """
+    product = 2 * math.prod(query.shape) * key.shape[-2] // (2 if statics["is_causal"] else 1)
+    read = sum(math.prod(x.shape) * x.dtype.itemsize for x in (query, key, value))
+    out = math.prod(query.shape) * query.dtype.itemsize
+    return Cost(read + out, 2 * product, 2 * (read + out), 5 * product)
+
 
 _SEEN = np.array([[True, False, True], [False, False, False], [True, True, False]])
 
@@ -139,7 +64,11 @@ def _sample(*arguments: Any, is_causal: bool = False, offset: int = 0, p: float 
     ],
     arguments=("query", "key", "value", "attn_mask"),
     differentiable=("query", "key", "value"),
-    numpy=Implementation(_forward, _backward),
+    cost=cost,
+    numpy=Implementation(_attention_numpy.forward, _attention_numpy.backward),
+    cuda=Implementation(
+        _attention_forward.forward, _attention_backward.backward, _attention_forward.fits
+    ),
 )
 @np.errstate(all="ignore")
 def _scaled_dot_product_attention(
@@ -208,24 +137,40 @@ def scaled_dot_product_attention(
         x if x.shape[:-2] == lead else ops.broadcast_to(x, (*lead, *x.shape[-2:]))
         for x in (q, k, v)
     )
+    statics = drawn(NAME, q.shape, k.shape, dropout_p, is_causal, scale, offset)
+    if mask is not None and mask.requires_grad:
+        return _scaled_dot_product_attention.spec(q, k, v, mask, **statics)
+    return _scaled_dot_product_attention(q, k, v, mask, **statics)
+
+
+def drawn(
+    name: str,
+    query: tuple[int, ...],
+    key: tuple[int, ...],
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    offset: int,
+) -> dict[str, Any]:
+    """Return the numbers that go with a call, those of ``gg.random`` drawn; raise if they are bad.
+
+    ``query`` and ``key`` are shapes: (..., T, D), (..., S, D).
+    """
     if not isinstance(offset, (int, np.integer)):
-        raise TypeError(f"{NAME}: offset must be an integer, got {offset!r}")
-    dropout_p = probability(NAME, "dropout_p", dropout_p)
+        raise TypeError(f"{name}: offset must be an integer, got {offset!r}")
+    dropout_p = probability(name, "dropout_p", dropout_p)
     seed = counter = 0
     if dropout_p:
-        rows, keys = math.prod(q.shape[:-1]), k.shape[-2]
+        rows, keys = math.prod(query[:-1]), key[-2]
         seed, counter = ops.random.reserve(rows * philox.blocks_used(keys))
-    statics = {
-        "scale": float(1 / math.sqrt(max(q.shape[-1], 1)) if scale is None else scale),
+    return {
+        "scale": float(1 / math.sqrt(max(query[-1], 1)) if scale is None else scale),
         "is_causal": bool(is_causal),
         "offset": int(offset),
         "dropout_p": dropout_p,
         "seed": seed,
         "counter": counter,
     }
-    if mask is not None and mask.requires_grad:
-        return _scaled_dot_product_attention.spec(q, k, v, mask, **statics)
-    return _scaled_dot_product_attention(q, k, v, mask, **statics)
 
 
 def _leading_axes(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[int, ...]:

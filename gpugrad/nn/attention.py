@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .. import ops
+from .. import fused, ops
 from ..backend import DTypeLike
 from ..tensor import Tensor
 from . import functional as F
@@ -69,12 +69,14 @@ class MultiHeadAttention(Module):
         if x.ndim != 3 or x.shape[-1] != self.embed_dim:
             raise shape_error(self, f"(B, T, {self.embed_dim})", x)
         b, t, c = x.shape
+        p = self.dropout if self.training else 0.0
         packed = ops.reshape(self.in_proj(x), (b, t, 3, self.num_heads, c // self.num_heads))
+        if attn_mask is None and heads is None:
+            return self.out_proj(fused.packed_attention(packed, p, self.causal))
         q, k, v = (ops.swapaxes(part, 1, 2) for part in ops.unstack(packed, 2))  # (B, heads, T, D)
         if heads is not None:
             q, k, v = heads(q, k, v)
         past = k.shape[-2] - t  # keys before those of the first query
-        p = self.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, attn_mask, p, self.causal, offset=past)
         return self.out_proj(ops.reshape(ops.swapaxes(out, 1, 2), (b, t, c)))
 

@@ -158,4 +158,45 @@ __device__ __forceinline__ void draw_pairs(unsigned (&words)[4], const Dropout& 
     words[0] = odd ? got[0] : mine[0], words[1] = odd ? got[1] : mine[1];
     words[2] = odd ? mine[2] : got[0], words[3] = odd ? mine[3] : got[1];
 }
+#else
+// ---- float32: rows of shared memory, `stride` floats apart ----
+
+// sums[i][j] = the product of row i of a and row j of b, rows that are 16 apart. Forward and
+// backward must have scores equal bit for bit, or the largest would not meet their lse. Sums of
+// sums of 16 round less than one long sum.
+template <int A, int B>
+__device__ __forceinline__ void multiply_rows(float (&sums)[A][B], const float* a, const float* b,
+                                              int stride) {
+#pragma unroll
+    for (int i = 0; i < A; i++)
+        for (int j = 0; j < B; j++) sums[i][j] = 0.0f;
+#pragma unroll 1
+    for (int start = 0; start < HEAD_DIM; start += 16) {
+        float part[A][B];
+#pragma unroll
+        for (int i = 0; i < A; i++)
+            for (int j = 0; j < B; j++) part[i][j] = 0.0f;
+#pragma unroll 1
+        for (int col = start; col < start + 16; col += 4) {
+            float4 x[A], y[B];
+#pragma unroll
+            for (int i = 0; i < A; i++)
+                x[i] = *reinterpret_cast<const float4*>(a + 16 * i * stride + col);
+#pragma unroll
+            for (int j = 0; j < B; j++)
+                y[j] = *reinterpret_cast<const float4*>(b + 16 * j * stride + col);
+#pragma unroll
+            for (int i = 0; i < A; i++)
+                for (int j = 0; j < B; j++) {
+                    part[i][j] = fmaf(x[i].x, y[j].x, part[i][j]);
+                    part[i][j] = fmaf(x[i].y, y[j].y, part[i][j]);
+                    part[i][j] = fmaf(x[i].z, y[j].z, part[i][j]);
+                    part[i][j] = fmaf(x[i].w, y[j].w, part[i][j]);
+                }
+        }
+#pragma unroll
+        for (int i = 0; i < A; i++)
+            for (int j = 0; j < B; j++) sums[i][j] += part[i][j];
+    }
+}
 #endif

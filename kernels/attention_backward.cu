@@ -310,28 +310,8 @@ struct Scores {
         return threadIdx.x % SIDE + SIDE * (n % across);
     }
 
-    // The order of the sum is that of the forward pass: scores are equal bit for bit.
     __device__ __forceinline__ void multiply(T* own_tile, int, T* other, int) {
-#pragma unroll
-        for (int n = 0; n < size; n++) (*this)[n] = 0.0f;
-#pragma unroll 2
-        for (int step = 0; step < HEAD_DIM; step += 4) {
-            float4 a[owned], b[across];
-#pragma unroll
-            for (int i = 0; i < owned; i++) a[i] = four(own_tile + own(i) * STRIDE + step);
-#pragma unroll
-            for (int j = 0; j < across; j++) b[j] = four(other + col(j) * STRIDE + step);
-#pragma unroll
-            for (int i = 0; i < owned; i++)
-#pragma unroll
-                for (int j = 0; j < across; j++) {
-                    float& sum = values[i][j];
-                    sum = fmaf(a[i].x, b[j].x, sum);
-                    sum = fmaf(a[i].y, b[j].y, sum);
-                    sum = fmaf(a[i].z, b[j].z, sum);
-                    sum = fmaf(a[i].w, b[j].w, sum);
-                }
-        }
+        multiply_rows(values, own_tile + own(0) * STRIDE, other + col(0) * STRIDE, STRIDE);
     }
 
     template <bool OWN_ARE_KEYS>
@@ -366,6 +346,7 @@ struct Sums {
             for (int j = 0; j < Part::across; j++)
                 sheet[Part::own(i) * SHEET + Part::col(j)] = weights.values[i][j];
         __syncthreads();
+        float4 sums[owned][across] = {};  // of this tile: one long sum would round more
 #pragma unroll 2
         for (int step = 0; step < COLS; step += 4) {
             float4 a[owned];
@@ -384,7 +365,7 @@ struct Sums {
                                         : e == 1 ? a[i].y
                                         : e == 2 ? a[i].z
                                                  : a[i].w;
-                        float4& sum = values[i][c];
+                        float4& sum = sums[i][c];
                         sum.x = fmaf(w, b.x, sum.x);
                         sum.y = fmaf(w, b.y, sum.y);
                         sum.z = fmaf(w, b.z, sum.z);
@@ -392,6 +373,15 @@ struct Sums {
                     }
                 }
         }
+#pragma unroll
+        for (int i = 0; i < owned; i++)
+#pragma unroll
+            for (int c = 0; c < across; c++) {
+                values[i][c].x += sums[i][c].x;
+                values[i][c].y += sums[i][c].y;
+                values[i][c].z += sums[i][c].z;
+                values[i][c].w += sums[i][c].w;
+            }
         __syncthreads();  // before anybody writes the next weights
     }
 

@@ -105,27 +105,7 @@ __device__ __forceinline__ void compute(const Block& block) {
         cp_async_wait<1>();
         __syncthreads();
         float scores[PER_ROW][PER_KEY];
-#pragma unroll
-        for (int i = 0; i < PER_ROW; i++)
-            for (int j = 0; j < PER_KEY; j++) scores[i][j] = 0.0f;
-#pragma unroll 1
-        for (int col = 0; col < HEAD_DIM; col += 4) {
-            float4 a[PER_ROW], b[PER_KEY];
-#pragma unroll
-            for (int i = 0; i < PER_ROW; i++)
-                a[i] = *reinterpret_cast<const float4*>(q_tile + (y + SIDE * i) * STRIDE + col);
-#pragma unroll
-            for (int j = 0; j < PER_KEY; j++)
-                b[j] = *reinterpret_cast<const float4*>(k_tile + (x + SIDE * j) * STRIDE + col);
-#pragma unroll
-            for (int i = 0; i < PER_ROW; i++)
-                for (int j = 0; j < PER_KEY; j++) {
-                    scores[i][j] = fmaf(a[i].x, b[j].x, scores[i][j]);
-                    scores[i][j] = fmaf(a[i].y, b[j].y, scores[i][j]);
-                    scores[i][j] = fmaf(a[i].z, b[j].z, scores[i][j]);
-                    scores[i][j] = fmaf(a[i].w, b[j].w, scores[i][j]);
-                }
-        }
+        multiply_rows(scores, q_tile + y * STRIDE, k_tile + x * STRIDE, STRIDE);
 #pragma unroll
         for (int i = 0; i < PER_ROW; i++) {
             const int row = y + SIDE * i, limit = block.seen(row) - start;

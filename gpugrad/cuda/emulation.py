@@ -39,6 +39,7 @@ class Settings(NamedTuple):
         return self
 
 
+_OFF = Settings("off")
 _current: contextvars.ContextVar[Settings | None] = contextvars.ContextVar("emulator", default=None)
 
 
@@ -46,7 +47,7 @@ def settings() -> Settings | None:
     """Return how kernels run on the CPU now; None if they do not."""
     chosen = _current.get()
     if chosen is not None:
-        return chosen
+        return None if chosen is _OFF else chosen
     asked = os.environ.get("GPUGRAD_EMULATE", "").strip().lower()
     if asked in ("", "0", "off"):
         return None
@@ -63,7 +64,8 @@ def expected() -> bool:
 
     It knows the environment as it was at import; ``settings`` looks again.
     """
-    return _at_start or _current.get() is not None
+    chosen = _current.get()
+    return _at_start if chosen is None else chosen is not _OFF
 
 
 def active() -> str | None:
@@ -80,6 +82,18 @@ def enabled(mode: str = "plain", **how: Any) -> Iterator[None]:
     bounds); keywords are the fields of Settings. Raises ValueError for unknown values.
     """
     token = _current.set(Settings(mode, **how).checked())
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@contextlib.contextmanager
+def disabled() -> Iterator[None]:
+    """Keep numpy arrays from CUDA kernels inside the ``with`` block: for what kernels are compared
+    with.
+    """
+    token = _current.set(_OFF)
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpugrad import emulator
+from gpugrad.cuda import emulation
 
 
 def test_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,3 +54,16 @@ def test_an_unknown_mode_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 def test_unknown_settings(how: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words), emulator.enabled(**how):
         pass
+
+
+def test_disabled_inside_and_against_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUGRAD_EMULATE", "plain")
+    with emulator.enabled("checked"), emulation.disabled():
+        assert emulator.active() is None
+        assert not emulation.expected()
+    with emulation.disabled():
+        assert emulator.settings() is None
+        with emulator.enabled("checked"):
+            assert emulator.active() == "checked"
+            assert emulation.expected()
+    assert emulator.active() == "plain"

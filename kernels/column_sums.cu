@@ -15,30 +15,18 @@ template <int VALUES, int N, typename E>
 __device__ __forceinline__ void sum_stripe(const E* x, float* wide, T* narrow, int64_t rows,
                                            int columns, int team) {
     __shared__ float total[VALUES * WARP];
-    const int64_t each = (rows + gridDim.y - 1) / gridDim.y;
-    const int64_t begin = blockIdx.y * each, end = min(begin + each, rows);
-    const int tile = blockIdx.x * team * VALUES, width = min(columns - tile, team * VALUES);
-    const int lane = threadIdx.x % team, at_once = THREADS / team;
     float sums[VALUES] = {};
-#pragma unroll 4
-    for (int64_t row = begin + threadIdx.x / team; row < end; row += at_once) {
-        const E* p = x + row * columns + tile;
+    const auto add = [&](int64_t row, int col, int i) {
+        const Neighbours<E, N> some = load<N>(x + row * columns + col);
 #pragma unroll
-        for (int i = 0; i < VALUES; i += N) {
-            const int col = i * team + lane * N;
-            if (col < width) {
-                const Neighbours<E, N> some = load<N>(p + col);
-#pragma unroll
-                for (int j = 0; j < N; j++) sums[i + j] += static_cast<float>(some.values[j]);
-            }
-        }
-    }
-    add_up_rows<VALUES, N>(sums, team, width, total);
-    const int64_t out = static_cast<int64_t>(blockIdx.y) * columns + tile;
-    for (int col = threadIdx.x; col < width; col += THREADS) {
-        if (wide) wide[out + col] = total[col];
-        if (narrow) narrow[out + col] = from_float(total[col]);
-    }
+        for (int j = 0; j < N; j++) sums[i + j] += static_cast<float>(some.values[j]);
+    };
+    const Tile tile = for_stripe<VALUES, N, 4>(rows, columns, team, add);
+    const int64_t at = static_cast<int64_t>(blockIdx.y) * columns + tile.first;
+    write_sums<VALUES, N>(sums, team, tile.width, total, [&](int col, float sum) {
+        if (wide) wide[at + col] = sum;
+        if (narrow) narrow[at + col] = from_float(sum);
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)

@@ -45,26 +45,60 @@ __device__ __forceinline__ void team_sum(float (&x)[K], int team, float (&scratc
     for (int k = 0; k < K; k++) x[k] = warp_sum(lane < blockDim.x / WARP ? scratch[k][lane] : 0.0f);
 }
 
-// The column sums of a block whose threads added up different rows. `team` lanes hold a row each
-// time, a thread the columns step * team * N + lane * N and the next N - 1 in sums[step * N]...
-// `total` has room for all columns; complete for all threads on return. The order of the additions
-// depends on nothing but the sizes.
-template <int VALUES, int N>
-__device__ __forceinline__ void add_up_rows(float (&sums)[VALUES], int team, int columns,
-                                            float* total) {
+// Calls add(row, col, i) for the columns that a thread takes, N from `col` on, with a place for their
+// sums at sums[i]. A block has a tile of `team` * VALUES columns (by blockIdx.x) of a stripe of rows
+// (by blockIdx.y); every team of the block takes other rows, a thread UNROLL of them at a time.
+struct Tile {
+    int first;  // column
+    int width;
+};
+
+template <int VALUES, int N, int UNROLL, typename Add>
+__device__ __forceinline__ Tile for_stripe(int64_t rows, int columns, int team, const Add& add) {
+    const int64_t each = (rows + gridDim.y - 1) / gridDim.y;
+    const int64_t begin = blockIdx.y * each, end = min(begin + each, rows);
+    const int first = blockIdx.x * team * VALUES, width = min(columns - first, team * VALUES);
+    const int lane = threadIdx.x % team, teams = blockDim.x / team;
+#pragma unroll UNROLL
+    for (int64_t row = begin + threadIdx.x / team; row < end; row += teams) {
+#pragma unroll
+        for (int i = 0; i < VALUES; i += N) {
+            const int col = i * team + lane * N;
+            if (col < width) add(row, first + col, i);
+        }
+    }
+    return {first, width};
+}
+
+// Adds up the sums of threads that had the same columns of different rows, and writes them:
+// write(col, sum). If a team is at most a warp, `total` has room for team * VALUES; it may be used
+// again at once. A thread has columns as above; the order of the additions depends on sizes alone.
+template <int VALUES, int N, typename Write>
+__device__ __forceinline__ void write_sums(float (&sums)[VALUES], int team, int width, float* total,
+                                           const Write& write) {
+    const int lane = threadIdx.x % team;
+    if (team > WARP) {
+#pragma unroll
+        for (int i = 0; i < VALUES; i++) {
+            const int col = (i / N * team + lane) * N + i % N;
+            if (col < width) write(col, sums[i]);
+        }
+        return;
+    }
     for (int offset = WARP / 2; offset >= team; offset /= 2) {
 #pragma unroll
         for (int i = 0; i < VALUES; i++) sums[i] += __shfl_xor_sync(FULL, sums[i], offset);
     }
-    const int lane = threadIdx.x % WARP;
     for (int warp = 0; warp < blockDim.x / WARP; warp++) {
-        if (warp == threadIdx.x / WARP && lane < team) {
+        if (warp == threadIdx.x / WARP && threadIdx.x % WARP < team) {
 #pragma unroll
             for (int i = 0; i < VALUES; i++) {
                 const int col = (i / N * team + lane) * N + i % N;
-                if (col < columns) total[col] = (warp ? total[col] : 0.0f) + sums[i];
+                if (col < width) total[col] = (warp ? total[col] : 0.0f) + sums[i];
             }
         }
         __syncthreads();
     }
+    for (int col = threadIdx.x; col < width; col += blockDim.x) write(col, total[col]);
+    __syncthreads();
 }

@@ -18,6 +18,7 @@ from ..ops import mean, rsqrt
 from ..registry import Sample
 from ..tensor import Tensor
 from ._arguments import features, nonnegative, parameter, with_residual
+from ._norms import Norm, fits
 from ._rows import (
     ColumnSums,
     as_rows,
@@ -118,6 +119,24 @@ def _backward(
     )
 
 
+# CUDA
+
+_KERNELS = Norm("layer_norm", centred=True)
+
+
+def _cuda_backward(
+    wanted: tuple[bool, ...], g: Any, arrays: Sequence[Any], residuals: tuple, eps: float
+) -> Sequence[Any]:
+    x, weight, _, residual = arrays
+    g, g_h = (g, None) if residual is None else g
+    if g is None:
+        return g_h, None, None, g_h
+    of_h = wanted[0] or wanted[3], wanted[1], wanted[2]
+    dh, dweight, dbias = _KERNELS.backward(of_h, g, g_h, weight, residuals)
+    dh = dh if dh is None else dh.reshape(x.shape)
+    return dh, dweight, dbias, dh
+
+
 # The definition
 
 
@@ -130,6 +149,7 @@ def _backward(
     ],
     arguments=("x", "weight", "bias", "residual"),
     numpy=Implementation(_forward, _backward),
+    cuda=Implementation(_KERNELS.forward, _cuda_backward, fits),
 )
 def _layer_norm(x, weight, bias, residual, eps):
     h = x if residual is None else x + residual

@@ -18,6 +18,7 @@ from ..ops import mean, rsqrt
 from ..registry import Sample
 from ..tensor import Tensor
 from ._arguments import features, nonnegative, parameter, with_residual
+from ._norms import Norm, fits
 from ._rows import (
     ColumnSums,
     as_rows,
@@ -98,6 +99,28 @@ def _backward(
     return dh, dweight.total(weight.dtype) if wanted[1] else None, dh
 
 
+# CUDA
+
+_KERNELS = Norm("rms_norm", centred=False)
+
+
+def _cuda_forward(x: Any, weight: Any, residual: Any, eps: float) -> tuple[Any, tuple]:
+    return _KERNELS.forward(x, weight, None, residual, eps)
+
+
+def _cuda_backward(
+    wanted: tuple[bool, ...], g: Any, arrays: Sequence[Any], residuals: tuple, eps: float
+) -> Sequence[Any]:
+    x, weight, residual = arrays
+    g, g_h = (g, None) if residual is None else g
+    if g is None:
+        return g_h, None, g_h
+    of_h = wanted[0] or wanted[2], wanted[1], False
+    dh, dweight, _ = _KERNELS.backward(of_h, g, g_h, weight, residuals)
+    dh = dh if dh is None else dh.reshape(x.shape)
+    return dh, dweight, dh
+
+
 # The definition
 
 
@@ -110,6 +133,7 @@ def _backward(
     ],
     arguments=("x", "weight", "residual"),
     numpy=Implementation(_forward, _backward),
+    cuda=Implementation(_cuda_forward, _cuda_backward, fits),
 )
 def _rms_norm(x, weight, residual, eps):
     h = x if residual is None else x + residual

@@ -23,6 +23,15 @@ def power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
+def tiling(rows: int, columns: int, itemsize: int) -> tuple[int, int, int]:
+    """Return the threads over a row of a tile, the tiles of columns and the stripes of rows."""
+    values = 16 // itemsize
+    team = min(32, power_of_two(-(-columns // values)))
+    tiles = -(-columns // (team * values))
+    least = _AT_LEAST * (_THREADS // team)
+    return team, tiles, max(1, min(rows // least, _BLOCKS // tiles))
+
+
 def column_sums(x: Any, dtype: Any) -> Any:
     """Return the sums over the rows of x, accumulated in float32: (N, C) to (C,).
 
@@ -31,10 +40,7 @@ def column_sums(x: Any, dtype: Any) -> Any:
     """
     x = backend.xp_of(x).ascontiguousarray(x)
     rows, columns = x.shape
-    values = 16 // x.dtype.itemsize
-    team = min(32, power_of_two(-(-columns // values)))
-    tiles = -(-columns // (team * values))
-    stripes = max(1, min(rows // (_AT_LEAST * (_THREADS // team)), _BLOCKS // tiles))
+    team, tiles, stripes = tiling(rows, columns, x.dtype.itemsize)
     if stripes == 1:
         return _launch("column_sums", x, (tiles, 1), team, (columns,), dtype, x.dtype)
     shape = stripes, columns

@@ -4,7 +4,7 @@
 // ones; loss, top, total (N) float32. With z = x - max(x), total = sum(exp(z)), t the target, s the
 // smoothing, and q_c = w_c ((c == t) (1 - s) + s / V):
 //     loss = sum(q) log(total) - sum(q z),    gradient of x_c = exp(z_c) / total sum(q) - q_c
-// times upstream[row * upstream_step] * factor / *divisor (upstream and divisor may be null).
+// times upstream[row * upstream_step], or `factor` if upstream is null, / *divisor unless null.
 // 0 times -inf is 0 in the sum of q z. A target equal to `ignored` gives 0 and 0, one outside of
 // [0, V) NaN. A team per row (see softmax.cuh); arithmetic in float32.
 //
@@ -39,7 +39,7 @@ __device__ __forceinline__ Label label_of(int64_t id, const float* weight,
 
 __device__ __forceinline__ float upstream_of(const float* upstream, int64_t upstream_step,
                                              float factor, const float* divisor, int64_t row) {
-    const float g = upstream ? factor * upstream[row * upstream_step] : factor;
+    const float g = upstream ? upstream[row * upstream_step] : factor;
     return divisor ? g / *divisor : g;
 }
 

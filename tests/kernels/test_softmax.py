@@ -43,10 +43,11 @@ def by_spec(name, x, upstream, dtype, axis):
         return result_and_gradient(function, x.astype(dtype), upstream.astype(dtype))
 
 
-def obeys(name, x, dtype="float32", axis=-1, settings=emulator.SWEEP):
+def obeys(name, x, dtype="float32", axis=-1, settings=emulator.SWEEP, upstream=None):
     """Assert that the kernels run without fault, order-free, and by the 2x/3x rule."""
     x = x.astype(kind_of(dtype), copy=False)
-    upstream = drawn(x.shape, 1.0, seed=7).astype(x.dtype)
+    if upstream is None:
+        upstream = drawn(x.shape, 1.0, seed=7).astype(x.dtype)
     before = FUSED[name].launches["cuda"]
     found = emulator.sweep(
         lambda: result_and_gradient(lambda t: FUNCTIONS[name](t, axis), x, upstream), settings
@@ -89,18 +90,25 @@ def test_more_rows_than_a_grid_has_in_y():
     obeys("softmax", drawn((65540, 3)), settings=[emulator.Settings("plain")])
 
 
+def at_offset(values, offset):
+    """Return a contiguous copy that begins so many elements after a multiple of 16 bytes."""
+    memory = np.empty(values.size + 16, values.dtype)
+    start = -memory.ctypes.data % 16 // values.itemsize + offset
+    copy = memory[start : start + values.size].reshape(values.shape)
+    copy[...] = values
+    return copy
+
+
 @both
+@pytest.mark.parametrize("together", [True, False], ids=["x-and-g", "x"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("columns", [64, 1501])
-def test_rows_that_begin_anywhere(columns, dtype, name):
-    """A row is read in packs from its first address that suits one."""
-    kind = kind_of(dtype)
-    memory = np.empty(3 * columns + 16, kind)
-    aligned = -memory.ctypes.data % 16 // memory.itemsize
+def test_rows_that_begin_anywhere(columns, dtype, together, name):
+    """A row is read in packs from its first address that suits one, if all its arrays lie alike."""
+    x, g = (drawn((3, columns), seed=i).astype(kind_of(dtype)) for i in range(2))
     for offset in range(4):
-        x = memory[aligned + offset :][: 3 * columns].reshape(3, columns)
-        x[...] = drawn(x.shape)
-        obeys(name, x, dtype, settings=emulator.SWEEP[:2])
+        upstream = at_offset(g, offset if together else 0)
+        obeys(name, at_offset(x, offset), dtype, -1, emulator.SWEEP[:2], upstream)
 
 
 @both

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from .. import backend, cuda
 from ..ops.column_sums import add_partial, power_of_two, tiling
+from .base import Cost
 
 WARP = 32
 VALUES = 24  # columns that a thread keeps in registers, as in norm.cuh
@@ -20,6 +22,17 @@ TILE = 256  # threads of a block that takes a tile of columns
 def fits(*arrays: Any, eps: float) -> bool:
     """Return whether the kernels take these arrays."""
     return cuda.fits(*arrays)
+
+
+def cost(x: Any, residual: Any, forward: int, backward: int) -> Cost:
+    """Return what one call cannot do without, for so many floating operations per element.
+
+    With a residual the sum is written too, and its gradient read; the parameters count for nothing.
+    """
+    size = math.prod(x.shape)
+    arrays, in_backward = (2, 3) if residual is None else (4, 4)
+    of_one = size * x.dtype.itemsize
+    return Cost(arrays * of_one, forward * size, in_backward * of_one, backward * size)
 
 
 def _rows(x: Any) -> Any:

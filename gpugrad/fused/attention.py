@@ -35,14 +35,24 @@ NAME = "scaled_dot_product_attention"
 
 
 def cost(query: Any, key: Any, value: Any, attn_mask: Any = None, **statics: Any) -> Cost:
-    """Return what one call cannot do without. A causal mask halves it, other masks do not count.
+    """Return what one call cannot do without: the products of the keys that a query sees.
 
-    Two products forward, five backward: the scores are computed again.
+    Two forward, five backward: the scores are computed again (the kernels, which compute the
+    gradient of the queries on its own, make that seven). ``attn_mask`` counts for nothing. A key
+    that no query sees counts as read.
     """
-    product = 2 * math.prod(query.shape) * key.shape[-2] // (2 if statics["is_causal"] else 1)
+    *lead, rows, width = query.shape
+    keys, out_width = value.shape[-2:]
+    seen = rows * keys
+    if statics["is_causal"]:
+        seen = int(np.clip(np.arange(1, rows + 1) + statics["offset"], 0, keys).sum())
+    heads = math.prod(lead)
     read = sum(math.prod(x.shape) * x.dtype.itemsize for x in (query, key, value))
-    out = math.prod(query.shape) * query.dtype.itemsize
-    return Cost(read + out, 2 * product, 2 * (read + out), 5 * product)
+    moved = read + heads * rows * out_width * query.dtype.itemsize
+    pairs = 2 * heads * seen
+    return Cost(  # backward reads all four and g, and writes three gradients
+        moved, pairs * (width + out_width), 2 * moved, pairs * (3 * width + 2 * out_width)
+    )
 
 
 _SEEN = np.array([[True, False, True], [False, False, False], [True, True, False]])

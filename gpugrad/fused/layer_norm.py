@@ -18,7 +18,7 @@ from ..ops import mean, rsqrt
 from ..registry import Sample
 from ..tensor import Tensor
 from ._arguments import features, nonnegative, parameter, with_residual
-from ._norms import Norm, fits
+from ._norms import Norm, cost, fits
 from ._rows import (
     ColumnSums,
     as_rows,
@@ -150,6 +150,7 @@ def _cuda_backward(
     arguments=("x", "weight", "bias", "residual"),
     numpy=Implementation(_forward, _backward),
     cuda=Implementation(_KERNELS.forward, _cuda_backward, fits),
+    cost=lambda x, weight, bias, residual, eps: cost(x, residual, 8, 14),
 )
 def _layer_norm(x, weight, bias, residual, eps):
     h = x if residual is None else x + residual

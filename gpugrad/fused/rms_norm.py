@@ -18,7 +18,7 @@ from ..ops import mean, rsqrt
 from ..registry import Sample
 from ..tensor import Tensor
 from ._arguments import features, nonnegative, parameter, with_residual
-from ._norms import Norm, fits
+from ._norms import Norm, cost, fits
 from ._rows import (
     ColumnSums,
     as_rows,
@@ -134,6 +134,7 @@ def _cuda_backward(
     arguments=("x", "weight", "residual"),
     numpy=Implementation(_forward, _backward),
     cuda=Implementation(_cuda_forward, _cuda_backward, fits),
+    cost=lambda x, weight, residual, eps: cost(x, residual, 4, 10),
 )
 def _rms_norm(x, weight, residual, eps):
     h = x if residual is None else x + residual

@@ -25,7 +25,7 @@ from ..tensor import Tensor
 from ._arguments import floating
 from ._rows import row_blocks, wide_dtype, widened
 from ._teams import room, teams
-from .base import Implementation, fused
+from .base import Cost, Implementation, fused
 
 # NumPy
 
@@ -165,6 +165,13 @@ def _by_kernels(logarithm: bool) -> Implementation:
 
 # The definitions
 
+
+def _cost(x: Any, axis: int) -> Cost:
+    """Return what one call cannot do without: x read, out written; x and g read, dx written."""
+    size = math.prod(x.shape)
+    return Cost(2 * size * x.dtype.itemsize, 10 * size, 3 * size * x.dtype.itemsize, 12 * size)
+
+
 _SAMPLES = (
     Sample((3, 4), axis=1),
     Sample((3, 4), axis=0),
@@ -188,6 +195,7 @@ def _nonzero_sum(x: Any, axis: int) -> Any:
     arguments=("x",),
     numpy=Implementation(_softmax_forward, _softmax_backward),
     cuda=_by_kernels(logarithm=False),
+    cost=_cost,
 )
 def _softmax(x, axis):
     powers = exp(_shift(widened(x), axis))
@@ -199,6 +207,7 @@ def _softmax(x, axis):
     arguments=("x",),
     numpy=Implementation(_log_softmax_forward, _log_softmax_backward),
     cuda=_by_kernels(logarithm=True),
+    cost=_cost,
 )
 def _log_softmax(x, axis):
     shifted = _shift(widened(x), axis)

@@ -7,6 +7,7 @@ import pytest
 
 from gpugrad import backend, cuda, emulator, testing
 from gpugrad.ops import column_sums as module
+from gpugrad.ops import linalg
 from gpugrad.ops.column_sums import add_partial, column_sums
 
 FLOATS = [backend.float32, backend.bfloat16, backend.float16]
@@ -106,6 +107,22 @@ def test_nan_and_infinity_stay_in_their_column():
     assert found[9] == np.inf
     assert found[17] == -np.inf
     assert np.isfinite(np.delete(found, [3, 9, 17])).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows", "launched"), [("float32", 3, 1), ("float64", 3, 0), ("float32", 0, 0)]
+)
+def test_adds_up_the_bias_gradient_of_linear_on_a_gpu(dtype, rows, launched):
+    class OtherThanNumpy:
+        sum = np.sum
+
+    g = np.ones((rows, 5), dtype)
+    before = cuda.launches["column_sums"]
+    with emulator.enabled("checked"):
+        found = linalg._sum_of_rows(g, OtherThanNumpy)
+    assert cuda.launches["column_sums"] == before + launched
+    assert found.dtype == dtype
+    assert found.tolist() == [rows] * 5
 
 
 def test_what_no_kernel_adds_up_is_refused():

@@ -108,7 +108,7 @@ def steps(x: Any) -> tuple[int, int, int]:
 
 def empty_like(x: Any) -> Any:
     """Return (B, H, rows, width) memory for a kernel whose axes lie as those of x do."""
-    axes = sorted(range(3), key=lambda axis: -x.strides[axis])
+    axes = sorted(range(3), key=lambda axis: -abs(x.strides[axis]))
     made = cuda.empty([*(x.shape[axis] for axis in axes), x.shape[3]], x.dtype, like=x)
     return made.transpose(*(axes.index(axis) for axis in range(3)), 3)
 

@@ -1,17 +1,17 @@
 // Embedding: rows of a table that ids name, and the gradient of the table.
 //
-// ids, order (N) int64, weight and dweight (V, C) of T, out and g (N, C) of T, partial (chunks, 2, C)
-// float32.
+// ids, order (N) int64, weight and dweight (V, C) of T, out and g (N, C) of T, partial
+// (chunks, 2, C) float32.
 // forward: out[n] = weight[ids[n]]; a warp copies a row of at most 128 packs. Ids are in range.
 // backward: dweight[i] = sum of g[n] over all n with ids[n] = i, in the order of n, in float32, and
 // rounded once. `order` lists the n so that their ids ascend, equal ids in order. A chunk is 32 of
 // them; a warp adds up one chunk in a tile of 32 packs of columns. What of an id lies in one chunk
 // goes to dweight; an id that crosses chunks leaves one partial sum in each, in the first slot of a
-// chunk if it came from an earlier one, in the second if it begins there. embedding_join adds these.
-// Which sums meet which depends on the ids alone. Rows of dweight whose id does not occur, and the
-// row `padding`, are not written (and the rows of g of `padding` not read).
-// Bytes: forward 2 N C sizeof(T), backward N C sizeof(T) and at most 2 V C sizeof(T) (with the zeros
-// written before), beside 8 N C / 32 for every chunk that ids cross.  FLOPs: backward N C.
+// chunk if it came from an earlier one, in the second if it begins there. embedding_join adds
+// these. Which sums meet which depends on the ids alone. Rows of dweight whose id does not occur,
+// and the row `padding`, are not written (and the rows of g of `padding` not read).
+// Bytes: forward 2 N C sizeof(T), backward N C sizeof(T) and at most 2 V C sizeof(T) (with the
+// zeros written before), and at most 16 C per chunk for partial sums.  FLOPs: backward N C.
 #include "common.cuh"
 
 constexpr int THREADS = 256, WARPS = THREADS / WARP;

@@ -6,9 +6,10 @@
 // GPT-2's approximation by tanh. Nothing is saved but the inputs: P is cheaper to compute again
 // than to write and read.
 // gelu: a block takes THREADS * PACKS packs of 16 bytes in a row.
-// bias_gelu: a block takes a tile of 32 packs of columns and a stripe of rows, WARPS rows at a time,
-// so that a thread keeps its bias, and its sums, in registers. The sums of a block become a part of
-// one row of `partial`; column_sums.cu adds the rows, in an order that only the sizes decide.
+// bias_gelu: a block takes a tile of 32 packs of columns and a stripe of rows, WARPS rows at a
+// time, so that a thread keeps its bias, and its sums, in registers. The sums of a block become a
+// part of one row of `partial`; column_sums.cu adds the rows, in an order that only the sizes
+// decide.
 // Limits: P is 0 or 1 and P' is 0 beyond 40, so h is limited to 40 where it is multiplied by a P or
 // P' that may be 0: infinite h give the limits, not the NaN of 0 * inf. fminf and fmaxf swallow a
 // NaN, therefore P comes from the unlimited h.
@@ -27,9 +28,9 @@ constexpr int ROWS = 4;   // that a thread of bias_gelu_forward has under way; b
 constexpr float LIMIT = 40.0f;
 constexpr float LOG2E = 1.44269504088896341f;
 
-// exp and 1 / x for a result in T. float32 takes the functions that are right to one or two units in
-// the last place. In bfloat16 and float16 the instructions' relative errors of 2^-22 (exp2, and the
-// product with log2(e) adds |x| 2^-24: below 2^-20 wherever exp(x) is above 2^-20) and 2^-23
+// exp and 1 / x for a result in T. float32 takes the functions that are right to one or two units
+// in the last place. In bfloat16 and float16 the instructions' relative errors of 2^-22 (exp2, and
+// the product with log2(e) adds |x| 2^-24: below 2^-20 wherever exp(x) is above 2^-20) and 2^-23
 // (reciprocal) are lost in the rounding of the result, 2^-9 and 2^-12.
 __device__ __forceinline__ float exponential(float x) {
 #if GPUGRAD_DTYPE == 0
@@ -122,9 +123,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// Where a thread of bias_gelu works: neighbouring columns from `col`, of which `count` exist (at most
-// a pack is used), in `rows` rows of its stripe, the first at element `start` and each of the others
-// `step` elements further.
+// Where a thread of bias_gelu works: neighbouring columns from `col`, of which `count` exist (at
+// most a pack is used), in `rows` rows of stripe `index`, the first at element `start` and each of
+// the others `step` elements further.
 struct Stripe {
     int64_t index, start, step;
     int col, count, rows;

@@ -1,13 +1,13 @@
 // Rotary positions: features i and i + half of a row turned by an angle of its position.
 //
-// x (B, H, T, 2 half) of T with strides, out (B, H, T, 2 half) of T, cos and sin (length, half) of T,
-// row `start` + t for position t. out = (a cos - b sin, b cos + a sin) for the halves a and b of a
-// row; direction -1 turns back, which is the gradient. Computed in float32, rounded once.
-// A thread takes a pack of each half at one position in ROWS rows of (B, H): one read of cos and sin
-// serves them all. A block takes THREADS such places of the same ROWS rows. Where half or a stride is
-// no multiple of a pack, or an address none of 16, elements are read one by one.
-// Saves nothing.  Bytes: 4 B H T half sizeof(T), cos and sin from the caches.
-// FLOPs: 6 B H T half.
+// x (B, H, length, 2 half) of T with strides, out the same without; cos and sin (positions, half)
+// of T, row `start` + t for position t. out = (a cos - b sin, b cos + a sin) for the halves a and b
+// of a row; direction -1 turns back, which is the gradient. Computed in float32, rounded once.
+// A thread takes a pack of each half at one position in ROWS rows of (B, H): one read of cos and
+// sin serves them all. A block takes THREADS such places of the same ROWS rows. Where half or a
+// stride is no multiple of a pack, or an address none of 16, elements are read one by one.
+// Saves nothing.  Bytes: 4 B H length half sizeof(T), cos and sin from the caches.
+// FLOPs: 6 B H length half.
 #include "common.cuh"
 
 constexpr int THREADS = 256;

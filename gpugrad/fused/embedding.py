@@ -6,6 +6,7 @@ gradient of weight[i] = sum of g[n] over all n with ids[n] = i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..tensor import Tensor
 from ._arguments import floating
 from ._ids import on_device_of, refuse_non_integer, refuse_out_of_range
 from ._rows import wide_dtype
-from .base import Implementation, fused
+from .base import Cost, Implementation, fused
 
 # NumPy
 
@@ -125,6 +126,13 @@ def _launch(kernel: str, grid: int, weight: Any, *args: Any) -> None:
 # The definition
 
 
+def _cost(ids: Any, weight: Any, **statics: Any) -> Cost:
+    """Return what one call cannot do without: rows read and written; the whole gradient written."""
+    rows = math.prod(ids.shape) * weight.shape[1]
+    size, table = weight.dtype.itemsize, math.prod(weight.shape)
+    return Cost(2 * rows * size, 0, (rows + table) * size, rows)
+
+
 @fused(
     [
         Sample(np.array([[2, 0, 2], [1, 2, 2]]), (4, 3), padding_idx=None),
@@ -137,6 +145,7 @@ def _launch(kernel: str, grid: int, weight: Any, *args: Any) -> None:
     cuda=Implementation(
         _cuda_forward, _cuda_backward, lambda ids, weight, padding_idx: cuda.fits(weight)
     ),
+    cost=_cost,
 )
 def _embedding(ids, weight, padding_idx):
     rows = weight[ids]

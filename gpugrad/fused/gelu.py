@@ -190,6 +190,7 @@ def _gaussian(h: Any, approximate: str) -> Any:
         )[:1],
         lambda x, approximate: cuda.fits(x),
     ),
+    cost=_gelu_cuda.cost,
 )
 def _gelu(x, approximate):
     return _gaussian(widened(x), approximate).astype(x.dtype)
@@ -207,6 +208,7 @@ def _gelu(x, approximate):
         _gelu_cuda.backward,
         lambda x, bias, approximate: cuda.fits(x, bias),
     ),
+    cost=_gelu_cuda.cost,
 )
 def _bias_gelu(x, bias, approximate):
     wide = widened(x)

@@ -21,7 +21,7 @@ from ..registry import Sample, describe
 from ..tensor import Tensor
 from ._arguments import floating
 from ._rows import wide_dtype, widened
-from .base import Implementation, fused
+from .base import Cost, Implementation, fused
 
 # NumPy
 
@@ -82,6 +82,13 @@ def _with_four_axes(x: Any) -> Any:
 # The definition
 
 
+def _cost(x: Any, *tables: Any, **statics: Any) -> Cost:
+    """Return what one call cannot do without; the tables are shared by all batches and heads."""
+    size = math.prod(x.shape)
+    moved, operations = 2 * size * x.dtype.itemsize, 3 * size
+    return Cost(moved, operations, moved, operations)
+
+
 def _forward_of(turned: Any) -> Any:
     return lambda x, cos, sin, start: (turned(x, cos, sin, start, 1), ())
 
@@ -106,8 +113,9 @@ def _backward_of(turned: Any) -> Any:
     cuda=Implementation(
         _forward_of(_cuda_turned),
         _backward_of(_cuda_turned),
-        lambda x, cos, sin, start: cuda.fits(x, cos, sin),
+        lambda x, cos, sin, start: cuda.fits(x, cos, sin) and math.prod(x.shape[-2:]) < 2**31,
     ),
+    cost=_cost,
 )
 def _rotary(x, cos, sin, start):
     wide, half, rows = widened(x), x.shape[-1] // 2, slice(start, start + x.shape[-2])

@@ -167,19 +167,23 @@ __device__ __forceinline__ void widen(float (&to)[Pack::size], const Pack& pack)
 #endif
 }
 
+#if GPUGRAD_DTYPE == 1
+using Pair = __nv_bfloat162;
+__device__ __forceinline__ Pair pair_of(float a, float b) { return __floats2bfloat162_rn(a, b); }
+#elif GPUGRAD_DTYPE == 2
+using Pair = __half2;
+__device__ __forceinline__ Pair pair_of(float a, float b) { return __floats2half2_rn(a, b); }
+#endif
+
 __device__ __forceinline__ Pack narrow(const float (&from)[Pack::size]) {
     Pack pack;
-#if GPUGRAD_DTYPE == 1
-    unsigned* words = reinterpret_cast<unsigned*>(&pack);
-#pragma unroll
-    for (int k = 0; k < Pack::size; k += 2) words[k / 2] = pack_bf16(from[k], from[k + 1]);
-#elif GPUGRAD_DTYPE == 2
-    unsigned* words = reinterpret_cast<unsigned*>(&pack);
-#pragma unroll
-    for (int k = 0; k < Pack::size; k += 2) words[k / 2] = pack_f16(from[k], from[k + 1]);
-#else
+#if GPUGRAD_DTYPE == 0
 #pragma unroll
     for (int k = 0; k < Pack::size; k++) pack.values[k] = from[k];
+#else
+    Pair* pairs = reinterpret_cast<Pair*>(&pack);
+#pragma unroll
+    for (int k = 0; k < Pack::size; k += 2) pairs[k / 2] = pair_of(from[k], from[k + 1]);
 #endif
     return pack;
 }

@@ -180,9 +180,7 @@ class Program:
             text = _header() + self.kernel(kinds)
             found = _sources.get(text)
             if found is None:
-                variants = ({"GPUGRAD_DTYPE": self.code},)
-                found = Source(f"{self.name}.cu", variants, large=True, text=text)
-                _sources[text] = found
+                found = _sources[text] = Source(f"{self.name}.cu", large=True, text=text)
             self._by_layout[kinds] = found
         return found
 
@@ -216,9 +214,12 @@ def _kernel_text(
     passed = [f"{value[i]} x{i}" for i, _, _ in inputs] + [f"float {c}" for c in constants]
     passed += [f"float& y{k}" for k, _ in outputs]
 
+    element = program.name.replace("elementwise", "element", 1)
+
     def call(index: str) -> str:
         given = [f"x{i}" if kind == _ONE else f"x{i}{index}" for i, _, kind in inputs]
-        return f"compute({', '.join([*given, *constants, *(f'y{k}{index}' for k, _ in outputs)])});"
+        taken = ", ".join([*given, *constants, *(f"y{k}{index}" for k, _ in outputs)])
+        return f"{element}({taken});"
 
     full = [f"p{i}" for i, _, kind in inputs if kind == _FULL] + [f"q{k}" for k, _ in outputs]
     packs, elements = [], []
@@ -255,7 +256,7 @@ def _kernel_text(
 // Inputs that are "one" have one element, "placed" ones are broadcast or strided. One thread
 // computes WIDTH neighbouring elements at a time, arithmetic in float32. Saves nothing.
 // Bytes: {moved} n and the inputs that are not full.  FLOPs: {program.operations} n.
-__device__ __forceinline__ void compute({", ".join(passed)}) {{
+__device__ __forceinline__ void {element}({", ".join(passed)}) {{
 {_indented(body, 4)}}}
 
 extern "C" __global__ void __launch_bounds__(THREADS)

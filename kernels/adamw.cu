@@ -13,7 +13,7 @@
 // FLOPs per parameter: 12, among them a division and a square root.
 #include "chunks.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 6)
     adamw(const Tensor* tensors, const Chunk* chunks, const float* numbers, const double* clip,
           int chunk) {
     const Chunk c = chunks[blockIdx.x];

@@ -9,12 +9,13 @@
 #include <cuda_fp16.h>
 
 constexpr int THREADS = 256;
+enum Type { FLOAT32, BFLOAT16, FLOAT16 };  // as GPUGRAD_DTYPE
 
-// `narrow` is the parameter in half precision beside its float32 master copy `x`, or null. Types
-// are codes as in GPUGRAD_DTYPE. `row` is the tensor's row of 8 numbers.
+// `narrow` is the parameter in half precision beside its float32 master copy `x`, or null. `row`
+// is the tensor's row of 8 numbers.
 struct Tensor {
     float* x;
-    void* narrow;
+    uint16_t* narrow;
     void* g;
     float* first;
     float* second;
@@ -34,11 +35,11 @@ struct alignas(W * sizeof(E)) Vector {
     E values[W];
 };
 
-template <typename E, int W>
+template <int W, typename E>
 __device__ __forceinline__ Vector<E, W> load(const E* p) {
     return *reinterpret_cast<const Vector<E, W>*>(p);
 }
-template <typename E, int W>
+template <int W, typename E>
 __device__ __forceinline__ void store(E* p, const Vector<E, W>& vector) {
     *reinterpret_cast<Vector<E, W>*>(p) = vector;
 }
@@ -47,22 +48,15 @@ __device__ __forceinline__ bool aligned(const E* p) {
     return reinterpret_cast<uint64_t>(p) % sizeof(Vector<E, W>) == 0;
 }
 
-__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
-__device__ __forceinline__ void round_to(float& to, float x) { to = x; }
-__device__ __forceinline__ void round_to(__nv_bfloat16& to, float x) { to = __float2bfloat16(x); }
-__device__ __forceinline__ void round_to(__half& to, float x) { to = __float2half(x); }
-
-// Calls f with the pointer to the element type of a code; uniform over a block.
-template <typename F>
-__device__ __forceinline__ void with_type(int code, void* p, const F& f) {
-    if (code == 1) {
-        f(static_cast<__nv_bfloat16*>(p));
-    } else if (code == 2) {
-        f(static_cast<__half*>(p));
-    } else {
-        f(static_cast<float*>(p));
-    }
+// Both kinds of half precision, by their bits and code: the type is that of a tensor, not of the
+// kernel, and choosing costs two instructions, less than a copy of the kernel for each type.
+__device__ __forceinline__ float widened(uint16_t bits, int type) {
+    return type == BFLOAT16 ? __bfloat162float(__ushort_as_bfloat16(bits))
+                            : __half2float(__ushort_as_half(bits));
+}
+__device__ __forceinline__ uint16_t rounded(float x, int type) {
+    return type == BFLOAT16 ? __bfloat16_as_ushort(__float2bfloat16(x))
+                            : __half_as_ushort(__float2half(x));
 }
 
 __device__ __forceinline__ int64_t chunk_start(Chunk c, int chunk) {
@@ -73,38 +67,37 @@ __device__ __forceinline__ int chunk_length(const Tensor& t, int64_t start, int 
     return static_cast<int>(left < chunk ? left : chunk);
 }
 
-// Elements [from, to) of a chunk, W at a time: all arrays are read, step(x, g, first, second)
-// changes all but g, and they are written back. N is float where there is no `narrow`.
-template <int W, int STATES, typename N, typename G, typename Step>
-__device__ __forceinline__ void update_elements(float* x, N* narrow, const G* g, float* first,
-                                                float* second, int from, int to, double factor,
+// Elements [from, to), W at a time: all arrays are read, step(x, g, first, second) changes all but
+// g, and they are written back.
+template <int W, int STATES, typename Step>
+__device__ __forceinline__ void update_elements(const Tensor& t, int from, int to, double factor,
                                                 const Step& step) {
-    constexpr bool HAS_NARROW = sizeof(N) == 2;
+    const bool wide = t.g_type == FLOAT32;
 #pragma unroll 1
     for (int i = from + static_cast<int>(threadIdx.x) * W; i < to; i += THREADS * W) {
-        Vector<float, W> xs = load<float, W>(x + i), firsts{}, seconds{};
-        Vector<N, W> narrows{};
-        const Vector<G, W> gs = load<G, W>(g + i);
-        if constexpr (STATES > 0) firsts = load<float, W>(first + i);
-        if constexpr (STATES > 1) seconds = load<float, W>(second + i);
-        if constexpr (HAS_NARROW) narrows = load<N, W>(narrow + i);
+        Vector<float, W> x = load<W>(t.x + i), g{}, first{}, second{};
+        Vector<uint16_t, W> narrow{}, half_g{};
+        if (STATES > 0) first = load<W>(t.first + i);
+        if (STATES > 1) second = load<W>(t.second + i);
+        if (t.narrow) narrow = load<W>(t.narrow + i);
+        if (wide) g = load<W>(static_cast<const float*>(t.g) + i);
+        if (!wide) half_g = load<W>(static_cast<const uint16_t*>(t.g) + i);
 #pragma unroll
         for (int k = 0; k < W; k++) {
-            if constexpr (HAS_NARROW) {  // what somebody else wrote into the parameter counts
-                N rounded;
-                round_to(rounded, xs.values[k]);
-                const float now = to_float(narrows.values[k]);
-                if (to_float(rounded) != now) xs.values[k] = now;
+            float& value = x.values[k];
+            if (t.narrow) {  // what somebody else wrote into the parameter counts
+                const float now = widened(narrow.values[k], t.narrow_type);
+                if (widened(rounded(value, t.narrow_type), t.narrow_type) != now) value = now;
             }
-            float gradient = to_float(gs.values[k]);
+            float gradient = wide ? g.values[k] : widened(half_g.values[k], t.g_type);
             if (factor < 1.0) gradient = static_cast<float>(gradient * factor);
-            step(xs.values[k], gradient, firsts.values[k], seconds.values[k]);
-            if constexpr (HAS_NARROW) round_to(narrows.values[k], xs.values[k]);
+            step(value, gradient, first.values[k], second.values[k]);
+            narrow.values[k] = rounded(value, t.narrow_type);
         }
-        store<float, W>(x + i, xs);
-        if constexpr (STATES > 0) store<float, W>(first + i, firsts);
-        if constexpr (STATES > 1) store<float, W>(second + i, seconds);
-        if constexpr (HAS_NARROW) store<N, W>(narrow + i, narrows);
+        store(t.x + i, x);
+        if (STATES > 0) store(t.first + i, first);
+        if (STATES > 1) store(t.second + i, second);
+        if (t.narrow) store(t.narrow + i, narrow);
     }
 }
 
@@ -112,22 +105,21 @@ __device__ __forceinline__ void update_elements(float* x, N* narrow, const G* g,
 // norm of all gradients and the factor for each of them, NaN for no step at all (grad_norm.cu);
 // null: the factor is 1.
 template <int STATES, typename Step>
-__device__ __forceinline__ void update_chunk(const Tensor& t, Chunk c, int chunk,
-                                             const double* clip, const Step& step) {
+__device__ __forceinline__ void update_chunk(Tensor t, Chunk c, int chunk, const double* clip,
+                                             const Step& step) {
     const double factor = clip ? clip[1] : 1.0;
     if (!(factor <= 1.0)) return;
     const int64_t start = chunk_start(c, chunk);
     const int count = chunk_length(t, start, chunk);
-    float *x = t.x + start, *first = t.first + start, *second = t.second + start;
-    with_type(t.narrow_type, t.narrow, [&](auto* narrow) {
-        if (narrow) narrow += start;
-        with_type(t.g_type, t.g, [&](auto* g) {
-            g += start;
-            const bool vectors = aligned<4>(x) && aligned<4>(narrow) && aligned<4>(g) &&
-                                 aligned<4>(first) && aligned<4>(second);
-            const int end = vectors ? count / 4 * 4 : 0;
-            update_elements<4, STATES>(x, narrow, g, first, second, 0, end, factor, step);
-            update_elements<1, STATES>(x, narrow, g, first, second, end, count, factor, step);
-        });
-    });
+    const int g_size = t.g_type == FLOAT32 ? 4 : 2;
+    t.x += start;
+    t.g = static_cast<char*>(t.g) + start * g_size;
+    if (t.narrow) t.narrow += start;
+    if (STATES > 0) t.first += start;
+    if (STATES > 1) t.second += start;
+    const bool vectors = aligned<4>(t.x) && reinterpret_cast<uint64_t>(t.g) % (4 * g_size) == 0 &&
+                         aligned<4>(t.narrow) && aligned<4>(t.first) && aligned<4>(t.second);
+    const int end = vectors ? count / 4 * 4 : 0;
+    update_elements<4, STATES>(t, 0, end, factor, step);
+    update_elements<1, STATES>(t, end, count, factor, step);
 }

@@ -25,12 +25,30 @@ __device__ __forceinline__ double block_sum(double x, double* scratch) {
     return x;
 }
 
+__device__ __forceinline__ float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+__device__ __forceinline__ void round_to(float& to, float x) { to = x; }
+__device__ __forceinline__ void round_to(__nv_bfloat16& to, float x) { to = __float2bfloat16(x); }
+__device__ __forceinline__ void round_to(__half& to, float x) { to = __float2half(x); }
+
+// Calls f with the gradient as a pointer to its type, which is the same for the whole block.
+template <typename F>
+__device__ __forceinline__ void with_gradient(const Tensor& t, const F& f) {
+    if (t.g_type == BFLOAT16) {
+        f(static_cast<__nv_bfloat16*>(t.g));
+    } else if (t.g_type == FLOAT16) {
+        f(static_cast<__half*>(t.g));
+    } else {
+        f(static_cast<float*>(t.g));
+    }
+}
+
 template <int W, typename G>
 __device__ __forceinline__ double squares(const G* g, int from, int to) {
     double total = 0.0;
 #pragma unroll 4
     for (int i = from + static_cast<int>(threadIdx.x) * W; i < to; i += THREADS * W) {
-        const Vector<G, W> gs = load<G, W>(g + i);
+        const Vector<G, W> gs = load<W>(g + i);
         double part = 0.0;
 #pragma unroll
         for (int k = 0; k < W; k++) {
@@ -46,11 +64,11 @@ template <int W, typename G>
 __device__ __forceinline__ void scale(G* g, int from, int to, double factor) {
 #pragma unroll 4
     for (int i = from + static_cast<int>(threadIdx.x) * W; i < to; i += THREADS * W) {
-        Vector<G, W> gs = load<G, W>(g + i);
+        Vector<G, W> gs = load<W>(g + i);
 #pragma unroll
         for (int k = 0; k < W; k++)
             round_to(gs.values[k], static_cast<float>(to_float(gs.values[k]) * factor));
-        store<G, W>(g + i, gs);
+        store(g + i, gs);
     }
 }
 
@@ -62,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const int64_t start = chunk_start(c, chunk);
     const int count = chunk_length(t, start, chunk);
     double total = 0.0;
-    with_type(t.g_type, t.g, [&](auto* g) {
+    with_gradient(t, [&](auto* g) {
         constexpr int W = 16 / sizeof(*g);
         g += start;
         const int end = aligned<W>(g) ? count / W * W : 0;
@@ -94,7 +112,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const Tensor t = tensors[c.tensor];
     const int64_t start = chunk_start(c, chunk);
     const int count = chunk_length(t, start, chunk);
-    with_type(t.g_type, t.g, [&](auto* g) {
+    with_gradient(t, [&](auto* g) {
         constexpr int W = 16 / sizeof(*g);
         g += start;
         const int end = aligned<W>(g) ? count / W * W : 0;

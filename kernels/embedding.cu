@@ -10,8 +10,9 @@
 // chunk if it came from an earlier one, in the second if it begins there. embedding_join adds
 // these. Which sums meet which depends on the ids alone. Rows of dweight whose id does not occur,
 // and the row `padding`, are not written (and the rows of g of `padding` not read).
-// Bytes: forward 2 N C sizeof(T), backward N C sizeof(T) and at most 2 V C sizeof(T) (with the
-// zeros written before), and at most 16 C per chunk for partial sums.  FLOPs: backward N C.
+// Bytes: forward (N + min(N, V)) C sizeof(T), where rows read again come from the caches; backward
+// N C sizeof(T) and at most 2 V C sizeof(T) (with the zeros written before), and at most 16 C per
+// chunk for partial sums.  FLOPs: backward N C.
 #include "common.cuh"
 
 constexpr int THREADS = 256, WARPS = THREADS / WARP;

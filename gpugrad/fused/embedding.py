@@ -127,10 +127,13 @@ def _launch(kernel: str, grid: int, weight: Any, *args: Any) -> None:
 
 
 def _cost(ids: Any, weight: Any, **statics: Any) -> Cost:
-    """Return what one call cannot do without: rows read and written; the whole gradient written."""
-    rows = math.prod(ids.shape) * weight.shape[1]
-    size, table = weight.dtype.itemsize, math.prod(weight.shape)
-    return Cost(2 * rows * size, 0, (rows + table) * size, rows)
+    """Return what one call cannot do without: rows read and written; the whole gradient written.
+
+    A row of the table that many ids name is read once, and then from the caches.
+    """
+    rows, table = math.prod(ids.shape) * weight.shape[1], math.prod(weight.shape)
+    size = weight.dtype.itemsize
+    return Cost((rows + min(rows, table)) * size, 0, (rows + table) * size, rows)
 
 
 @fused(

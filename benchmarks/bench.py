@@ -4,41 +4,79 @@
 
 The floor of an operation is what the device cannot beat: the bytes it has to move at the copy
 rate, or its floating operations at the rate of a matrix product, whichever takes longer; both
-rates are measured here first. All variants of a case are timed in interleaved rounds.
+rates are measured here first. All implementations of a case are timed in interleaved rounds, and
+what they compute is compared: another result is reported, and the exit code is 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import importlib.util
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import harness
 import numpy as np
 
 import gpugrad as gg
 from gpugrad import backend
-from gpugrad.fused import FUSED, Fused
+from gpugrad.fused import FUSED, Cost, Fused
 from gpugrad.registry import Sample
 
 FOLDER = Path(__file__).resolve().parent
 OTHERS = {"bench", "harness", "gpu_session", "overhead", "small_gpt", "torch_gpt", "torch_parity"}
 DIRECTIONS = ("forward", "backward")
+# The relative difference between two results below which they count as the same.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
+
+
+class Call(NamedTuple):
+    """A call to time, and how far its results are from those of the fast path, relatively."""
+
+    direction: str
+    run: Callable[[], object]
+    difference: float | None = None
+
+
+Makers: TypeAlias = Mapping[str, Callable[[], Iterable[Call]]]
+
+
+class Built(NamedTuple):
+    """What to time on a device, by implementation: functions that return the calls one by one.
+
+    Nothing is computed before, so that an implementation that needs too much memory is left out
+    and no other. ``cost`` is that of the fast path's task, not of one implementation.
+    """
+
+    cost: Cost | None
+    makers: Makers
+
+
+@dataclass(frozen=True)
+class Ids:
+    """An argument of a sample: integers below a limit, drawn when they are needed."""
+
+    shape: tuple[int, ...]
+    below: int
+
+    def draw(self) -> np.ndarray:
+        """Return them, int64, always the same."""
+        return np.random.default_rng(0).integers(self.below, size=self.shape)
 
 
 @dataclass(frozen=True)
 class Case:
-    """An operation at one size. ``sample`` gives shapes or arrays, and the keywords.
+    """A fused operation at one size. ``sample`` gives shapes, arrays or Ids, and the keywords.
 
-    ``torch(torch, *tensors)`` computes the same with PyTorch, ``cpu_sample`` stands in for
-    ``sample`` where there is no GPU.
+    ``torch(torch, *tensors, **keywords)`` computes the same with PyTorch, ``cpu_sample`` stands in
+    for ``sample`` where there is no GPU, ``label`` for the keywords in the title.
     """
 
     op: str
@@ -46,7 +84,6 @@ class Case:
     cpu_sample: Sample | None = None
     torch: Callable[..., Any] | None = None
     label: str = ""
-    peers: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
     def at(self, device: str) -> Sample:
         """Return the sample for a device."""
@@ -54,7 +91,60 @@ class Case:
 
     def title(self, device: str) -> str:
         """Return the size in words."""
-        return self.label or repr(self.at(device))
+        sample = self.at(device)
+        if not self.label:
+            return repr(sample)
+        shapes = [a if isinstance(a, tuple) else a.shape for a in sample.arguments if a is not None]
+        return " ".join([self.label, *dict.fromkeys("x".join(map(str, s)) for s in shapes)])
+
+    def build(self, device: str, dtype: str, torch: Any = None) -> Built:
+        """Return what to time: the fast path, the definition and, given the module, PyTorch."""
+        op, sample = FUSED[self.op], self.at(device)
+        given = inputs(op, sample, dtype, device)
+        arrays, statics = [None if x is None else x.data for x in given], sample.statics
+        cost = None if op.cost is None else op.cost(*arrays, **statics)
+        chosen = op.choose(arrays, dict(statics))
+        makers: dict[str, Callable[[], Iterable[Call]]] = {}
+        if chosen != "spec":
+            makers[chosen] = lambda: _fast_path(op, chosen, given, statics)
+
+        @functools.cache
+        def fast() -> tuple[list[Any], list[Any]]:
+            return _results(lambda: op(*given, **statics), given)
+
+        makers["definition"] = lambda: _definition(op, given, statics, fast)
+        if torch is not None and self.torch is not None:
+            f = self.torch
+            makers["torch"] = lambda: _in_torch(torch, f, given, statics, fast)
+        return Built(cost, makers)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is no fused operation, at one size: ``make(size, device, dtype, torch)`` builds it.
+
+    ``torch`` is the module or None; ``cpu_size`` stands in for ``size`` where there is no GPU.
+    """
+
+    op: str
+    size: Any
+    cpu_size: Any
+    make: Callable[[Any, str, str, Any], Built]
+    label: str = ""
+
+    def at(self, device: str) -> Any:
+        """Return the size for a device."""
+        return self.size if device != "cpu" else self.cpu_size
+
+    def title(self, device: str) -> str:
+        """Return the size in words."""
+        size = self.at(device)
+        words = "x".join(map(str, size)) if type(size) is tuple else str(size)
+        return f"{self.label} {words}".strip()
+
+    def build(self, device: str, dtype: str, torch: Any = None) -> Built:
+        """Return what to time on a device."""
+        return self.make(self.at(device), device, dtype, torch)
 
 
 @dataclass(frozen=True)
@@ -74,10 +164,17 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in OTHERS)
 
 
-def cases(name: str) -> list[Case]:
-    """Return the cases of a file here, or the benchmark samples of an operation of that name."""
+def cases(name: str) -> list[Case | Work]:
+    """Return the cases of a file here, or those of an operation.
+
+    An operation that no file here knows is measured at its own sizes. Raises KeyError where there
+    is neither file nor operation.
+    """
     if name in names():
         return list(importlib.import_module(name).CASES)
+    found = [case for file in names() for case in cases(file) if case.op == name]
+    if found:
+        return found
     op = FUSED[name]
     return [Case(name, sample) for sample in op.sizes or op.samples]
 
@@ -97,6 +194,25 @@ def peaks(device: str, dtype: str, n: int | None = None) -> Peaks:
     return Peaks(2 * size / timing["copy"].median, 2 * n**3 / timing["matmul"].median)
 
 
+# What to time
+
+
+def fast_path(device: str) -> str:
+    """Return the name of gpugrad's own implementation on a device."""
+    return "numpy" if device == "cpu" else "cuda"
+
+
+def only(run: Callable[[], object]) -> Callable[[], Iterable[Call]]:
+    """Return the maker of a single call, which has no backward pass."""
+    return lambda: [Call("forward", run)]
+
+
+def normal(shape: tuple[int, ...], dtype: str, device: str, requires_grad: bool = False) -> Any:
+    """Return a tensor of normal numbers."""
+    x = gg.random.normal(size=shape, device=device).astype(dtype)
+    return gg.tensor(x.data, requires_grad=requires_grad)
+
+
 def inputs(op: Fused, sample: Sample, dtype: str, device: str) -> list[Any]:
     """Return the arguments as tensors on the device, shapes drawn from a normal distribution."""
     gg.manual_seed(0)
@@ -105,68 +221,114 @@ def inputs(op: Fused, sample: Sample, dtype: str, device: str) -> list[Any]:
         if argument is None:
             made.append(None)
         elif isinstance(argument, tuple):
-            x = gg.random.normal(size=argument, device=device).astype(dtype)
-            made.append(gg.tensor(x.data, requires_grad=name in op.differentiable))
+            made.append(normal(argument, dtype, device, name in op.differentiable))
         else:
-            made.append(gg.tensor(argument, device=device))
+            values = argument.draw() if isinstance(argument, Ids) else argument
+            made.append(gg.tensor(values, device=device))
     return made
 
 
-def variants(
-    op: Fused, case: Case, given: Sequence[Any], statics: Mapping[str, Any], compare: Sequence[str]
-) -> Iterator[tuple[str, str, Callable[[], object]]]:
-    """Yield (implementation, direction, call) of everything that can be timed."""
+def _fast_path(
+    op: Fused, chosen: str, given: Sequence[Any], statics: Mapping[str, Any]
+) -> Iterator[Call]:
     arrays = [None if x is None else x.data for x in given]
     wanted = tuple(x is not None and x.requires_grad for x in given)
-    chosen = op.choose(arrays, dict(statics))
-    if chosen != "spec":
-        implementation = op.implementations[chosen]
+    implementation = op.implementations[chosen]
+    yield Call("forward", lambda: implementation.forward(*arrays, **statics))
+    if implementation.backward is not None:
+        backward = implementation.backward
         out, kept = implementation.forward(*arrays, **statics)
         g = [_like(o) for o in out] if isinstance(out, tuple) else _like(out)
-        yield chosen, "forward", lambda: implementation.forward(*arrays, **statics)
-        if implementation.backward is not None:
-            backward = implementation.backward
-            yield chosen, "backward", lambda: backward(wanted, g, arrays, kept, **statics)
+        yield Call("backward", lambda: backward(wanted, g, arrays, kept, **statics))
 
-    def definition() -> Any:
-        return op.spec(*given, **statics)
 
-    yield "definition", "forward", definition
-    out = definition()
+Results: TypeAlias = Callable[[], tuple[list[Any], list[Any]]]
+
+
+def _results(run: Callable[[], Any], given: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Return the arrays that a function of tensors computes, and the gradients."""
+    outs, gradients = _differentiated(run, given)
+    return [o.data for o in outs], [g.data for g in gradients()]
+
+
+def _differentiated(run: Callable[[], Any], given: Sequence[Any]) -> tuple[Any, Callable]:
+    out = run()
     outs = out if isinstance(out, tuple) else (out,)
     seeds = [gg.tensor(_like(o.data)) for o in outs]
-    leaves = [x for x, w in zip(given, wanted, strict=True) if w]
-    yield "definition", "backward", lambda: gg.grad(outs, leaves, seeds, retain_graph=True)
-    if "torch" in compare and case.torch is not None:
-        yield from _torch_variants(case.torch, given, wanted, statics)
+    leaves = [x for x in given if x is not None and x.requires_grad]
+    return outs, lambda: gg.grad(outs, leaves, seeds, retain_graph=True)
 
 
-def _torch_variants(
-    f: Callable[..., Any], given: Sequence[Any], wanted: Sequence[bool], statics: Mapping[str, Any]
-) -> Iterator[tuple[str, str, Callable[[], object]]]:
-    torch = importlib.import_module("torch")
-    tensors = [None if x is None else _to_torch(torch, x.data) for x in given]
-    leaves = [t.requires_grad_() for t, w in zip(tensors, wanted, strict=True) if w]
+def _definition(
+    op: Fused, given: Sequence[Any], statics: Mapping[str, Any], fast: Results
+) -> Iterator[Call]:
+    def forward() -> Any:
+        return op.spec(*given, **statics)
+
+    outs, gradients = _differentiated(forward, given)
+    yield Call("forward", forward, difference([o.data for o in outs], fast()[0]))
+    found = [g.data for g in gradients()]
+    yield Call("backward", gradients, difference(found, fast()[1]))
+
+
+def _in_torch(
+    torch: Any,
+    f: Callable[..., Any],
+    given: Sequence[Any],
+    statics: Mapping[str, Any],
+    fast: Results,
+) -> Iterator[Call]:
+    tensors = [None if x is None else to_torch(torch, x.data) for x in given]
+    pairs = zip(tensors, given, strict=True)
+    leaves = [t.requires_grad_() for t, x in pairs if x is not None and x.requires_grad]
 
     def forward() -> Any:
         with torch.no_grad():
             return f(torch, *tensors, **statics)
 
-    yield "torch", "forward", forward
     out = f(torch, *tensors, **statics)
     outs = out if isinstance(out, tuple) else (out,)
-    seeds = [torch.randn_like(o) for o in outs]
-    yield (
-        "torch",
-        "backward",
-        lambda: torch.autograd.grad(outs, leaves, seeds, retain_graph=True),
-    )
+    found = [from_torch(torch, o) for o in outs]
+    yield Call("forward", forward, difference(found, fast()[0]))
+    seeds = [to_torch(torch, _like(o)) for o in fast()[0]]
+
+    def backward() -> Any:
+        return torch.autograd.grad(outs, leaves, seeds, retain_graph=True)
+
+    found = [from_torch(torch, g) for g in backward()]
+    yield Call("backward", backward, difference(found, fast()[1]))
 
 
-def _to_torch(torch: Any, array: Any) -> Any:
+def to_torch(torch: Any, array: Any) -> Any:
+    """Return an array as a PyTorch tensor with memory of its own."""
     if array.dtype != backend.bfloat16:
         return torch.from_dlpack(array).clone()
     return torch.from_dlpack(array.view(np.int16)).clone().view(torch.bfloat16)
+
+
+def from_torch(torch: Any, tensor: Any) -> Any:
+    """Return a PyTorch tensor as an array where it is."""
+    xp = np if tensor.device.type == "cpu" else backend.cupy_module()
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype != torch.bfloat16:
+        return xp.from_dlpack(tensor)
+    return xp.from_dlpack(tensor.view(torch.int16)).view(backend.bfloat16)
+
+
+def difference(found: Sequence[Any], expected: Sequence[Any]) -> float:
+    """Return the largest relative difference between two lists of arrays, in the 2-norm."""
+    return max(map(_distance, found, expected), default=0.0)
+
+
+def _distance(a: Any, b: Any) -> float:
+    xp = backend.xp_of(a)
+    a, b = a.astype(xp.float32).reshape(-1), b.astype(xp.float32).reshape(-1)
+    if a.shape != b.shape:
+        return math.inf
+    size = float(xp.linalg.norm(b))
+    a -= b
+    distance = float(xp.linalg.norm(a)) / (size or 1.0)
+    return distance if math.isfinite(distance) else math.inf
 
 
 def _like(array: Any) -> Any:
@@ -174,40 +336,47 @@ def _like(array: Any) -> Any:
     return xp.cos(xp.arange(array.size, dtype=xp.float32)).reshape(array.shape).astype(array.dtype)
 
 
+# Timing
+
+
 def measure(
-    case: Case,
+    case: Case | Work,
     dtype: str,
     device: str,
     peak: Peaks,
-    compare: Sequence[str] = (),
+    torch: Any = None,
     rounds: int = 20,
     cold: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row for every implementation and direction of a case."""
-    op, sample = FUSED[case.op], case.at(device)
-    given = inputs(op, sample, dtype, device)
-    statics = sample.statics
-    calls: dict[str, dict[str, Callable[[], object]]] = {d: {} for d in DIRECTIONS}
-    first = {}
-    for name, direction, call in variants(op, case, given, statics, compare):
-        start = time.perf_counter()  # the first call compiles
-        call()
-        gg.synchronize()
-        first[name, direction] = time.perf_counter() - start
-        calls[direction][name] = call
-    cost = (
-        None
-        if op.cost is None
-        else op.cost(*(x if x is None else x.data for x in given), **statics)
-    )
+    """Yield a row for every implementation and direction of a case.
+
+    What does not fit into memory is left out and named on the standard error stream.
+    """
+    built = case.build(device, dtype, torch)
+    title, cost = case.title(device), built.cost
+    calls: dict[str, dict[str, Call]] = {direction: {} for direction in DIRECTIONS}
+    first: dict[tuple[str, str], float] = {}
+    too_much = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+    for name, make in built.makers.items():
+        try:
+            for call in make():
+                with _recording(call.direction):
+                    start = time.perf_counter()  # the first call compiles
+                    call.run()
+                    gg.synchronize()
+                    first[name, call.direction] = time.perf_counter() - start
+                calls[call.direction][name] = call
+        except too_much as error:
+            print(f"\n{case.op} {title}: {name} is left out, {error}", file=sys.stderr)
     before = harness.cold_cache(device) if cold else None
-    for direction in DIRECTIONS:
-        if not calls[direction]:
+    for direction, named in calls.items():
+        if not named:
             continue
-        with gg.no_grad() if direction == "forward" else gg.enable_grad():
-            timings = harness.compare(calls[direction], rounds=rounds, before=before)
+        with _recording(direction):
+            runs = {name: call.run for name, call in named.items()}
+            timings = harness.compare(runs, rounds=rounds, before=before)
         for name, timing in timings.items():
-            row = {"op": case.op, "case": case.title(device), "dtype": dtype}
+            row: dict[str, Any] = {"op": case.op, "case": title, "dtype": dtype}
             row |= {"direction": direction, "implementation": name}
             row |= timing.row("us", 1e6)
             row["first_call_ms"] = 1e3 * first[name, direction]
@@ -217,8 +386,24 @@ def measure(
                 floor = peak.floor(size, flops)
                 row |= {"floor_us": 1e6 * floor, "percent_of_peak": 100 * floor / timing.median}
                 row |= {"GB/s": size / timing.median / 1e9, "GFLOP/s": flops / timing.median / 1e9}
-                row["flops_per_byte"] = flops / size if size else math.inf
+                row["flops_per_byte"] = flops / size if size else None
+            off = named[name].difference
+            if off is not None:
+                row["difference"] = off if math.isfinite(off) else None
+                row["agrees"] = off < TOLERANCES[dtype]
             yield row
+
+
+def _recording(direction: str) -> Any:
+    return gg.no_grad() if direction == "forward" else gg.enable_grad()
+
+
+def _release(device: str, torch: Any) -> None:
+    """Give the memory that two libraries keep for later back to the GPU, for the next case."""
+    if device != "cpu":
+        backend.cupy_module().get_default_memory_pool().free_all_blocks()
+        if torch is not None:
+            torch.cuda.empty_cache()
 
 
 def roofline(rows: Sequence[Mapping[str, Any]], peak: Peaks, path: Path) -> None:
@@ -277,38 +462,47 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     given = parser.parse_args(arguments)
     for module in given.module:
         importlib.import_module(module)
-    unknown = [n for n in given.names if n not in names() and n not in FUSED]
-    if unknown:
-        parser.error(f"nothing named {unknown[0]!r}; there are {', '.join(names())}")
     if given.rounds < 1:
         parser.error(f"--rounds must be positive, got {given.rounds}")
     if "torch" in given.compare and importlib.util.find_spec("torch") is None:
         parser.error('--compare torch needs PyTorch: pip install "gpugrad[bench]"')
+    try:
+        chosen = [case for name in given.names or names() for case in cases(name)]
+    except KeyError as error:
+        parser.error(f"nothing named {error}; there are {', '.join(names())}")
+    torch = importlib.import_module("torch") if "torch" in given.compare else None
     device = backend.default_device()
     if device == "cpu":
         why = backend.cupy_or_reason()[1] or "GPUGRAD_DEVICE asks for the CPU"
         print(f"No GPU ({why}): these are the NumPy implementations at small sizes.")
     rows: list[dict[str, Any]] = []
+    found: dict[str, Any] = {}
     dtypes = given.dtype or (["float32"] if device == "cpu" else ["bfloat16"])
     for dtype in dtypes:
         peak = peaks(device, dtype)
+        found[dtype] = asdict(peak)
         print(
             f"{dtype}: copy {peak.bytes_per_second / 1e9:.4g} GB/s, matrix product "
             f"{peak.flops_per_second / 1e12:.3g} TFLOP/s, measured here"
         )
-        for name in given.names or names():
-            for case in cases(name):
-                args = (case, dtype, device, peak, given.compare, given.rounds, given.cold)
-                found = list(measure(*args))
-                rows += found
-                print(".", end="", flush=True)
+        for case in chosen:
+            rows += measure(case, dtype, device, peak, torch, given.rounds, given.cold)
+            _release(device, torch)
+            print(".", end="", flush=True)
         if given.plot:
-            roofline([row for row in rows if row["dtype"] == dtype], peak, given.plot)
+            several = f"_{dtype}" if len(dtypes) > 1 else ""
+            path = given.plot.with_stem(given.plot.stem + several)
+            roofline([row for row in rows if row["dtype"] == dtype], peak, path)
     print()
     if given.json:
-        harness.write_json(harness.record("bench", rows, device, cold=given.cold), given.json)
+        settings = {"rounds": given.rounds, "cold": given.cold, "peaks": found}
+        harness.write_json(harness.record("bench", rows, device, **settings), given.json)
     print(harness.table(ratios(rows)))
-    return 0
+    wrong = [row for row in rows if row.get("agrees") is False]
+    for row in wrong:
+        what = " ".join(row[k] for k in ("op", "case", "dtype", "direction"))
+        print(f"{what}: {row['implementation']} computes something else, by {row['difference']}")
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ def _sample(rows: int, columns: int, residual: bool) -> Sample:
 
 
 CASES = [
-    Case("layer_norm", _sample(65536, c, r), _sample(2048, c, r), _torch)
+    Case("layer_norm", _sample(65536, c, r), _sample(4096, c, r), _torch, label)
     for c in (768, 1600)
-    for r in (False, True)
+    for r, label in ((False, "alone"), (True, "residual"))
 ]
 
 if __name__ == "__main__":

@@ -11,18 +11,23 @@ its traceback, and the exit code at the end is 1. Without a GPU the exit code is
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import bench
 import harness
 import numpy as np
 import small_gpt
@@ -32,7 +37,7 @@ from gpugrad import backend
 
 SCRIPT = __file__
 SECONDS = 560  # for all sections together
-LIMITS = {"tests": SECONDS}  # for one section; 120 for the others
+LIMITS = {"tests": SECONDS, "kernels-bfloat16": 240}  # for one section; 120 for the others
 Rows = Iterator[dict[str, Any]]
 
 # Sections: generators of rows {what, value, unit, ...}. Rows count as measured once yielded; an
@@ -123,14 +128,75 @@ def tests(device: str, tiny: bool) -> Rows:
         raise AssertionError(f"pytest -m gpu: exit code {code}, {passed} tests passed")
 
 
+def conformance(device: str, tiny: bool) -> Rows:
+    """Run every wrapper of kernels/ptx.cuh on the hardware; the tests hold the emulator to it."""
+    script = harness.ROOT / "tests" / "emulator" / "conformance.py"
+    if tiny:  # the hardware's part is the emulator's here
+        yield {"what": "wrappers run", "value": 0, "unit": "cases"}
+        return
+    subprocess.run([sys.executable, str(script)], cwd=harness.ROOT, check=True)
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider"]
+    command += ["tests/emulator/test_conformance.py"]
+    code = subprocess.run(command, cwd=harness.ROOT, check=False).returncode
+    yield {"what": "emulator agrees with the hardware", "value": int(code == 0), "unit": "0 or 1"}
+    if code:
+        raise AssertionError(f"pytest tests/emulator/test_conformance.py: exit code {code}")
+
+
+def kernels(dtype: str, device: str, tiny: bool) -> Rows:
+    """Time every kernel against its floor, its definition and, where installed, PyTorch."""
+    found = importlib.util.find_spec("torch") and not tiny
+    torch = importlib.import_module("torch") if found else None
+    peak = bench.peaks(device, dtype, 64 if tiny else None)
+    yield {"what": "copy", "value": peak.bytes_per_second / 1e9, "unit": "GB/s"}
+    yield {"what": f"matmul {dtype}", "value": peak.flops_per_second / 1e12, "unit": "TFLOP/s"}
+    failed = []
+    for name in ["layer_norm"] if tiny else bench.names():
+        for case in bench.cases(name)[: 1 if tiny else None]:
+            try:
+                rows = list(bench.measure(case, dtype, device, peak, torch, 2 if tiny else 20))
+            except Exception:
+                failed.append(f"{name}, {case.title(device)}:\n{traceback.format_exc()}")
+                continue
+            for row in rows:
+                what = " ".join(row[k] for k in ("op", "case", "direction", "implementation"))
+                yield {"what": what, "value": row["us"], "unit": "us", **row}
+    if failed:
+        raise AssertionError("\n".join(failed))
+
+
+def sanitizer(device: str, tiny: bool) -> Rows:
+    """Run the kernels' tests on the GPU under compute-sanitizer, if it is installed."""
+    found = shutil.which("compute-sanitizer") or next(
+        iter(sorted(Path("/usr/local").glob("cuda*/bin/compute-sanitizer"))), None
+    )
+    if found is None or tiny:
+        yield {"what": "compute-sanitizer", "value": "not measured", "unit": ""}
+        return
+    for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
+        command = [str(found), f"--tool={tool}", "--error-exitcode=99", sys.executable]
+        command += ["-m", "pytest", "-m", "gpu", "-n", "0", "-x", "-p", "no:cacheprovider"]
+        command += ["tests/fused/test_cuda.py", "-k", "test_on_the_gpu and float32"]
+        code = subprocess.run(command, cwd=harness.ROOT, check=False).returncode
+        yield {"what": tool, "value": code, "unit": "exit code"}
+        if code:
+            raise AssertionError(f"compute-sanitizer {tool}: exit code {code}")
+
+
 SECTIONS: dict[str, Callable[[str, bool], Rows]] = {
     "copy": copy,
     **{
         f"gemm-{dtype}": lambda device, tiny, dtype=dtype: gemm(dtype, device, tiny)
         for dtype in ("float32", "float16", "bfloat16")
     },
+    "conformance": conformance,
     "train": train,
     "tests": tests,
+    **{
+        f"kernels-{dtype}": lambda device, tiny, dtype=dtype: kernels(dtype, device, tiny)
+        for dtype in ("bfloat16", "float32")
+    },
+    "sanitizer": sanitizer,
 }
 
 

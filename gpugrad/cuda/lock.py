@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,7 @@ def measure_all(found: Iterable[Source]) -> dict[Row, Resources]:
         for architecture in ARCHITECTURES
         if supports(source, architecture)
     ]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(lambda job: measure(*job), jobs))
     return {row: taken for result in results for row, taken in result.items()}
 

@@ -31,6 +31,8 @@ def clip_grad_norm_(
     When a gradient holds NaN or infinity the norm is nan or inf and the gradients stay as they
     are: skip the step if ``not math.isfinite(norm)``. With ``error_if_nonfinite`` that raises
     RuntimeError, which names the first such gradient.
+
+    On a GPU three launches measure and scale all gradients; reading the norm then waits for them.
     """
     if not max_norm >= 0:
         raise ValueError(f"clip_grad_norm_: max_norm must be a number >= 0, got {max_norm!r}")

@@ -62,8 +62,7 @@ def assert_same(a, b):
             np.testing.assert_array_equal(x.astype(np.float64), y.astype(np.float64))
 
 
-@pytest.mark.parametrize("kind", [Adam, AdamW])
-@pytest.mark.parametrize(
+types = pytest.mark.parametrize(
     ("dtype", "g_dtype"),
     [
         ("float32", "float32"),
@@ -74,6 +73,10 @@ def assert_same(a, b):
         ("float16", "float16"),
     ],
 )
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+@types
 def test_agrees_with_numpy(kind, dtype, g_dtype):
     def run():
         return trained(lambda params: kind(params, **SETTINGS), dtype, g_dtype)
@@ -85,6 +88,21 @@ def test_agrees_with_numpy(kind, dtype, g_dtype):
     assert_same(found, plain)
     exact = trained(lambda params: kind(params, **SETTINGS), dtype, g_dtype, wide=True)
     for x, e, p in zip(found[0], exact[0], plain[0], strict=True):
+        testing.assert_close(x, e, p, factor=2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+@types
+def test_agrees_with_numpy_on_a_gpu(monkeypatch, kind, dtype, g_dtype):
+    def run(wide=False):
+        return trained(lambda params: kind(params, **SETTINGS), dtype, g_dtype, wide=wide)
+
+    before = cuda.launches["adamw"]
+    found = run()
+    assert cuda.launches["adamw"] == before + STEPS
+    monkeypatch.setenv("GPUGRAD_DEVICE", "cpu")
+    for x, e, p in zip(found[0], run(wide=True)[0], run()[0], strict=True):
         testing.assert_close(x, e, p, factor=2)
 
 

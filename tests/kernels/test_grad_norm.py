@@ -69,6 +69,21 @@ def test_half_precision(dtype):
         np.testing.assert_array_equal(x.astype(np.float64), p.astype(np.float64))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_agrees_with_numpy_on_a_gpu(monkeypatch, dtype):
+    before = cuda.launches["grad_scale"]
+    norm, found = clipped(drawn(1000.0), 1.0, dtype)
+    assert cuda.launches["grad_scale"] == before + 1
+    again = clipped(drawn(1000.0), 1.0, dtype)
+    assert again[0] == norm
+    monkeypatch.setenv("GPUGRAD_DEVICE", "cpu")
+    expected, plain = clipped(drawn(1000.0), 1.0, dtype)
+    np.testing.assert_allclose(norm, expected, rtol=1e-14)
+    for x, p in zip(found, plain, strict=True):
+        np.testing.assert_array_equal(x.astype(np.float64), p.astype(np.float64))
+
+
 def test_three_launches_whatever_the_number_of_gradients():
     before = dict(cuda.launches)
     with emulator.enabled():

@@ -77,6 +77,20 @@ def test_agrees_with_numpy(dtype, g_dtype, momentum, dampening, nesterov, weight
         testing.assert_close(x, e, p, factor=2)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_agrees_with_numpy_on_a_gpu(monkeypatch, dtype, momentum):
+    settings = {"momentum": momentum, "weight_decay": 0.25}
+    before = cuda.launches["sgd"]
+    found = trained(settings, dtype, dtype)
+    assert cuda.launches["sgd"] == before + STEPS
+    monkeypatch.setenv("GPUGRAD_DEVICE", "cpu")
+    exact, plain = trained(settings, dtype, dtype, wide=True), trained(settings, dtype, dtype)
+    for x, e, p in list(zip(found, exact, plain, strict=False))[: len(SHAPES)]:
+        testing.assert_close(x, e, p, factor=2)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 def test_values_that_are_not_finite(momentum, weight_decay):

@@ -249,18 +249,19 @@ def _key(value: Any) -> Hashable:
 
 
 def _from_outside(function: Callable[..., Any]) -> Callable[[], list[Any]]:
-    """Return a function that looks up what ``function`` takes from its closure and which numbers
-    from its module: a change there must not meet an old trace.
+    """Return a function that looks up what ``function`` takes from its defaults and closure, and
+    which numbers from its module: a change there must not meet an old trace.
     """
     code = getattr(function, "__code__", None)
     if code is None:
         return list
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     cells = function.__closure__ or ()
 
     def look() -> list[Any]:
         numbers = [function.__globals__.get(name) for name in code.co_names]
         found = [n if isinstance(n, (bool, int, float)) else None for n in numbers]
-        return found + [cell.cell_contents for cell in cells]
+        return [*defaults, *found, *(cell.cell_contents for cell in cells)]
 
     return look
 
@@ -276,7 +277,8 @@ def fuse(function: Callable[..., Any]) -> Fusion:
     (NumPy, float64, reductions, indexing, a decision on a tensor's values or shape, tensors taken
     from outside, random numbers) ``function`` runs as it is written, and raises what it raises.
 
-    It is called once for each combination of dtypes and numbers, so it must do nothing but compute.
-    ``fused.launches`` counts calls by kernel ("cuda") and by ``function`` ("spec").
+    It is called once for each combination of dtypes and numbers, so it must do nothing but compute,
+    and depend on nothing but its arguments, its closure and the numbers of its module.
+    ``launches`` counts calls by kernel ("cuda") and by ``function`` ("spec").
     """
     return Fusion(function)

@@ -2,8 +2,8 @@
 //
 // x, residual, sum, out, g, h, g_h, dh (N, C) of T; weight, bias (C) of T; mean, rstd (N) float32;
 // partial (S, K C) float32. residual with sum, weight, bias, g_h, dh and partial may be null.
-// layer_norm_forward: a team of threads per row, one read. Writes h = x + residual to `sum` if there
-// is a residual. Saves mean and rstd.
+// layer_norm_forward: a team of threads per row, one read. Writes h = x + residual to `sum` if
+// there is a residual. Saves mean and rstd.
 // layer_norm_backward: the same teams, S blocks, each taking many rows. dh contains g_h, the
 // gradient of `sum`; partial the sums of g * z and of g over the rows of a block, K of the two;
 // column_sums.cu adds up its S rows.

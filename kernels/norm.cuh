@@ -9,8 +9,8 @@
 // columns per thread, all in packs. The mean comes before the squares of the centred values: no
 // cancellation. In backward a block takes many rows, adds up its part of dweight and dbias in
 // registers and writes it as one row of `partial`.
-// norm_forward_any and norm_backward_any take rows of any length at any address, and read a row again
-// (from the caches) instead of keeping it; norm_parameters_any makes `partial` for the latter.
+// norm_forward_any and norm_backward_any take rows of any length at any address, and read a row
+// again (from the caches) instead of keeping it; norm_parameters_any makes `partial` beside it.
 #pragma once
 
 #include "rows.cuh"
@@ -73,8 +73,10 @@ __device__ __forceinline__ void norm_forward(const T* x, const T* residual, cons
             const int col = (i * team + lane) * N;
             if (col < width) {
 #pragma unroll
-                for (int j = 0; j < N; j++)
-                    h[i].values[j] = from_float(to_float(h[i].values[j]) + to_float(more[i].values[j]));
+                for (int j = 0; j < N; j++) {
+                    const float added = to_float(more[i].values[j]);
+                    h[i].values[j] = from_float(to_float(h[i].values[j]) + added);
+                }
                 store<N>(sum + start + col, h[i]);
             }
         }

@@ -1,9 +1,10 @@
-// Root-mean-square normalisation, optionally of a residual sum, and its gradients; norm.cuh says how.
+// Root-mean-square normalisation, optionally of a residual sum, and its gradients; norm.cuh says
+// how.
 //
-// x, residual, sum, out, g, h, g_h, dh (N, C) of T; weight (C) of T; rstd (N) float32; partial (S, C)
-// float32. residual with sum, weight, g_h, dh and partial may be null.
-// rms_norm_forward: a team of threads per row, one read. Writes h = x + residual to `sum` if there is
-// a residual. Saves rstd = 1 / sqrt(mean(h * h) + eps).
+// x, residual, sum, out, g, h, g_h, dh (N, C) of T; weight (C) of T; rstd (N) float32; partial
+// (S, C) float32. residual with sum, weight, g_h, dh and partial may be null.
+// rms_norm_forward: a team of threads per row, one read. Writes h = x + residual to `sum` if there
+// is a residual. Saves rstd = 1 / sqrt(mean(h * h) + eps).
 // rms_norm_backward: the same teams, S blocks, each taking many rows. dh contains g_h, the gradient
 // of `sum`; partial the sums of g * z over the rows of a block; column_sums.cu adds up its S rows.
 // rms_norm_forward_any, rms_norm_backward_any (dh), rms_norm_parameters_any (partial): the same for

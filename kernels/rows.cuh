@@ -1,7 +1,7 @@
 // Rows of a matrix, held by teams of threads: what normalisations and sums over rows share.
 //
 // A team is `team` lanes of a warp, a power of two, or a whole block. Its threads take the columns
-// in turn, N neighbours at a time: Pack::size where all rows begin at multiples of 16 bytes, else 1.
+// in turn, N neighbours at a time: Pack::size where all rows begin at multiples of 16 bytes, or 1.
 #pragma once
 
 #include "common.cuh"
@@ -45,9 +45,9 @@ __device__ __forceinline__ void team_sum(float (&x)[K], int team, float (&scratc
     for (int k = 0; k < K; k++) x[k] = warp_sum(lane < blockDim.x / WARP ? scratch[k][lane] : 0.0f);
 }
 
-// Calls add(row, col, i) for the columns that a thread takes, N from `col` on, with a place for their
-// sums at sums[i]. A block has a tile of `team` * VALUES columns (by blockIdx.x) of a stripe of rows
-// (by blockIdx.y); every team of the block takes other rows, a thread UNROLL of them at a time.
+// Calls add(row, col, i) for the columns that a thread takes, N from `col` on, with a place for
+// their sums at sums[i]. A block has a tile of `team` * VALUES columns (by blockIdx.x) of a stripe
+// of rows (by blockIdx.y); every team of the block takes other rows, UNROLL of them at a time.
 struct Tile {
     int first;  // column
     int width;

@@ -291,17 +291,31 @@ LAYOUTS = {
 
 
 @pytest.fixture(scope="module")
-def layouts() -> elementwise.Program:
+def layouts_group() -> tuple[elementwise.Program, Group]:
     x, y, mask = (
         symbolic.argument(i, dtype)
         for i, dtype in enumerate((backend.float32, backend.float32, backend.bool_))
     )
     dtypes = [backend.float32, backend.float32, backend.bool_]
     made = elementwise.Program("layouts", dtypes, [symbolic.xp.where(mask, x - y, y * 3)])
-    with grouped():
+    with grouped() as group:
         for layout in LAYOUTS.values():
             made.run([wide((6, 5, 8), 2), layout(), np.asarray(layout() > 0)])
-    return made
+    return made, group
+
+
+@pytest.fixture
+def layouts(layouts_group: tuple[elementwise.Program, Group]) -> elementwise.Program:
+    return layouts_group[0]
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90a"])
+def test_the_kernels_of_all_layouts_compile_without_spills(layouts_group, architecture):
+    pytest.importorskip("cupy")
+    text = layouts_group[1].text(0)
+    found = compiler.compile_cubin(text, "group.cu", architecture, ["-DGPUGRAD_DTYPE=0"]).resources
+    assert len(found) == 3
+    assert {name: r for name, r in found.items() if r.spill_bytes or r.stack_bytes} == {}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -399,3 +413,13 @@ def test_constants_are_computed_when_the_expression_is_made():
     assert repr(x**1.5) == "power(x0, 1.5)"
     assert repr(symbolic.xp.exp(two * 0)) == "1.0"
     assert repr(symbolic.xp.erf(two * 0)) == "0.0"
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+def test_powers_of_known_exponents(dtype):
+    exponents = (1, 2, 3, 4, 5, -1, -2, 0, 0.5, 2.5)
+    (x,) = drawn((67,), dtype=dtype)
+    run = gg.fuse(lambda x: tuple(gg.power(x, e) for e in exponents))
+    with emulator.enabled("plain"):
+        testing.assert_implements(run, run.function, [x], dtype)
+    assert run.launches["cuda"] == 1

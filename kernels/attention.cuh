@@ -77,8 +77,8 @@ __device__ __forceinline__ void load_tile(T* tile, const T* from, int64_t stride
         for (int i = threadIdx.x; i < ROWS * chunks; i += THREADS) {
             const int row = i / chunks, chunk = i % chunks;
             const bool valid = row < rows && 8 * chunk < width;
-            cp_async_16(Tile<DIM>::at(tile, row, chunk), from + (valid ? row * stride + 8 * chunk : 0),
-                        valid);
+            cp_async_16(Tile<DIM>::at(tile, row, chunk),
+                        from + (valid ? row * stride + 8 * chunk : 0), valid);
         }
         return;
     }
@@ -106,7 +106,8 @@ template <int DIM>
 __device__ __forceinline__ void load_transposed(unsigned (&b)[2][2], T* tile, int row, int step) {
     const int lane = threadIdx.x % WARP;
     unsigned found[4];
-    ldmatrix_x4(found, Tile<DIM>::at(tile, row + lane / 16 * 8 + lane % 8, 2 * step + lane / 8 % 2));
+    row += lane / 16 * 8 + lane % 8;
+    ldmatrix_x4(found, Tile<DIM>::at(tile, row, 2 * step + lane / 8 % 2));
     b[0][0] = found[0], b[0][1] = found[1], b[1][0] = found[2], b[1][1] = found[3];
 }
 

@@ -25,7 +25,9 @@ struct Block {
     float scale, inverse_keep;
     Dropout dropout;
     // How many keys a query of the block sees.
-    __device__ __forceinline__ int seen(int row) const { return visible(first + row, offset, keys); }
+    __device__ __forceinline__ int seen(int row) const {
+        return visible(first + row, offset, keys);
+    }
 };
 
 #if GPUGRAD_DTYPE == 0
@@ -39,7 +41,8 @@ struct Block {
 #define KEYS 64
 #endif
 constexpr int THREADS = 256, SIDE = 16;
-constexpr int BLOCKS = DROPOUT ? 1 : 2;  // of a multiprocessor, for which registers must do
+// of a multiprocessor, for which registers must do
+constexpr int BLOCKS = DROPOUT || HEAD_DIM > 128 ? 1 : 2;
 constexpr int STRIDE = HEAD_DIM + 4;  // floats; rows are read 16 bytes at a time without conflicts
 constexpr int WEIGHTS = KEYS + 4;     // floats of a row of weights
 constexpr int PER_ROW = ROWS / SIDE, PER_KEY = KEYS / SIDE, PER_COL = (HEAD_DIM + 63) / 64;
@@ -129,7 +132,8 @@ __device__ __forceinline__ void compute(const Block& block) {
                 unsigned words[4];
                 const int key = start + x + SIDE * j;
                 block.dropout.draw(block.flat + row, key / 4, words);
-                const unsigned low = x % 2 ? words[1] : words[0], high = x % 2 ? words[3] : words[2];
+                const unsigned low = x % 2 ? words[1] : words[0];
+                const unsigned high = x % 2 ? words[3] : words[2];
                 if ((x % 4 / 2 ? high : low) < block.dropout.threshold) weight = 0.0f;
 #endif
                 weights[row * WEIGHTS + x + SIDE * j] = weight;
@@ -345,8 +349,8 @@ __device__ __forceinline__ void compute(const Block& block) {
         }
     }
     cp_async_wait<0>();
-    // Where no key is seen, other warps may still be writing zeros into rows of q that this one
-    // is about to use for the result.
+    // Where no key is seen nobody has waited yet for what other warps copy into this one's rows of
+    // q, which now take the result.
     __syncthreads();
 
 #pragma unroll
@@ -361,7 +365,8 @@ __device__ __forceinline__ void compute(const Block& block) {
                 block.lse[row] = sum == 0.0f ? INF : top[band][half] * scale + logf(sum);
             for (int col = 0; col < COLS; col++)
                 *reinterpret_cast<unsigned*>(Tile<HEAD_DIM>::at(q_tile, row, col) + lane % 4 * 2) =
-                    pack(sums[band][col][2 * half] * factor, sums[band][col][2 * half + 1] * factor);
+                    pack(sums[band][col][2 * half] * factor,
+                         sums[band][col][2 * half + 1] * factor);
         }
     __syncwarp();
     for (int i = lane; i < WARP_ROWS * COLS; i += WARP) {

@@ -46,7 +46,7 @@ class Parameters(NamedTuple):
 
 
 GPT2 = Parameters(12, 768, 50257, 1024)
-SMALL = Parameters(4, 256, 4096, 256)
+SMALL = Parameters(4, 384, 16384, 256)
 
 
 def in_torch(torch: Any, parameters: list[Any]) -> list[Any]:

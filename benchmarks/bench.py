@@ -283,13 +283,12 @@ def _in_torch(
     leaves = [t.requires_grad_() for t, x in pairs if x is not None and x.requires_grad]
 
     def forward() -> Any:
-        with torch.no_grad():
-            return f(torch, *tensors, **statics)
+        return f(torch, *tensors, **statics)
 
-    out = f(torch, *tensors, **statics)
+    out = forward()
     outs = out if isinstance(out, tuple) else (out,)
     found = [from_torch(torch, o) for o in outs]
-    yield Call("forward", forward, difference(found, fast()[0]))
+    yield Call("forward", without_graph(torch, forward), difference(found, fast()[0]))
     seeds = [to_torch(torch, _like(o)) for o in fast()[0]]
 
     def backward() -> Any:
@@ -297,6 +296,16 @@ def _in_torch(
 
     found = [from_torch(torch, g) for g in backward()]
     yield Call("backward", backward, difference(found, fast()[1]))
+
+
+def without_graph(torch: Any, run: Callable[[], object]) -> Callable[[], object]:
+    """Return a function that runs another while PyTorch records nothing."""
+
+    def quietly() -> object:
+        with torch.no_grad():
+            return run()
+
+    return quietly
 
 
 def to_torch(torch: Any, array: Any) -> Any:

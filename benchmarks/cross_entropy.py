@@ -38,7 +38,7 @@ def _in_place(size: tuple[int, int], device: str, dtype: str, torch: Any) -> Bui
         bench.fast_path(device): bench.only(
             lambda: cross_entropy_in_place(overwritten, target.data)
         ),
-        "two passes": bench.only(lambda: _with_gradients(in_two_passes)),
+        "definition": bench.only(lambda: _with_gradients(in_two_passes)),
     }
     if torch is not None:
         x = bench.to_torch(torch, logits.data).requires_grad_()

@@ -51,11 +51,7 @@ def _make(
             out = torch.nn.functional.dropout(tx, P)
             return ty + out if residual else out
 
-        def without_graph() -> Any:
-            with torch.no_grad():
-                return forward()
-
-        yield Call("forward", without_graph)
+        yield Call("forward", bench.without_graph(torch, forward))
         tx.requires_grad_()
         out = forward()
         yield Call("backward", lambda: torch.autograd.grad(out, tx, tg, retain_graph=True))

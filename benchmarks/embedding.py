@@ -20,8 +20,10 @@ def _sample(batch: int, length: int, rows: int, columns: int) -> Sample:
 
 
 CASES = [
-    Case("embedding", _sample(64, 1024, 50304, 768), _sample(4, 1024, 8192, 768), _torch, "tokens"),
-    Case("embedding", _sample(64, 1024, 1024, 768), _sample(4, 1024, 64, 768), _torch, "few rows"),
+    Case(
+        "embedding", _sample(64, 1024, 50304, 768), _sample(16, 1024, 8192, 768), _torch, "tokens"
+    ),
+    Case("embedding", _sample(64, 1024, 1024, 768), _sample(16, 1024, 64, 768), _torch, "few rows"),
 ]
 
 if __name__ == "__main__":

@@ -133,6 +133,14 @@ def test_while_the_emulator_runs_the_kernels_are_measured(name: str) -> None:
     assert rows["definition", "backward"]["agrees"]
 
 
+def test_while_the_emulator_runs_a_fused_function_is_one_kernel() -> None:
+    (case,) = bench.cases("fuse")
+    with emulator.enabled("plain"):
+        rows = measured(replace(case, cpu_size=(3, 5)))
+    kinds = {(name, way) for name in ("cuda", "definition") for way in bench.DIRECTIONS}
+    assert set(rows) == kinds
+
+
 def test_ids_are_integers_below_the_limit_and_always_the_same() -> None:
     ids = bench.Ids((50, 4), 7)
     drawn = ids.draw()
@@ -162,6 +170,15 @@ def test_a_master_copy_counts(dtype: str, per_parameter: tuple[int, int]) -> Non
     for name, size in zip(("adamw", "sgd"), per_parameter, strict=True):
         (case,) = bench.cases(name)
         assert small(case).build("cpu", dtype).cost.forward_bytes == size * count
+
+
+@pytest.mark.parametrize(("label", "falls"), [("norm", False), ("clipped", True)])
+def test_clipping_is_measured_where_every_call_clips(label: str, falls: bool) -> None:
+    (case,) = (case for case in bench.cases("grad_norm") if case.label == label)
+    for make in small(case).build("cpu", "float32").makers.values():
+        (call,) = make()
+        norms = [call.run() for _ in range(4)]
+        assert (norms == sorted(set(norms), reverse=True)) == falls, norms
 
 
 # Rows

@@ -1,6 +1,7 @@
 """Random numbers and masks (kernels/random.cu), and the array library's own generator.
 
-The floor counts the bytes written alone; the drawing takes integer operations beside it.
+The floor counts the bytes written alone; the drawing takes integer operations beside it. NumPy and
+CuPy draw float32 whatever the dtype is.
 """
 
 from __future__ import annotations

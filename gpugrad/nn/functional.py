@@ -15,6 +15,7 @@ import numpy as np
 from .. import backend, fused, ops
 from ..backend import DTypeLike
 from ..fused._ids import refuse_non_integer, refuse_out_of_range
+from ..fused.fuse import fuse
 from ..ops import asarray
 from ..registry import describe
 from ..tensor import Tensor
@@ -90,7 +91,11 @@ def gelu(input: Any, approximate: str = "none") -> Tensor:
 
 def silu(input: Any) -> Tensor:
     """Return x * sigmoid(x), also called swish: Elfwing, Uchibe, Doya (2017)."""
-    x = asarray(input)
+    return _silu(asarray(input))
+
+
+@fuse
+def _silu(x: Tensor) -> Tensor:
     return x * ops.sigmoid(x)
 
 

@@ -1,0 +1,76 @@
+"""A GPT trained by the CUDA kernels in the emulator follows the run by NumPy."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpugrad as gg
+from gpugrad import cuda, emulator
+from gpugrad.fused import FUSED
+from gpugrad.models import GPT, GPTConfig
+from gpugrad.optim import AdamW, clip_grad_norm_, decay_groups
+from gpugrad.text import RandomWindows
+
+BLOCK, BATCH, VOCABULARY = 20, 3, 128
+OPERATIONS = {"packed_attention", "bias_gelu", "cross_entropy", "embedding", "layer_norm"}
+KERNELS = {  # of a training step; launches per step
+    "adamw": 1,
+    "attention_forward": 2,
+    "bias_gelu_backward": 2,
+    "cross_entropy_backward": 1,
+    "embedding_backward": 1,
+    "grad_norm_partial": 1,
+    "layer_norm_backward": 5,
+}
+
+
+def train(steps: int, dropout: float = 0.0) -> list[float]:
+    """Return the loss before each step of a small run on Python source."""
+    tokens = np.frombuffer(Path(argparse.__file__).read_bytes(), np.uint8) % VOCABULARY
+    batches = RandomWindows(tokens, BLOCK, BATCH, seed=1)
+    gg.manual_seed(1)
+    config = GPTConfig(
+        vocab_size=VOCABULARY, block_size=BLOCK, n_layer=2, n_head=2, n_embd=48, dropout=dropout
+    )
+    model = GPT(config, "cpu")
+    optimizer = AdamW(decay_groups(model, 0.1), lr=2e-3, betas=(0.9, 0.95))
+    losses = []
+    for _ in range(steps):
+        x, y = next(batches)
+        _, loss = model(x, targets=y)
+        optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize(("steps", "dropout"), [(50, 0.0), (8, 0.2)])
+def test_training_in_the_emulator_follows_numpy(steps, dropout, monkeypatch):
+    monkeypatch.delenv("GPUGRAD_EMULATE", raising=False)
+    expected = train(steps, dropout)
+    launched = cuda.launches.copy()
+    operations = {name: op.launches.copy() for name, op in FUSED.items()}
+    with emulator.enabled("plain"):
+        losses = train(steps, dropout)
+    np.testing.assert_allclose(losses, expected, rtol=0, atol=2e-4)
+    if steps == 50:
+        assert losses[-1] < losses[0] - 2
+    moved = {name: op.launches - operations[name] for name, op in FUSED.items()}
+    moved = {name: counts for name, counts in moved.items() if counts}
+    assert OPERATIONS <= set(moved)
+    assert all(set(counts) == {"cuda"} for counts in moved.values()), moved
+    kernels = cuda.launches - launched
+    assert {name: kernels[name] for name in KERNELS} == {k: n * steps for k, n in KERNELS.items()}
+    assert (kernels["dropout"] > 0) == bool(dropout)
+
+
+def test_the_checked_emulator_finds_nothing_in_a_step():
+    with emulator.enabled("checked"):
+        checked = train(2, dropout=0.1)
+    assert checked == pytest.approx(train(2, dropout=0.1), abs=1e-4)

@@ -114,7 +114,9 @@ def outcome(mutant: Mutant) -> str:
         return "survived"
     if "does not compile" in done.stdout:
         return "does not compile"
-    failed = re.findall(r"^(?:FAILED|ERROR) \S*?(\w+\.py\S*)(?: - (.*))?$", done.stdout, re.M)
+    failed = re.findall(r"^(?:FAILED|ERROR) .*?(\w+\.py::.*?)(?: - (.*))?$", done.stdout, re.M)
+    if done.returncode < 0:
+        return f"a crash, signal {-done.returncode}"
     if done.returncode != 1 or not failed:
         raise RuntimeError(f"pytest failed otherwise:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     test, why = failed[0]

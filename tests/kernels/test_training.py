@@ -63,7 +63,7 @@ def test_training_in_the_emulator_follows_numpy(steps, dropout, monkeypatch):
         assert losses[-1] < losses[0] - 2
     moved = {name: op.launches - operations[name] for name, op in FUSED.items()}
     moved = {name: counts for name, counts in moved.items() if counts}
-    assert OPERATIONS <= set(moved)
+    assert set(moved) >= OPERATIONS
     assert all(set(counts) == {"cuda"} for counts in moved.values()), moved
     kernels = cuda.launches - launched
     assert {name: kernels[name] for name in KERNELS} == {k: n * steps for k, n in KERNELS.items()}

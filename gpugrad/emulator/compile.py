@@ -15,13 +15,15 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..cuda.compiler import CompileError, cache_folder, include_folder
+from ..cuda.compiler import LONG_COMPILE, CompileError, cache_folder, include_folder
 
 lock = threading.RLock()  # the runtime runs one kernel at a time
 _HERE = Path(__file__).parent
@@ -194,10 +196,27 @@ def _replacing(path: Path) -> Iterator[str]:
 
 def _run(arguments: Sequence[str], text: str | None, name: str) -> None:
     command = [compiler()[0], *arguments]
+    started = time.monotonic()
     done = subprocess.run(command, input=text, capture_output=True, text=True)
+    _waited(time.monotonic() - started)
     if done.returncode:
         if re.search(r"fatal error: cuda_\w+\.h", done.stderr):
             include_folder()  # raises what to install
         raise CompileError(f"{name} does not compile for the emulator:\n{done.stderr}")
     if done.stderr:
         warnings.warn(f"{name}, compiled for the emulator:\n{done.stderr}", stacklevel=4)
+
+
+_seconds = 0.0  # spent compiling
+
+
+def _waited(seconds: float) -> None:
+    """Say once, when it has taken long, what is being waited for."""
+    global _seconds
+    if _seconds <= LONG_COMPILE < _seconds + seconds:
+        print(
+            "gpugrad: compiling kernels for the emulator; what is compiled is kept in "
+            f"{cache_folder()}",
+            file=sys.stderr,
+        )
+    _seconds += seconds

@@ -309,3 +309,14 @@ def test_a_copied_cache_works(tmp_path: Path) -> None:
     before = sorted(path.name for path in (tmp_path / "b" / "emulator").iterdir())
     assert run(tmp_path / "b").strip() == "6"
     assert sorted(path.name for path in (tmp_path / "b" / "emulator").iterdir()) == before
+
+
+def test_a_long_wait_for_the_compiler_is_explained_once(monkeypatch, capsys):
+    monkeypatch.setattr(compiler, "_seconds", 0.0)
+    for seconds in (1.5, 0.4):
+        compiler._waited(seconds)
+    assert capsys.readouterr().err == ""
+    compiler._waited(0.2)
+    assert "compiling kernels for the emulator" in capsys.readouterr().err
+    compiler._waited(9)
+    assert capsys.readouterr().err == ""

@@ -58,7 +58,7 @@ constexpr int lanes_of(int packs) {  // of a warp, for one row
     return lanes;
 }
 
-// stats (2, batch * heads, padded): lse and delta.
+// stats (batch * heads, 2, padded): lse and delta.
 extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     attention_backward_rows(const T* out, const T* g, const float* lse, float* stats,
                             int64_t out_batch, int64_t out_head, int64_t out_row, int64_t g_batch,
@@ -93,9 +93,10 @@ extern "C" __global__ void __launch_bounds__(ROW_THREADS)
     for (int offset = LANES / 2; offset > 0; offset /= 2)
         sum += __shfl_xor_sync(FULL, sum, offset);
     if (lane == 0 && row < rows) {
+        float* const at = stats + static_cast<int64_t>(head) * 2 * padded + query;
         // +inf weighs every key 0
-        stats[row] = real ? lse[static_cast<int64_t>(head) * queries + query] : INF;
-        stats[rows + row] = sum;
+        at[0] = real ? lse[static_cast<int64_t>(head) * queries + query] : INF;
+        at[padded] = sum;
     }
 }
 
@@ -115,6 +116,16 @@ constexpr int THREADS = 128, WARPS = THREADS / WARP, STRIDE = Tile<HEAD_DIM>::st
 #define CHUNK 16
 #endif
 constexpr int unit_rows(int own) { return own / WARPS; }
+
+// Steps of 16 columns of the own rows that stay in registers: as many as leave no register to
+// memory on sm_80 and sm_90a. Reading them again is half of the traffic of shared memory, which
+// would be the bound. dk and dv take KEY_SUMS registers.
+constexpr int STEPS = HEAD_DIM / 16;
+constexpr int KEY_SUMS = unit_rows(OWN_KEYS) / 16 * HEAD_DIM;
+constexpr bool FULL_OF_SUMS = KEY_SUMS > 128 || (KEY_SUMS == 128 && DROPOUT);
+constexpr int HOLD_K = FULL_OF_SUMS ? 0 : KEY_SUMS == 128 && HEAD_DIM == 64 ? 2 : STEPS;
+constexpr int HOLD_V = FULL_OF_SUMS || (KEY_SUMS == 128 && HEAD_DIM == 128) ? 0 : STEPS;
+constexpr int HOLD_Q = HEAD_DIM > 128 ? 0 : STEPS, HOLD_G = HOLD_Q;
 __device__ __forceinline__ int unit_first(int own) { return threadIdx.x / WARP * unit_rows(own); }
 
 template <int COUNT>
@@ -144,6 +155,34 @@ __device__ __forceinline__ void draw_transposed(unsigned (&words)[4], const Drop
     }
 }
 
+// Own rows as the left operand of products. The first HELD steps of 16 columns stay in registers
+// from `hold` on; the others are read from shared memory each time.
+template <int ROWS, int HELD>
+struct Operand {
+    static constexpr int strips = ROWS / 16;
+    T* tile;
+    int row;
+    unsigned held[HELD ? HELD : 1][strips][4];
+
+    __device__ __forceinline__ void hold() {
+#pragma unroll
+        for (int step = 0; step < HELD; step++)
+#pragma unroll
+            for (int s = 0; s < strips; s++)
+                load_rows<HEAD_DIM>(held[step][s], tile, row + 16 * s, step);
+    }
+    __device__ __forceinline__ void get(unsigned (&a)[strips][4], int step) const {
+#pragma unroll
+        for (int s = 0; s < strips; s++) {
+            if (step >= HELD)
+                load_rows<HEAD_DIM>(a[s], tile, row + 16 * s, step);
+            else
+#pragma unroll
+                for (int i = 0; i < 4; i++) a[s][i] = held[step][s][i];
+        }
+    }
+};
+
 template <int ROWS, int COLS>
 struct Scores {
     static constexpr int strips = ROWS / 16, parts = COLS / 8, size = strips * parts * 4;
@@ -160,15 +199,15 @@ struct Scores {
         return n / 4 % parts * 8 + n % 2 + 2 * (threadIdx.x % 4);
     }
 
-    __device__ __forceinline__ void multiply(T* own_tile, int own_row, T* other, int other_row) {
+    template <int HELD>
+    __device__ __forceinline__ void multiply(const Operand<ROWS, HELD>& mine, T* other,
+                                             int other_row) {
 #pragma unroll
         for (int n = 0; n < size; n++) (*this)[n] = 0.0f;
 #pragma unroll
         for (int step = 0; step < HEAD_DIM / 16; step++) {
             unsigned a[strips][4];
-#pragma unroll
-            for (int s = 0; s < strips; s++)
-                load_rows<HEAD_DIM>(a[s], own_tile, own_row + 16 * s, step);
+            mine.get(a, step);
 #pragma unroll
             for (int j = 0; j < COLS / 16; j++) {
                 unsigned b[2][2];
@@ -277,6 +316,7 @@ constexpr int CHUNK = OTHERS;
 constexpr int STRIDE = HEAD_DIM + 4;  // rows are read 16 bytes at a time without conflicts
 constexpr int SHEET = OTHERS + 4;     // floats of a row of weights in shared memory
 constexpr int unit_rows(int own) { return own; }
+constexpr int HOLD_K = 0, HOLD_V = 0, HOLD_Q = 0, HOLD_G = 0;
 __device__ __forceinline__ int unit_first(int) { return 0; }
 
 template <int COUNT>
@@ -297,6 +337,13 @@ __device__ __forceinline__ float4 four(const float* p) {
     return *reinterpret_cast<const float4*>(p);
 }
 
+template <int ROWS, int>
+struct Operand {
+    T* tile;
+    int row;
+    __device__ __forceinline__ void hold() {}
+};
+
 template <int ROWS, int COLS>
 struct Scores {
     static constexpr int owned = ROWS / SIDE, across = COLS / SIDE, size = owned * across;
@@ -310,8 +357,9 @@ struct Scores {
         return threadIdx.x % SIDE + SIDE * (n % across);
     }
 
-    __device__ __forceinline__ void multiply(T* own_tile, int, T* other, int) {
-        multiply_rows(values, own_tile + own(0) * STRIDE, other + col(0) * STRIDE, STRIDE);
+    template <int HELD>
+    __device__ __forceinline__ void multiply(const Operand<ROWS, HELD>& mine, T* other, int) {
+        multiply_rows(values, mine.tile + own(0) * STRIDE, other + col(0) * STRIDE, STRIDE);
     }
 
     template <bool OWN_ARE_KEYS>
@@ -434,8 +482,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
     const int head = work.head, first_key = work.tile * OWN_KEYS;  // the first are seen by the most
     const Rows query = rows_of(q, q_batch, q_head, q_row, head, heads, width);
     const Rows upstream = rows_of(g, g_batch, g_head, g_row, head, heads, width);
-    const float* head_stats = stats + static_cast<int64_t>(head) * padded;
-    const int64_t all_rows = static_cast<int64_t>(all_heads) * padded;
+    const float* head_stats = stats + static_cast<int64_t>(head) * 2 * padded;
 
     auto begin_to_load = [&](int tile) {
         const int first = tile * OTHERS, stage = tile % 2, i = 4 * threadIdx.x;
@@ -444,7 +491,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
         load<OTHERS>(at + OTHERS * STRIDE, upstream, first, queries, width);
         if (i < 2 * OTHERS)
             cp_async_16(columns + stage * 2 * OTHERS + i,
-                        head_stats + i / OTHERS * all_rows + first + i % OTHERS);
+                        head_stats + i / OTHERS * padded + first + i % OTHERS);
         cp_async_commit();
     };
 
@@ -452,12 +499,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
     const int begin = max(0, first_key - offset) / OTHERS;
     const int end = (queries + OTHERS - 1) / OTHERS;
     Sums<UNIT> sums_k = {}, sums_v = {};
+    Operand<UNIT, HOLD_K> mine_k = {own_k, own_row};
+    Operand<UNIT, HOLD_V> mine_v = {own_v, own_row};
     if (begin < end) {
         const Rows key = rows_of(k, k_batch, k_head, k_row, head, heads, width);
         const Rows value = rows_of(v, v_batch, v_head, v_row, head, heads, width);
         load<OWN_KEYS>(own_k, key, first_key, keys, width);
         if (WANTED & 1) load<OWN_KEYS>(own_v, value, first_key, keys, width);
         begin_to_load(begin);
+        cp_async_wait<0>();
+        __syncthreads();
+        mine_k.hold();
+        if (WANTED & 1) mine_v.hold();
     }
 #pragma unroll 1
     for (int tile = begin; tile < end; tile++) {
@@ -473,7 +526,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
             const float* lse = columns + tile % 2 * 2 * OTHERS + start;
             const float* delta = lse + OTHERS;
             Part p, ds;
-            p.multiply(own_k, own_row, tile_q, start);
+            p.multiply(mine_k, tile_q, start);
             bool any_far = false;
 #pragma unroll
             for (int n = 0; n < Part::size; n++)
@@ -506,7 +559,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
                 sums_v.add(dropped, tile_g, start, sheet);
             }
             if (WANTED & 1) {
-                ds.multiply(own_v, own_row, tile_g, start);
+                ds.multiply(mine_v, tile_g, start);
 #pragma unroll
                 for (int n = 0; n < Part::size; n++) {
                     if (DROPOUT) ds[n] = kept >> n & 1 ? ds[n] * inverse_keep : 0.0f;
@@ -558,15 +611,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_quer
     const int last_query = min(queries, first_query + OWN_QUERIES) - 1;
     const int end = (visible(last_query, offset, keys) + OTHERS - 1) / OTHERS;
     Sums<UNIT> sums = {};
+    Operand<UNIT, HOLD_Q> mine_q = {own_q, own_row};
+    Operand<UNIT, HOLD_G> mine_g = {own_g, own_row};
     float lse[Part::owned], delta[Part::owned];
     bool any_far = false;
 #pragma unroll
     for (int i = 0; i < Part::owned; i++) {
         // a query past the last is no row of memory here; its sums are not written
         const int query = min(own_query + Part::own(i), queries - 1);
-        const int64_t at = static_cast<int64_t>(head) * padded + query;
-        lse[i] = stats[at];
-        delta[i] = stats[static_cast<int64_t>(all_heads) * padded + at];
+        const float* at = stats + static_cast<int64_t>(head) * 2 * padded + query;
+        lse[i] = at[0];
+        delta[i] = at[padded];
         any_far |= is_far(lse[i]);
     }
     if (end) {
@@ -575,6 +630,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_quer
         load<OWN_QUERIES>(own_q, query, first_query, queries, width);
         load<OWN_QUERIES>(own_g, upstream, first_query, queries, width);
         begin_to_load(0);
+        cp_async_wait<0>();
+        __syncthreads();
+        mine_q.hold();
+        mine_g.hold();
     }
     const int seen_by_some = visible(min(own_query + UNIT - 1, last_query), offset, keys);
     const int seen_by_all = visible(own_query, offset, keys);
@@ -590,8 +649,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_quer
             const int first = tile * OTHERS + start;
             if (first >= seen_by_some || own_query >= queries) break;
             Part p, ds;
-            p.multiply(own_q, own_row, tile_k, start);
-            ds.multiply(own_g, own_row, tile_v, start);
+            p.multiply(mine_q, tile_k, start);
+            ds.multiply(mine_g, tile_v, start);
             if (any_far) {
 #pragma unroll
                 for (int n = 0; n < Part::size; n++)

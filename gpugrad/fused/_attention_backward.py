@@ -24,7 +24,7 @@ class Tiles(NamedTuple):
     """How the kernels are compiled for a width, and what a block needs.
 
     A block owns ``keys`` keys or ``queries`` queries and goes through the other rows ``others`` at
-    a time; ``shared`` is in bytes.
+    a time. Shared memory holds rows of ``stride`` bytes.
     """
 
     head_dim: int
@@ -32,7 +32,7 @@ class Tiles(NamedTuple):
     queries: int
     others: int
     threads: int
-    shared: int
+    stride: int
 
     @property
     def both(self) -> bool:
@@ -49,8 +49,13 @@ class Tiles(NamedTuple):
             "OTHERS": self.others,
         }
 
+    def shared(self, own: int) -> int:
+        """Return the bytes of shared memory of a block with so many rows of its own."""
+        weights = 4 * own * (self.others + 4) if self.threads == 256 else 0
+        return (2 * own + 4 * self.others) * self.stride + 16 * self.others + weights
 
-def tiles(itemsize: int, width: int) -> Tiles:
+
+def tiles(itemsize: int, width: int, queries: int, keys: int) -> Tiles:
     """Return the largest tiles that leave no register to memory, in at most 99 KB a block.
 
     Every GPU since sm_80 has that much, most have it twice.
@@ -58,19 +63,21 @@ def tiles(itemsize: int, width: int) -> Tiles:
     if itemsize == 4:
         head_dim = -(-width // 32) * 32
         own, others = (64, 32) if head_dim <= 64 else (32, 16) if head_dim <= 128 else (16, 16)
-        stride = 4 * (head_dim + 4)
-        sheet = 4 * own * (others + 4)
-    else:
-        head_dim = -(-width // 16) * 16
-        own, others = (128, 64) if head_dim <= 64 else (64, 32 if head_dim <= 128 else 16)
-        stride = 16 * (head_dim // 8 if head_dim % 64 == 0 else head_dim // 8 | 1)
-        sheet = 0
-    shared = (2 * own + 4 * others) * stride + 16 * others + sheet
-    return Tiles(head_dim, own, own, others, 256 if itemsize == 4 else 128, shared)
+        return Tiles(head_dim, own, own, others, 256, 4 * (head_dim + 4))
+    head_dim = -(-width // 16) * 16
+    chunks = head_dim // 8
+    stride = 16 * (chunks if chunks % 8 == 0 else chunks | 1)
+    if head_dim > 64:
+        return Tiles(head_dim, 64, 64, 32 if head_dim <= 128 else 16, 128, stride)
+    # of few rows every warp gets some
+    own_keys, own_queries = (64 if rows <= 64 else 128 for rows in (keys, queries))
+    return Tiles(head_dim, own_keys, own_queries, 64, 128, stride)
 
 
-def _variant(dtype: int, width: int, dropout: int, wanted: int = DK | DV) -> dict[str, object]:
-    macros = tiles(2 if dtype else 4, width).macros
+def _variant(
+    dtype: int, width: int, dropout: int, wanted: int = DK | DV, rows: int = 1024
+) -> dict[str, object]:
+    macros = tiles(2 if dtype else 4, width, rows, rows).macros
     return {"GPUGRAD_DTYPE": dtype, "DROPOUT": dropout, "WANTED": wanted, **macros}
 
 
@@ -80,6 +87,7 @@ SOURCE = cuda.Source(
         *(_variant(0, width, dropout) for width in (64, 128) for dropout in (0, 1)),
         *(_variant(1, width, dropout) for width in (64, 128) for dropout in (0, 1)),
         *(_variant(1, width, 0) for width in (32, 80, 96)),
+        _variant(1, 64, 0, rows=64),
         *(_variant(1, 256, 0, wanted) for wanted in (DK, DV)),
         _variant(0, 256, 0),
         _variant(2, 64, 0),
@@ -126,7 +134,7 @@ def write(
     dq, dk, dv = gradients
     batches, heads, queries, width = q.shape
     keys, all_heads = k.shape[2], batches * heads
-    chosen = tiles(q.itemsize, width)
+    chosen = tiles(q.itemsize, width, queries, keys)
     dtype = cuda.dtype_code(q.dtype)
     padded = -(-queries // chosen.others) * chosen.others
     stats = cuda.empty((2, all_heads, padded), backend.float32, like=q)
@@ -161,7 +169,7 @@ def write(
                 heads_at_once(all_heads, others * width * q.itemsize),
                 *(scale, rescale(dropout_p), seed, counter, drop_threshold(dropout_p)),
             ],
-            chosen.shared,
+            chosen.shared(own),
             GPUGRAD_DTYPE=dtype,
             DROPOUT=int(dropout_p > 0),
             **chosen.macros,

@@ -1,0 +1,222 @@
+"""The way of CuPy arrays to a kernel, without a GPU.
+
+CuPy's arrays work on any memory as long as nothing is computed: here they lie in host memory, and
+a stand-in for CuPy's loaded module hands the raw pointers of a launch to the emulator. What a
+launcher passes, in which order, of which type, from which address, is then what a GPU would get.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpugrad import backend, cuda, emulator
+from gpugrad.cuda import arguments, device
+from gpugrad.cuda.compiler import Cubin
+from gpugrad.fused import FUSED, _teams
+from gpugrad.testing.kernels import drawn
+
+cupy = pytest.importorskip("cupy")
+
+
+class Host:
+    """Memory that CuPy takes for a GPU's, and the launches made on it."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, np.ndarray] = {}
+        self.attributes: list[tuple[int, int]] = []
+        self.launched: list[str] = []
+
+    def allocate(self, size: int) -> Any:
+        memory = np.full(size + 512, 0xA5, np.uint8)
+        start = memory.ctypes.data + -memory.ctypes.data % 256
+        self.blocks[start] = memory[start - memory.ctypes.data :][:size]
+        unowned = cupy.cuda.UnownedMemory(start, size, memory, 0)
+        return cupy.cuda.MemoryPointer(unowned, 0)
+
+    def to_device(self, array: np.ndarray) -> Any:
+        made = cupy.empty(array.shape, array.dtype)
+        self.view(made)[...] = array
+        return made
+
+    def behind(self, address: int) -> np.ndarray:
+        """Return the bytes from an address to the end of its block."""
+        for start, block in self.blocks.items():
+            if start <= address < start + max(block.nbytes, 1):
+                return block[address - start :]
+        raise AssertionError(f"no array holds the address {address:#x}")
+
+    def view(self, array: Any) -> np.ndarray:
+        """Return a CuPy array as the numpy array on the same memory."""
+        bytes_ = self.behind(array.data.ptr)
+        base = np.frombuffer(bytes_, np.uint8)
+        return np.lib.stride_tricks.as_strided(
+            base[: base.nbytes // array.itemsize * array.itemsize].view(array.dtype),
+            array.shape,
+            array.strides,
+        )
+
+
+class Loaded:
+    """Stands in for CuPy's module of a cubin: its functions run in the emulator."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def load(self, code: bytes) -> None:
+        self.source, self.defines = SOURCES[code]
+
+    def get_function(self, name: str) -> Any:
+        module = emulator.Module(self.source, self.defines)
+        found = module.get_function(name)
+
+        def run(grid: Any, block: Any, args: Any, shared_mem: int = 0) -> None:
+            assert len(grid) == len(block) == 3
+            values: list[Any] = []
+            for parameter, value in zip(found.parameters, args, strict=True):
+                if parameter.dtype is not None:
+                    assert value.dtype == parameter.dtype
+                    values.append(value)
+                    continue
+                assert value.dtype == np.uint64
+                element = arguments._element(parameter, self.defines) or np.dtype("uint8")
+                memory = self.host.behind(int(value)) if value else None
+                if memory is not None:
+                    memory = memory[: memory.nbytes // element.itemsize * element.itemsize]
+                    memory = memory.view(element)
+                values.append(memory)
+            found(grid, block, values, shared_mem)
+            self.host.launched.append(name)
+
+        return _Function(run)
+
+
+class _Function:
+    ptr = 1234
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+
+    def __call__(self, *args: Any) -> None:
+        self.run(*args)
+
+
+SOURCES: dict[bytes, tuple[str, dict]] = {}
+BY_CUPY = {"embedding"}  # its gradient sorts the ids
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    """Give memory in place of a GPU's, of compute capability 9.0."""
+    made = Host()
+
+    def compile_cubin(source: str, name: str, arch: str, options: Any) -> Cubin:
+        assert arch == "sm_90a"
+        code = repr((name, arch, options)).encode()
+        defines = dict(option[2:].split("=") for option in options)
+        SOURCES[code] = source, defines
+        return Cubin(code, {}, "")
+
+    modules = {
+        "cupy.cuda.function": types.SimpleNamespace(Module=lambda: Loaded(made)),
+        "cupy.cuda": types.SimpleNamespace(
+            driver=types.SimpleNamespace(
+                CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8,
+                funcSetAttribute=lambda ptr, what, size: made.attributes.append((what, size)),
+            )
+        ),
+    }
+
+    class Device(contextlib.nullcontext):
+        compute_capability = "90"
+
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            assert number == 0
+
+    fake = types.SimpleNamespace(cuda=types.SimpleNamespace(Device=Device))
+    monkeypatch.setattr(device, "compile_cubin", compile_cubin)
+    importing = types.SimpleNamespace(import_module=modules.__getitem__)
+    monkeypatch.setattr(device, "importlib", importing)
+    monkeypatch.setattr(backend, "cupy_module", lambda: fake)
+    monkeypatch.setitem(_teams._limits, 0, arguments.MAX_SHARED)  # else asked of the driver
+    cupy.cuda.set_allocator(made.allocate)
+    yield made
+    cupy.cuda.set_allocator(None)
+    for source in cuda.SOURCES.values():  # what was loaded belongs to this memory
+        for loaded in (source._modules, source._functions):
+            for key in [key for key in loaded if 0 in key[:2]]:
+                del loaded[key]
+
+
+CASES = [
+    pytest.param(op, sample, dtype, id=f"{name}-{sample!r}-{dtype}")
+    for name, op in FUSED.items()
+    if "cuda" in op.implementations
+    for sample in op.samples
+    for dtype in ("float32", "bfloat16")
+]
+
+
+@pytest.mark.parametrize(("op", "sample", "dtype"), CASES)
+def test_cupy_arrays_give_what_numpy_arrays_give(op, sample, dtype, host):
+    implementation = op.implementations["cuda"]
+    arrays = []
+    for name, x in zip(op.arguments, drawn(op, sample), strict=True):
+        array = None if x is None else x.data
+        if array is not None and array.dtype.kind == "f":  # class weights and masks stay float32
+            array = array.astype(dtype if name in op.differentiable else "float32")
+        arrays.append(array)
+    if implementation.fits is not None and not implementation.fits(*arrays, **sample.statics):
+        return
+    with emulator.enabled("plain"):
+        expected = both(op, implementation, arrays, sample.statics, lambda x: x, lambda x: x)
+    on_device = [None if a is None else host.to_device(a) for a in arrays]
+    found = both(op, implementation, on_device, sample.statics, host.to_device, host.view)
+    assert host.launched
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            np.testing.assert_array_equal(a, b)
+
+
+def both(op, implementation, arrays, statics, to_device, view):
+    """Return results and gradients, these unless CuPy itself has to compute something for them."""
+    out, kept = implementation.forward(*arrays, **statics)
+    outs = out if isinstance(out, tuple) else (out,)
+    upstream = [to_device(np.cos(np.arange(o.size)).reshape(o.shape).astype(o.dtype)) for o in outs]
+    if op.name in BY_CUPY:
+        return [view(o) for o in outs]
+    wanted = tuple(a is not None and backend.is_float(a.dtype) for a in arrays)
+    g = upstream if isinstance(out, tuple) else upstream[0]
+    grads = implementation.backward(wanted, g, arrays, kept, **statics)
+    return [x if x is None else view(x) for x in (*outs, *grads)]
+
+
+def test_much_shared_memory_is_asked_for_once(host, tmp_path):
+    text = 'extern "C" __global__ void much(float* x) { x[threadIdx.x] = 1.0f; }'
+    (tmp_path / "much.cu").write_text(text)
+    source = cuda.Source(tmp_path / "much.cu")
+    x = host.to_device(np.zeros(32, np.float32))
+    for size in (1 << 10, device.OPT_IN, device.OPT_IN + 1, 100_000, 60_000):
+        source.launch("much", (1,), (32,), (x,), size)
+    assert host.attributes == [(8, device.OPT_IN + 1), (8, 100_000)]
+    assert (host.view(x) == 1).all()
+    del cuda.SOURCES[str(tmp_path / "much.cu")]
+
+
+def test_arrays_of_two_devices_are_refused(host):
+    source = cuda.SOURCES["dropout.cu"]
+    x = host.to_device(np.zeros(32, np.float32))
+    with pytest.raises(ValueError, match=r"kernel 'dropout': its arrays are on \['0', 'cpu'\]"):
+        source.launch("dropout", (1,), (32,), (x, np.zeros(32, np.float32)))
+
+
+def test_an_older_gpu_is_refused(host):
+    with pytest.raises(RuntimeError, match=r"a\.cu needs a GPU of compute capability 10\.0"):
+        device.Module("", {}, "a.cu", 0, 100)

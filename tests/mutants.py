@@ -41,7 +41,7 @@ RULES = (
 )
 # (file, rule, text of the line): why no test can notice
 EQUIVALENT: dict[tuple[str, str, str], str] = {}
-SECONDS = 300  # that one mutant's tests may take
+SECONDS = 1200  # that one mutant's tests may take
 
 
 class Mutant(NamedTuple):

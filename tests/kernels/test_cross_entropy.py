@@ -248,6 +248,15 @@ def test_an_id_out_of_range_that_nobody_checked_gives_nan_for_its_row():
     assert np.isfinite(x[[0, 3]]).all()
 
 
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_an_unchecked_id_reads_nothing_beyond_the_row_or_the_weights(reduction):
+    x, target, weight = np.float32(drawn((1, 9))), np.array([9]), np.ones(9, np.float32)
+    given = {"ignore_index": -100, "label_smoothing": 0.0, "reduction": reduction}
+    with emulator.enabled("checked"):
+        loss, _ = kernels.forward(x, target, weight, **given)
+    assert np.isnan(loss).all()
+
+
 @pytest.mark.parametrize("kind", ["probabilities", "float64"])
 def test_what_no_kernel_knows_falls_back(kind):
     x = gg.Tensor(drawn((3, 5)), dtype="float64" if kind == "float64" else "float32")

@@ -16,7 +16,8 @@ MAX_SHARED = 227 << 10  # bytes a block can have on sm_90, the most of any archi
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
 BLOCK_LIMITS = (1024, 1024, 64)
 
-# what a kernel's scalar parameters are cast to, by their declared type
+# what a kernel's scalar parameters are cast to, by their declared type; long has 64 bits, as on
+# every system with CUDA but Windows
 SCALARS = {
     "bool": np.dtype("bool"),
     "int": np.dtype("int32"),
@@ -24,9 +25,12 @@ SCALARS = {
     "unsigned": np.dtype("uint32"),
     "unsigned int": np.dtype("uint32"),
     "uint32_t": np.dtype("uint32"),
+    "long": np.dtype("int64"),
     "long long": np.dtype("int64"),
     "int64_t": np.dtype("int64"),
+    "unsigned long": np.dtype("uint64"),
     "unsigned long long": np.dtype("uint64"),
+    "size_t": np.dtype("uint64"),
     "uint64_t": np.dtype("uint64"),
     "float": np.dtype("float32"),
     "double": np.dtype("float64"),
@@ -66,7 +70,7 @@ class Strided(NamedTuple):
 
 
 def checked_sizes(
-    kernel: str, grid: Sequence[int], block: Sequence[int], shared_mem: int
+    kernel: str, grid: int | Sequence[int], block: int | Sequence[int], shared_mem: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return grid and block with three axes; ValueError where no GPU would launch them."""
     if not 0 <= shared_mem <= MAX_SHARED:
@@ -77,7 +81,9 @@ def checked_sizes(
     return _size(kernel, "grid", grid, GRID_LIMITS), _size(kernel, "block", block, BLOCK_LIMITS)
 
 
-def _size(kernel: str, what: str, size: Sequence[int], limits: Sequence[int]) -> tuple[int, ...]:
+def _size(
+    kernel: str, what: str, size: int | Sequence[int], limits: Sequence[int]
+) -> tuple[int, ...]:
     given = tuple(int(n) for n in ((size,) if isinstance(size, int) else size))
     full = given + (1,) * (3 - len(given))
     good = 1 <= len(given) <= 3 and all(
@@ -133,7 +139,8 @@ def _check_array(where: str, wanted: np.dtype | None, value: Any) -> None:
     strided = isinstance(value, Strided)
     array = value.array if strided else value
     if not backend.is_array(array):
-        raise TypeError(f"{where}: an array or None is needed, not {type(array).__name__}")
+        hint = "; pass its .data" if backend.is_array(getattr(array, "data", None)) else ""
+        raise TypeError(f"{where}: an array or None is needed, not {type(array).__name__}{hint}")
     if wanted is not None and not _compatible(array.dtype, wanted):
         raise TypeError(f"{where}: {wanted} is needed, not {array.dtype}")
     if not strided and not array.flags.c_contiguous:

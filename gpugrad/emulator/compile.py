@@ -24,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..cuda.compiler import LONG_COMPILE, CompileError, cache_folder, include_folder
+from ..cuda.source import declarations
 
 lock = threading.RLock()  # the runtime runs one kernel at a time
 _HERE = Path(__file__).parent
@@ -66,7 +67,6 @@ _EXTERN_SHARED = re.compile(
     r"\s*\[\s*\]\s*;"
 )
 _PRAGMA_ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once[ \t]*$", re.MULTILINE)
-_BOUNDS = re.compile(r"__launch_bounds__\s*\(([^()]*(?:\([^()]*\)[^()]*)*)\)\s*(\w+)\s*\(")
 
 
 @functools.cache
@@ -166,12 +166,12 @@ def _prepare(source: str, kernels: Sequence[str]) -> str:
         ),
         _PRAGMA_ONCE.sub("", source),  # headers are part of the main file here
     )
-    bounds = {found[1]: found[0].split(",")[0] for found in _BOUNDS.findall(source)}
+    declared = declarations(source)
     entries = "".join(
         f"GPUGRAD_EXPORT extern const gpugrad_emulator::Kernel gpugrad_kernel_{kernel};\n"
         f"const gpugrad_emulator::Kernel gpugrad_kernel_{kernel} =\n"
         f'    gpugrad_emulator::describe<{kernel}>("{kernel}", {kernel}, '
-        f"{bounds.get(kernel, '1024')});\n"
+        f"{declared[kernel].bound or '1024'});\n"
         for kernel in kernels
     )
     return f'{text}\n#line 1 "entries"\nextern "C" {{\n{entries}}}\n'

@@ -51,8 +51,72 @@ def test_parameters_of_every_kernel():
 
 
 @pytest.mark.parametrize(
+    ("text", "bound"),
+    [
+        ('extern "C" __global__ void k(@) {}', None),
+        ('extern "C" __global__ void __launch_bounds__(int(32)) k(@) {}', "int(32)"),
+        ('extern "C" __launch_bounds__(32) __global__ void k(@) {}', "32"),
+        ('extern "C" __global__ __launch_bounds__(32, 2) void k(@) {}', "32"),
+        ('extern "C" void __launch_bounds__(max(32, 64)) __global__ k(@) {}', "max(32, 64)"),
+        ('extern"C"\n__global__ void __launch_bounds__((A + (1)) * 2)\nk (@)\n{}', "(A + (1)) * 2"),
+        ('extern "C" { int a; __global__ void k(@) { if (a) { a = 1; } } }', None),
+        ('extern "C" {\n__launch_bounds__(f(8), 1)\n__global__ void k(@) {}\n}', "f(8)"),
+        ('extern "C" __cluster_dims__(2) __global__ __launch_bounds__(8) void k(@) {}', "8"),
+        ('extern "C" __global__ void k(float*);\nextern "C" __global__ void k(@) {}', None),
+        ('char c = \'{\', *s = "extern {";\nextern "C" __global__ void k(@) {}', None),
+        ('__global__ void other(Thing t) {}\nextern "C" __global__ void k(@) {}', None),
+        ('#line 1 "k.cu"\nextern "C" __global__ void k(@) {}', None),
+        ('template <int N> __global__ void f() {}\nextern "C" __global__ void k(@) {}', None),
+        ('#define A {\\\n extern "C" __global__\nextern "C" __global__ void k(@) {}', None),
+    ],
+)
+def test_every_way_to_declare_a_kernel(text, bound):
+    parameters = "const float* x, /* of them, ) */ int n"
+    found = source.declarations(text.replace("@", parameters))
+    assert {name: declared.bound for name, declared in found.items()} == {"k": bound}
+    kinds = [(p.name, p.type, p.dtype) for p in found["k"].parameters]
+    assert kinds == [("x", "float *", None), ("n", "int", np.dtype("int32"))]
+
+
+@pytest.mark.parametrize(
+    ("declared", "name", "kind", "dtype"),
+    [
+        ("const float x[]", "x", "float *", None),
+        ("float x[8]", "x", "float *", None),
+        ("float* const __restrict__ x", "x", "float *", None),
+        ("const T *__restrict__ x", "x", "T *", None),
+        ("float* const* x", "x", "float **", None),
+        ("float* x[]", "x", "float **", None),
+        ("long unsigned int* x", "x", "unsigned long *", None),
+        ("const volatile unsigned x", "x", "unsigned", "uint32"),
+        ("size_t n", "n", "size_t", "uint64"),
+        ("unsigned long n", "n", "unsigned long", "uint64"),
+        ("long unsigned int n", "n", "unsigned long", "uint64"),
+        ("long n", "n", "long", "int64"),
+        ("long int n", "n", "long", "int64"),
+        ("signed n", "n", "int", "int32"),
+        ("int unsigned n", "n", "unsigned int", "uint32"),
+        ("float *", "", "float *", None),
+        ("unsigned int", "", "unsigned int", "uint32"),
+    ],
+)
+def test_every_way_to_declare_a_parameter(declared, name, kind, dtype):
+    found = source.signatures(f'extern "C" __global__ void k({declared}) {{}}')["k"]
+    assert found == ((name, kind, None if dtype is None else np.dtype(dtype)),)
+
+
+def test_a_kernel_without_parameters():
+    assert source.signatures('extern "C" __global__ void k(void) {}') == {"k": ()}
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('extern "C" __global__ void f(float& t) {}', "'t' has type 'float &'"),
+        ('extern "C" __global__ void f(float (*t)[2]) {}', r"has type 'float \(\*t\)\[2\]'"),
+        ('extern "C" __global__ void f(Pair<int, T> t) {}', "'t' has type 'Pair < int , T >'"),
+        ('extern "C" __global__ void BOUNDS(32) f(int n) {}', "'BOUNDS' cannot be read"),
+        ('\nextern "C" __global__ void f(int n {}', r"'\(' in line 2 is not closed"),
         ('extern "C" __global__ void f(Thing t) {}', "'t' has type 'Thing'"),
         ('extern "C" __global__ void f() {} extern "C" __global__ void f(int n) {}', "twice"),
     ],

@@ -79,6 +79,23 @@ def test_every_type_arrives(module: emulator.Module) -> None:
     np.testing.assert_array_equal(out, np.array([0.5, -3, 4, -(2**40), 2**63, 7, 8.5, 1], "f"))
 
 
+def test_other_ways_to_declare_a_kernel_arrive() -> None:
+    source = """
+    extern "C" {
+    __launch_bounds__(max(int(8), 16)) __global__ void k(const float x[], float* out, size_t n,
+                                                         unsigned long m, long l, float) {
+        if (threadIdx.x < n) out[threadIdx.x] = x[threadIdx.x] + (m >> 40) + l;
+    }
+    }
+    """
+    kernel = emulator.Module(source).get_function("k")
+    x, out = np.arange(4, dtype="f"), np.zeros(4, "f")
+    kernel((1,), (16,), (x, out, 3, 2**41, -7, 0.5))
+    np.testing.assert_array_equal(out, np.array([-5, -4, -3, 0], "f"))
+    with pytest.raises(ValueError, match="__launch_bounds__ allows 16"):
+        kernel((1,), (17,), (x, out, 3, 2**41, -7, 0.5))
+
+
 GOOD = (np.zeros(1, np.float32), np.zeros(8, np.float32), 1, 1, 1, 1, 1.0, 1.0, True)
 
 

@@ -356,6 +356,17 @@ def test_a_compiler_that_does_not_compile(monkeypatch, tmp_path):
     assert "no headers" in found.detail
 
 
+def test_a_compiler_that_is_too_old(monkeypatch, tmp_path):
+    old = tmp_path / "g++"
+    old.write_text("#!/bin/sh\necho 9.4.0\n")
+    old.chmod(0o755)
+    monkeypatch.setattr(cpu.shutil, "which", lambda name: str(old))
+    found = cpu.check_compiler()
+    assert (found.status, found.fix) == (FAILED, "apt-get install g++")
+    assert "needs g++ (12 or newer)" in found.detail
+    assert "is version 9.4.0" in found.detail
+
+
 def test_a_library_that_is_missing():
     found = cpu.check_library("no-such-library", "plot", "for curves")
     assert found == Check(

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 
+from ..emulator.compile import compiler_version
 from ..ops import tensor
 from .check import FAILED, MISSING, OK, Check, install, pip, version
 
@@ -63,15 +64,17 @@ def check_library(name: str, extra: str = "", use: str = "") -> Check:
 def check_compiler() -> Check:
     """g++, which builds the CUDA kernels for the CPU."""
     path = shutil.which("g++")
+    lines = (line for manager, line in _COMPILER.items() if shutil.which(manager))
+    fix = next(lines, "install GCC's C++ compiler")
     if path is None:
-        lines = (line for manager, line in _COMPILER.items() if shutil.which(manager))
-        fix = next(lines, "install GCC's C++ compiler")
         return Check("g++", MISSING, "not found (runs the CUDA kernels on the CPU, for tests)", fix)
     program = "#include <cstdint>\n#include <thread>\nint main() { return sizeof(float) - 4; }\n"
     command = [path, "-std=c++17", "-fsyntax-only", "-x", "c++", "-"]
     result = subprocess.run(command, input=program, capture_output=True, text=True, timeout=60)
     if result.returncode:
         return Check("g++", FAILED, f"{path}: {result.stderr.strip()}")
-    command = [path, "-dumpfullversion", "-dumpversion"]
-    dumped = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    return Check("g++", OK, f"{dumped.stdout.strip()}, {path}")
+    try:
+        found = compiler_version(path)
+    except RuntimeError as error:
+        return Check("g++", FAILED, str(error), fix)
+    return Check("g++", OK, f"{found}, {path}")

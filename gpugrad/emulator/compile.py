@@ -27,6 +27,7 @@ from ..cuda.compiler import LONG_COMPILE, CompileError, cache_folder, include_fo
 from ..cuda.source import declarations
 
 lock = threading.RLock()  # the runtime runs one kernel at a time
+OLDEST_GCC = 12  # whose C++20, instrumentation and _Float16 the builds are made for
 _HERE = Path(__file__).parent
 _COMMON = ("-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-pthread")
 # DWARF 4: binutils reads version 5 wrongly where the text comes from standard input
@@ -74,13 +75,39 @@ def compiler() -> tuple[str, str]:
     """Return the path and the version of g++; RuntimeError says what to install."""
     path = shutil.which("g++")
     if path is None:
-        raise RuntimeError(
-            "the emulator needs g++ (12 or newer) to run CUDA kernels on the CPU and finds none: "
-            "apt-get install g++ (or your system's package of GCC); without the emulator, unset "
-            "GPUGRAD_EMULATE and the NumPy implementations are used"
-        )
-    shown = subprocess.run([path, "--version"], capture_output=True, text=True, check=True)
-    return path, shown.stdout.splitlines()[0]
+        raise RuntimeError(_no_compiler("finds none"))
+    return path, compiler_version(path)
+
+
+def compiler_version(path: str) -> str:
+    """Return what a g++ says it is; RuntimeError where that is not GCC of a version that will do.
+
+    On macOS g++ is another name of clang.
+    """
+    shown = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=60)
+    line = next(iter(shown.stdout.splitlines()), "")
+    if shown.returncode or not line:
+        what = shown.stderr.strip() or f"status {shown.returncode}"
+        raise RuntimeError(_no_compiler(f"{path} --version fails: {what}"))
+    if "clang" in shown.stdout.lower():
+        raise RuntimeError(_no_compiler(f"{path} is not GCC but {line}"))
+    command = [path, "-dumpfullversion", "-dumpversion"]  # the first is unknown before GCC 7
+    dumped = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.strip()
+    major = dumped.partition(".")[0]
+    if not major.isdecimal():
+        raise RuntimeError(_no_compiler(f"{path} does not say its version but {dumped!r}"))
+    if int(major) < OLDEST_GCC:
+        raise RuntimeError(_no_compiler(f"{path} is version {dumped}"))
+    return line
+
+
+def _no_compiler(what: str) -> str:
+    return (
+        f"the emulator needs g++ ({OLDEST_GCC} or newer) to run CUDA kernels on the CPU and "
+        f"{what}: apt-get install g++ (or your system's package of GCC) and let it be the first "
+        "g++ in PATH; without the emulator, unset GPUGRAD_EMULATE and the NumPy implementations "
+        "are used"
+    )
 
 
 @functools.cache

@@ -306,6 +306,40 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         compiler.compiler.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("shown", "dumped", "words"),
+    [
+        ("g++ (GCC) 12.1.0", "echo 12.1.0", ""),
+        ("g++ (GCC) 100.2", "echo 100", ""),
+        ("g++ (GCC) 11.4.0", "echo 11.4.0", "is version 11.4.0"),
+        ("g++ (GCC) 4.8.5", "echo 4.8", "is version 4.8"),
+        ("Apple clang version 16.0.0", "echo 16.0.0", "is not GCC but Apple clang version 16"),
+        ("compiler", "exit 1", "does not say its version"),
+        ("", "", "--version fails"),
+    ],
+)
+def test_the_version_of_the_compiler(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shown: str, dumped: str, words: str
+) -> None:
+    fake = tmp_path / "g++"
+    fake.write_text(
+        "#!/bin/sh\n"
+        f'case "$1" in --version) echo "{shown}";; -dumpfullversion) {dumped};; *) exit 2;; esac\n'
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    compiler.compiler.cache_clear()
+    try:
+        if not words:
+            assert compiler.compiler() == (str(fake), shown)
+            return
+        with pytest.raises(RuntimeError, match=r"needs g\+\+ \(12 or newer\).* apt-get") as caught:
+            compiler.compiler()
+        assert words in str(caught.value)
+    finally:
+        compiler.compiler.cache_clear()
+
+
 def test_a_copied_cache_works(tmp_path: Path) -> None:
     """Compile in one process, move the cache, run from it in another."""
     script = (

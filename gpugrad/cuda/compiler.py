@@ -7,20 +7,27 @@ damaged one is compiled again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib
+import importlib.util
 import json
 import os
 import re
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-LONG_COMPILE = 2.0  # seconds after which the first use of a kernel says what it waited for
+HEADERS = ("cuda_bf16.h", "cuda_fp16.h")  # that kernels include
+NO_HEADERS = (
+    f"{' and '.join(HEADERS)} are not found, neither in pip's nvidia packages nor under "
+    "CUDA_HOME, CUDA_PATH or /usr/local/cuda"
+)
+LONG_COMPILE = 2.0  # seconds after which the first use of a kernel says what it waits for
 _MAGIC = b"gpugrad cubin 1\n"
 
 
@@ -60,18 +67,39 @@ def nvrtc() -> Any:
 
 @functools.cache
 def include_folder() -> str:
-    """Return the folder of the CUDA runtime's headers (cuda_bf16.h, cuda_fp16.h)."""
+    """Return the folder of the CUDA headers that kernels include; RuntimeError where none is."""
+    found = find_include_folder()
+    if found is None:
+        raise RuntimeError(
+            f'{NO_HEADERS}; pip install "gpugrad[cuda13]" (or nvidia-cuda-runtime) brings them'
+        )
+    return str(found)
+
+
+def find_include_folder() -> Path | None:
+    """Return the first folder with all of HEADERS, None if there is none."""
+    for folder in include_folders():
+        if all((folder / name).is_file() for name in HEADERS):
+            return folder
+    return None
+
+
+def include_folders() -> Iterator[Path]:
+    """Yield where the CUDA headers may be, pip's packages before an installed toolkit."""
     try:
         pathfinder = importlib.import_module("cuda.pathfinder")
         found = pathfinder.find_nvidia_header_directory("cudart")
-    except ImportError:
+    except (ImportError, AttributeError):  # not installed, or too old to know headers
         found = None
-    if not found:
-        raise RuntimeError(
-            "the CUDA runtime headers are not installed; "
-            'pip install "gpugrad[cuda13]" (or nvidia-cuda-runtime) brings them'
-        )
-    return str(found)
+    if found:
+        yield Path(found)
+    spec = importlib.util.find_spec("nvidia")
+    for root in (spec.submodule_search_locations or ()) if spec else ():
+        yield from sorted(Path(root).glob("*/include"), reverse=True)
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        if os.environ.get(variable):
+            yield Path(os.environ[variable], "include")
+    yield Path("/usr/local/cuda/include")
 
 
 def cache_folder() -> Path:
@@ -107,11 +135,11 @@ def compile_cubin(
         found = _read(path)
         if found is not None:
             return found
-    started = time.monotonic()
     program = binding.createProgram(source, name, (), ())
     try:
         try:
-            binding.compileProgram(program, flags)
+            with _saying(f"gpugrad: compiling {name} for {arch}, once on this machine"):
+                binding.compileProgram(program, flags)
         except binding.NVRTCError as error:
             log = binding.getProgramLog(program)
             raise CompileError(f"{name} does not compile for {arch}:\n{log}") from error
@@ -119,13 +147,26 @@ def compile_cubin(
         code = binding.getCUBIN(program) + b"\0"  # the binding drops the last byte
     finally:
         binding.destroyProgram(program)
-    seconds = time.monotonic() - started
-    if seconds > LONG_COMPILE:
-        print(f"gpugrad: compiled {name} for {arch} in {seconds:.1f} s", file=sys.stderr)
     cubin = Cubin(code, _resources(log), log)
     if cache:
         _write(path, cubin)
     return cubin
+
+
+@contextlib.contextmanager
+def _saying(what: str) -> Iterator[None]:
+    """Say what is being waited for if it takes longer than LONG_COMPILE.
+
+    It is said while it lasts: NVRTC runs without Python's lock.
+    """
+    timer = threading.Timer(LONG_COMPILE, lambda: print(what, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 _FUNCTION = re.compile(r"Function properties for (\w+)")

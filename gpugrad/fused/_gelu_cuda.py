@@ -14,9 +14,10 @@ SOURCE = cuda.Source(
     "gelu.cu", variants=cuda.variants(GPUGRAD_DTYPE=(0, 1, 2), GELU_TANH=(0, 1)), large=True
 )
 
-_THREADS = 256  # THREADS, PACKS and ROWS in the kernel; 8 warps of 32
+_THREADS = 256  # as in the kernel: 8 warps of 32
 _PACKS = 2
-_ROWS = 4
+_FORWARD_ROWS = 3
+_BACKWARD_ROWS = 2
 _BLOCKS = 4096  # of a backward pass: several on every processor, none so long that others wait
 _MOST_ROWS = 1024  # of a stripe: 128 additions one after another in float32
 
@@ -34,7 +35,7 @@ def forward(x: Any, bias: Any, approximate: str) -> tuple[Any, tuple]:
         _launch("gelu_forward", _blocks(x), x.dtype, approximate, x, out, x.size)
     else:
         rows, columns = _matrix(x)
-        height = _THREADS // 32 * _ROWS
+        height = _THREADS // 32 * _FORWARD_ROWS
         grid = -(-rows // height) * _tiles(x)
         args = (x, cuda.contiguous(bias), out, rows, columns, height)
         _launch("bias_gelu_forward", grid, x.dtype, approximate, *args)
@@ -57,7 +58,7 @@ def backward(
         return dx, None
     rows, columns = _matrix(x)
     height = min(-(-rows * _tiles(x) // _BLOCKS), _MOST_ROWS)
-    step = _THREADS // 32 * _ROWS // 2
+    step = _THREADS // 32 * _BACKWARD_ROWS
     height = -(-height // step) * step
     stripes = -(-rows // height)
     partial = cuda.empty((stripes, columns), backend.float32, like=x) if wanted[1] else None

@@ -20,7 +20,7 @@ class Adam(Optimizer):
         x = x - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
     A float32 gradient above 1.8e19 overflows v (NumPy warns) and stops its element for good: clip
-    with ``clip_grad_norm_``. Kingma, Ba, "Adam: a method for stochastic optimization" (ICLR 2015).
+    by ``step(max_norm=...)``. Kingma, Ba, "Adam: a method for stochastic optimization" (ICLR 2015).
     """
 
     decoupled = False

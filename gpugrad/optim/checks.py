@@ -26,6 +26,12 @@ def require(name: str, key: str, value: Any, low: float, high: float = math.inf)
         raise ValueError(f"{name}: {key} must be a number {interval}, got {value!r}")
 
 
+def check_max_norm(name: str, max_norm: Any) -> None:
+    """Raise ValueError unless max_norm is a number > 0, infinity among them."""
+    if not isinstance(max_norm, (int, float, np.floating)) or not max_norm > 0:
+        raise ValueError(f"{name}.step: max_norm must be a number > 0, got {max_norm!r}")
+
+
 def leaves(name: str, params: Any) -> tuple[list[Tensor], list[str]]:
     """Return the tensors of a group and their names, if given.
 

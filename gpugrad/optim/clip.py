@@ -33,6 +33,7 @@ def clip_grad_norm_(
     RuntimeError, which names the first such gradient.
 
     On a GPU three launches measure and scale all gradients; reading the norm then waits for them.
+    ``optimizer.step(max_norm=...)`` does not wait, and does not write the gradients.
     """
     if not max_norm >= 0:
         raise ValueError(f"clip_grad_norm_: max_norm must be a number >= 0, got {max_norm!r}")
@@ -45,7 +46,7 @@ def clip_grad_norm_(
     gradients = [p._grad._data for p in dict.fromkeys(given) if p._grad is not None]
     found = _table(gradients)
     if found is None:
-        norm = _norm(gradients)
+        norm = norm_of(gradients)
     else:
         result = measure(found, max_norm)
         found.launch(SOURCE, "grad_scale", result)
@@ -54,7 +55,7 @@ def clip_grad_norm_(
         if error_if_nonfinite:
             raise RuntimeError(f"clip_grad_norm_: the norm is {norm}; {_culprit(given)}")
         return norm
-    factor = float(max_norm) / (norm + 1e-6)
+    factor = factor_of(norm, max_norm)
     if factor < 1:
         for g in gradients:
             if found is None:
@@ -67,7 +68,7 @@ def measure(gradients: Table, max_norm: float) -> Array:
     """Return the norm of the gradients and the factor that clips them, float64, on their device.
 
     The factor is min(1, max_norm / (norm + 1e-6)), or NaN if the norm is not finite. Nothing waits
-    for the result: ``Optimizer._by_kernel`` can read it there.
+    for the result: the kernels of the optimisers read it there.
     """
     blocks = len(gradients.chunks)
     partials = cuda.empty(blocks, backend.float64, gradients.tensors)
@@ -88,7 +89,13 @@ def _table(gradients: list[Array]) -> Table | None:
     return table([Row(g) for g in given])
 
 
-def _norm(gradients: list[Array]) -> float:
+def factor_of(norm: float, max_norm: float) -> float:
+    """Return what clips gradients of this norm, as ``measure`` does; NaN if it is not finite."""
+    return min(1.0, float(max_norm) / (norm + 1e-6)) if math.isfinite(norm) else math.nan
+
+
+def norm_of(gradients: list[Array]) -> float:
+    """Return the common 2-norm of some gradients, wherever they are."""
     with np.errstate(over="ignore", invalid="ignore"):  # looked for right below
         total = _sum_of_squares(gradients, 1.0)
     if 1e-200 < total < math.inf:  # no square was lost to overflow or underflow

@@ -9,6 +9,7 @@ from which they are rounded after each step: their last bit is larger than most 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
@@ -19,8 +20,9 @@ from ..backend import Array
 from ..engine import enable_grad, mutations
 from ..tensor import Tensor
 from .blocks import Scratch, blocks
-from .checks import label_of, leaves, refuse_misfits
+from .checks import check_max_norm, label_of, leaves, refuse_misfits
 from .chunks import Row, Table, table, takes, write_numbers
+from .clip import factor_of, measure, norm_of
 from .state import MASTER, State, follow, lay_out
 
 Group: TypeAlias = dict[str, Any]
@@ -115,11 +117,27 @@ class Optimizer:
                     zeros = backend.xp_of(p._data).zeros_like(p._data)
                     p._grad = Tensor._wrap(zeros, None)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(
+        self, closure: Callable[[], Any] | None = None, *, max_norm: float | None = None
+    ) -> Any:
         """Update every parameter that has a gradient; return what ``closure`` returns, if given.
 
         Nothing is changed if any parameter or gradient does not fit the state.
+
+        With ``max_norm`` > 0 the update is that of gradients clipped to this common 2-norm, by
+        ``clip_grad_norm_``'s factor over all parameters of the optimiser, and the norm before
+        clipping is returned: a float64 tensor without dimensions, on the parameters' device.
+        ``.grad`` stays as it is. Where the norm is NaN or infinite no parameter and no moment
+        changes, though the step counts. Kernels read the factor where it lies, so nothing waits
+        for a GPU, unless there are gradients that its kernels do not take (float64, or on a second
+        device). Raises ValueError for another ``max_norm``, TypeError if ``closure`` is given too.
         """
+        if max_norm is not None:
+            check_max_norm(self._name, max_norm)
+            if closure is not None:
+                raise TypeError(
+                    f"{self._name}.step: give closure or max_norm, not both; each has a result"
+                )
         loss = None
         if closure is not None:
             with enable_grad():
@@ -130,9 +148,25 @@ class Optimizer:
             for position, p in enumerate(group["params"]):
                 refuse_misfits(self._name, label_of(group, position, index), p, self._states[p])
         moving = [(p, g) for g in self.param_groups for p in g["params"] if p._grad is not None]
-        for p, group in self._by_kernel(moving):
-            self._step(p, group)
-        return loss
+        taken, others = self._split(moving)
+        tables = {device: self._prepare(device, members) for device, members in taken.items()}
+        clip: Array | None = None  # the norm and the factor
+        factor = 1.0
+        if max_norm is not None and len(tables) == 1 and not any(p.size for p, _ in others):
+            (found,) = tables.values()
+            clip = measure(found, max_norm)
+        elif max_norm is not None:
+            norm = norm_of([p._grad._data for p, _ in moving if p._grad is not None])
+            factor = factor_of(norm, max_norm)
+            clip = np.array([norm, factor])
+        for device, members in taken.items():
+            self._by_kernel(device, members, tables[device], clip)
+        for p, group in others:
+            self._step(p, group, factor)
+        if clip is None:
+            return loss
+        device = self.param_groups[0]["params"][0].device
+        return Tensor._wrap(backend.to_device(clip[0, ...], device), None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state, as NumPy arrays and plain numbers a checkpoint can hold.
@@ -218,29 +252,33 @@ class Optimizer:
             for name, array in new.arrays.items():
                 state.arrays.setdefault(name, array)
 
-    def _by_kernel(
-        self, moving: list[tuple[Tensor, Group]], clip: Array | None = None
-    ) -> list[tuple[Tensor, Group]]:
-        """Update what the kernel takes, in one launch per device; return the other parameters.
-
-        ``clip`` is the result of ``clip.measure``: the gradients count as clipped by it.
-        """
-        source = self.source
+    def _split(
+        self, moving: list[tuple[Tensor, Group]]
+    ) -> tuple[dict[str, list[tuple[Tensor, Group]]], list[tuple[Tensor, Group]]]:
+        """Return what the kernel takes, by device, and the other parameters."""
         on_gpu = any(not isinstance(p._data, np.ndarray) for p, _ in moving)
-        if source is None or not (on_gpu or cuda.emulated()):
-            return moving
+        if self.source is None or not (on_gpu or cuda.emulated()):
+            return {}, moving
         taken: dict[str, list[tuple[Tensor, Group]]] = {}
         others: list[tuple[Tensor, Group]] = []
         for p, group in moving:
             assert p._grad is not None
             fits = takes(p._data) and cuda.fits(p._grad._data)
             (taken.setdefault(p.device, []) if fits else others).append((p, group))
-        for device, members in taken.items():
-            prepared = self._prepare(device, members)
-            prepared.launch(source, self.kernel, self._numbers[device], clip)
-            for p, _ in members:
-                mutations.record(p._data, f"{self._name}.step")
-        return others
+        return taken, others
+
+    def _by_kernel(
+        self, device: str, members: list[tuple[Tensor, Group]], prepared: Table, clip: Array | None
+    ) -> None:
+        """Update all parameters of a device in one launch, by gradients clipped as ``clip`` says.
+
+        ``clip`` is the result of ``clip.measure``.
+        """
+        assert self.source is not None
+        factor = None if clip is None else backend.to_device(clip, device)
+        prepared.launch(self.source, self.kernel, self._numbers[device], factor)
+        for p, _ in members:
+            mutations.record(p._data, f"{self._name}.step")
 
     def _prepare(self, device: str, members: list[tuple[Tensor, Group]]) -> Table:
         """Count a step of each of the parameters and write its numbers to the device."""
@@ -264,11 +302,13 @@ class Optimizer:
         self._numbers[device] = write_numbers(self._numbers.get(device), numbers, device)
         return table(rows)
 
-    def _step(self, p: Tensor, group: Group) -> None:
-        """Update one parameter, piece by piece."""
+    def _step(self, p: Tensor, group: Group, factor: float) -> None:
+        """Update one parameter by its gradient times the factor, piece by piece; by NaN, not."""
         assert p._grad is not None
         state = self._states[p]
         state.step += 1
+        if math.isnan(factor):
+            return
         numbers = self.numbers(group, state.step)
         kept = [state.arrays[name] for name in self.slots(group)]
         master = state.arrays.get(MASTER)
@@ -282,7 +322,11 @@ class Optimizer:
             else:
                 piece = master[flat]
                 follow(piece, target.reshape(-1))
-            gradient = g[rows].reshape(-1).astype(work_dtype, copy=False)
+            gradient = g[rows].reshape(-1)
+            if factor < 1:  # a small factor has no accurate value in float32
+                gradient = gradient.astype(backend.float64)
+                gradient *= factor
+            gradient = gradient.astype(work_dtype, copy=False)
             work = self._scratch.pair(piece)
             self.update(xp, piece, gradient, [a[flat] for a in kept], work, numbers)
             if master is not None or not target.flags.c_contiguous:

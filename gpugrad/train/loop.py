@@ -14,7 +14,7 @@ from .. import backend
 from ..engine import no_grad
 from ..models import GPT, flops_per_token, parameter_count
 from ..ops import random
-from ..optim import AdamW, clip_grad_norm_, decay_groups, schedule
+from ..optim import AdamW, decay_groups, schedule
 from ..optim.schedule import Schedule
 from ..text import RandomWindows, fixed_windows
 from . import checkpoint
@@ -24,6 +24,7 @@ from .speed import device_name, peak_flops
 from .stopping import Movement, Patience
 
 IGNORED = -100  # a target that does not count
+NORM = "norm of the gradient"
 
 
 class DivergedError(ArithmeticError):
@@ -74,7 +75,7 @@ class Trainer:
         self.seconds = 0.0  # spent in updates
         self._movement = Movement(self.model.parameters()) if config.min_change else None
         self._losses: list[Any] = []  # since the last report; a GPU is not waited for before it
-        self._norms: list[float] = []
+        self._norms: list[Any] = []  # likewise
         self._reported = 0.0
         self._flops = flops_per_token(shape)
         self._peak = peak_flops(device_name(self.device), config.dtype)
@@ -84,8 +85,8 @@ class Trainer:
     def update(self) -> None:
         """Take one step: accumulate gradients, clip, update.
 
-        Raises DivergedError, before the parameters change, when the norm of the gradient is not
-        finite.
+        A gradient whose norm is not finite changes no parameter and raises DivergedError; on a GPU,
+        which is not waited for here, the next report or checkpoint raises it.
         """
         started = time.perf_counter()
         lr = self.schedule(self.step)
@@ -94,13 +95,15 @@ class Trainer:
         self.model.train()
         self.optimizer.zero_grad()
         self._losses.append(backward(self.model, self._next_batches()))
-        if self.config.grad_clip:
-            norm = clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-            self._require_finite("norm of the gradient", norm, self.step + 1)
-            self._norms.append(norm)
         if self._movement:
             self._movement.start()
-        self.optimizer.step()
+        if self.config.grad_clip:
+            norm = self.optimizer.step(max_norm=self.config.grad_clip)._data
+            if isinstance(norm, np.ndarray):
+                self._require_finite(NORM, float(norm), self.step + 1)
+            self._norms.append(norm)
+        else:
+            self.optimizer.step()
         if self._movement:
             self.change = self._movement.distance()
         self.step += 1
@@ -109,18 +112,18 @@ class Trainer:
     def report(self) -> Report | None:
         """Return what happened since the last report, None if nothing did.
 
-        Raises DivergedError when the loss is not finite.
+        Raises DivergedError when a loss or the norm of a gradient is not finite.
         """
         if not self._losses:
             return None
         started = time.perf_counter()
-        losses = self._finite_losses()
+        norms, losses = self._finite(NORM, self._norms), self._finite("loss", self._losses)
         self.seconds += time.perf_counter() - started
         speed = len(losses) * self.tokens_per_step / (self.seconds - self._reported)
         report = Report(
             self.step,
             sum(losses) / len(losses),
-            sum(self._norms) / len(self._norms) if self._norms else None,
+            sum(norms) / len(norms) if norms else None,
             self.schedule(self.step - 1),
             speed,
             speed * self._flops / self._peak if self._peak else None,
@@ -181,7 +184,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state as NumPy arrays and plain values.
 
-        Raises DivergedError when a loss since the last report is not finite.
+        Raises DivergedError when a loss or norm since the last report is not finite.
         """
         return {
             "model": model_state(self.model),
@@ -194,8 +197,8 @@ class Trainer:
             "change": self.change,
             "seconds": self.seconds,
             "reported": self._reported,
-            "losses": self._finite_losses(),
-            "norms": self._norms,
+            "losses": self._finite("loss", self._losses),
+            "norms": self._finite(NORM, self._norms),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -213,11 +216,12 @@ class Trainer:
     def _next_batches(self) -> list[tuple[Any, Any]]:
         return [next(self.batches) for _ in range(self.config.accumulate)]
 
-    def _finite_losses(self) -> list[float]:
-        losses = [float(loss) for loss in self._losses]  # waits for a GPU
-        for back, loss in enumerate(reversed(losses)):
-            self._require_finite("loss", loss, self.step - back)
-        return losses
+    def _finite(self, what: str, scalars: list[Any]) -> list[float]:
+        """Return what was noted at each of the last steps as floats."""
+        values = [float(scalar) for scalar in scalars]  # waits for a GPU
+        for back, value in enumerate(reversed(values)):
+            self._require_finite(what, value, self.step - back)
+        return values
 
     def _require_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):

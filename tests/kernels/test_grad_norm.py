@@ -9,7 +9,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import cuda, emulator
-from gpugrad.optim import SGD, AdamW, chunks, clip, clip_grad_norm_
+from gpugrad.optim import SGD, AdamW, chunks, clip_grad_norm_
 
 SHAPES = [(), (1,), (3,), (0, 4), (1023,), (5, 7, 2), (4011, 3), (64, 16)]
 
@@ -169,40 +169,103 @@ def test_gradients_saved_by_a_graph_are_guarded():
 # The factor used by the optimisers where it lies
 
 
+def stepped(kind, parameters, max_norm):
+    optimizer = kind(parameters, lr=0.1)
+    norm = optimizer.step(max_norm=max_norm)
+    assert (norm.shape, norm.dtype) == ((), np.float64)
+    return norm.numpy(), [p.numpy() for p in parameters], optimizer
+
+
 @pytest.mark.parametrize("kind", [AdamW, SGD])
-@pytest.mark.parametrize("max_norm", [0.5, 1e-38, 1e9], ids="{:g}".format)
+@pytest.mark.parametrize("max_norm", [0.5, 1e-38, 1e9, math.inf], ids="{:g}".format)
 def test_a_step_takes_the_factor_from_memory(kind, max_norm):
     gradients = drawn()
 
     def fused():
         parameters = with_gradients(*gradients)
-        optimizer = kind(parameters, lr=0.1)
-        optimizer._lay_out(optimizer.param_groups[0])
-        members = [(p, optimizer.param_groups[0]) for p in parameters if p.size]
-        table = chunks.table([chunks.Row(p.grad.data) for p, _ in members])
-        assert optimizer._by_kernel(members, clip.measure(table, max_norm)) == []
+        norm, moved, _ = stepped(kind, parameters, max_norm)
         for p, g in zip(parameters, gradients, strict=True):
             np.testing.assert_array_equal(p.grad.numpy(), g.astype(np.float32))
-        return [p.numpy() for p in parameters]
+        return norm, moved
 
+    before = cuda.launches.copy()
+    norm, found = emulator.sweep(fused)
+    launches = cuda.launches - before
+    assert launches["grad_norm_partial"] == launches[kind.kernel] > 0
+    assert not launches["grad_scale"]
+    expected, plain, _ = stepped(kind, with_gradients(*gradients), max_norm)
     parameters = with_gradients(*gradients)
-    clip_grad_norm_(parameters, max_norm)
+    np.testing.assert_allclose(norm, clip_grad_norm_(parameters, max_norm), rtol=1e-14)
+    np.testing.assert_allclose(norm, expected, rtol=1e-14)
     kind(parameters, lr=0.1).step()
-    for x, p in zip(emulator.sweep(fused), parameters, strict=True):
+    for x, y, p in zip(found, plain, parameters, strict=True):
         np.testing.assert_allclose(x, p.numpy(), rtol=1e-6, atol=1e-44)
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-44)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_clipped_step_in_half_precision_is_that_of_numpy(dtype):
+    gradients = drawn(1000.0)
+    norm, found, optimizer = emulator.sweep(lambda: kept(gradients, dtype))
+    expected, plain, masters = kept(gradients, dtype)
+    np.testing.assert_allclose(norm, expected, rtol=1e-14)
+    for a, b in zip(optimizer, masters, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-44)
+    for x, y in zip(found, plain, strict=True):
+        eps = 2**-7 if dtype == "bfloat16" else 2**-10
+        np.testing.assert_allclose(x.astype(float), y.astype(float), rtol=eps, atol=1e-7)
+
+
+def kept(gradients, dtype):
+    """Return norm, parameters and their float32 master copies after a clipped step."""
+    parameters = with_gradients(*gradients, dtype=dtype)
+    norm, moved, optimizer = stepped(SGD, parameters, 1.0)
+    return norm, moved, [optimizer._states[p].arrays["master"] for p in parameters]
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])
 def test_no_step_where_the_norm_is_not_finite(bad):
-    parameters = with_gradients([1.0, 2.0], [bad])
-    optimizer = AdamW(parameters, lr=0.1)
-    optimizer._lay_out(optimizer.param_groups[0])
-    members = [(p, optimizer.param_groups[0]) for p in parameters]
+    for emulated in (True, False):
+        parameters = with_gradients([1.0, 2.0], [bad])
+        if emulated:
+            with emulator.enabled("checked"):
+                norm, moved, optimizer = stepped(AdamW, parameters, 1.0)
+        else:
+            norm, moved, optimizer = stepped(AdamW, parameters, 1.0)
+        np.testing.assert_equal(float(norm), bad)
+        for p, x in zip(parameters, moved, strict=True):
+            assert not x.any()
+            assert not optimizer._states[p].arrays["exp_avg"].any()
+            assert optimizer._states[p].step == 1
+
+
+def test_one_norm_of_what_kernels_take_and_what_they_do_not():
+    """A float64 parameter beside; one gradient under two names; a transposed gradient."""
     with emulator.enabled("checked"):
-        table = chunks.table([chunks.Row(p.grad.data) for p in parameters])
-        result = clip.measure(table, 1.0)
-        assert optimizer._by_kernel(members, result) == []
-    assert np.isnan(result[1])
-    for p in parameters:
-        assert not p.numpy().any()
-        assert not optimizer._states[p].arrays["exp_avg"].any()
+        wide, narrow = with_gradients([3.0], dtype="float64") + with_gradients([4.0])
+        before = cuda.launches["sgd"]
+        norm, _, _ = stepped(SGD, [wide, narrow], 1.0)
+        assert cuda.launches["sgd"] == before + 1
+        assert norm == 5
+        np.testing.assert_allclose([wide.item(), narrow.item()], [-0.06, -0.08], rtol=1e-6)
+        shared = with_gradients([3.0], [3.0], np.zeros((4, 3)))
+        shared[1].grad = shared[0].grad
+        shared[2].grad.data = np.arange(12, dtype=np.float32).reshape(3, 4).T
+        norm, moved, _ = stepped(SGD, shared, 1.0)
+    np.testing.assert_allclose(norm, math.sqrt(18 + 506), rtol=1e-14)
+    for x, p in zip(moved, shared, strict=True):
+        np.testing.assert_allclose(x, p.grad.numpy() * (-0.1 / norm), rtol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [AdamW, SGD])
+def test_a_clipped_step_on_a_gpu_is_that_of_numpy(monkeypatch, kind):
+    before = cuda.launches.copy()
+    norm, found, _ = stepped(kind, with_gradients(*drawn()), 0.5)
+    launches = cuda.launches - before
+    assert launches["grad_norm_finish"] == launches[kind.kernel] == 1
+    monkeypatch.setenv("GPUGRAD_DEVICE", "cpu")
+    expected, plain, _ = stepped(kind, with_gradients(*drawn()), 0.5)
+    np.testing.assert_allclose(norm, expected, rtol=1e-14)
+    for x, y in zip(found, plain, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-44)

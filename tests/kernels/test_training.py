@@ -12,7 +12,7 @@ import gpugrad as gg
 from gpugrad import cuda, emulator
 from gpugrad.fused import FUSED
 from gpugrad.models import GPT, GPTConfig
-from gpugrad.optim import AdamW, clip_grad_norm_, decay_groups
+from gpugrad.optim import AdamW, decay_groups
 from gpugrad.text import RandomWindows
 
 BLOCK, BATCH, VOCABULARY = 20, 3, 128
@@ -44,8 +44,7 @@ def train(steps: int, dropout: float = 0.0) -> list[float]:
         _, loss = model(x, targets=y)
         optimizer.zero_grad()
         loss.backward()
-        clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        optimizer.step(max_norm=1.0)
         losses.append(loss.item())
     return losses
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad.optim import SGD, Adam, AdamW
+from gpugrad.optim import SGD, Adam, AdamW, clip_grad_norm_
 
 KINDS = {
     "sgd": lambda params: SGD(params, lr=0.1),
@@ -376,3 +377,64 @@ leaf = gg.ones(2).requires_grad_()
 def test_refuses_parameters(params, error, message) -> None:
     with pytest.raises(error, match=f"AdamW: .*{message}"):
         AdamW(params)
+
+
+# Clipping within the step
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("max_norm", [0.7, 1e-30, 1e9, math.inf], ids="{:g}".format)
+def test_a_clipped_step_is_that_of_clipped_gradients(make, dtype, max_norm) -> None:
+    fused, separate = parameters(dtype), parameters(dtype)
+    one, two = make(groups_of(fused)), make(groups_of(separate))
+    rng = np.random.default_rng(2)
+    for _ in range(3):
+        for p, q in zip(fused[:-1], separate[:-1], strict=True):
+            g = rng.normal(size=p.shape)
+            p.grad, q.grad = gg.tensor(g, dtype=dtype), gg.tensor(g, dtype=dtype)
+        before = [p.grad.numpy().copy() for p in fused[:-1]]
+        norm = one.step(max_norm=max_norm)
+        assert (norm.shape, norm.dtype, norm.requires_grad) == ((), np.float64, False)
+        assert norm.item() == clip_grad_norm_(separate, max_norm)
+        two.step()
+        for p, q, g in zip(fused, separate, before, strict=False):
+            np.testing.assert_array_equal(p.grad.numpy(), g)
+            np.testing.assert_array_equal(p.numpy(), q.numpy())
+
+
+def test_the_norm_of_no_gradient_is_zero() -> None:
+    assert SGD(parameters(), lr=0.1).step(max_norm=1.0).item() == 0.0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_a_norm_that_is_not_finite_moves_nothing(bad, dtype) -> None:
+    params = parameters(dtype)
+    optimizer = AdamW(params, lr=0.1)
+    train(params, optimizer, 1)
+    params[1].grad.data[1] = bad
+    before = [p.numpy().copy() for p in params]
+    state = optimizer.state_dict()["state"]
+    np.testing.assert_equal(optimizer.step(max_norm=1.0).item(), abs(bad))
+    for p, x in zip(params, before, strict=True):
+        np.testing.assert_array_equal(p.numpy(), x)
+    for key, now in optimizer.state_dict()["state"].items():
+        assert now["step"] == 2
+        np.testing.assert_array_equal(now["exp_avg"], state[key]["exp_avg"])
+
+
+@pytest.mark.parametrize("max_norm", [0.0, -1.0, math.nan, "1"])
+def test_refuses_a_max_norm(max_norm) -> None:
+    params = parameters()
+    optimizer = SGD(params, lr=0.1)
+    params[1].grad = gg.ones(3)
+    before = params[1].numpy().copy()
+    with pytest.raises(ValueError, match=r"SGD\.step: max_norm must be a number > 0, got"):
+        optimizer.step(max_norm=max_norm)
+    np.testing.assert_array_equal(params[1].numpy(), before)
+
+
+def test_refuses_a_closure_beside_a_max_norm() -> None:
+    with pytest.raises(TypeError, match="closure or max_norm, not both"):
+        SGD(parameters(), lr=0.1).step(lambda: 1.0, max_norm=1.0)

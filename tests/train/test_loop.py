@@ -185,6 +185,19 @@ def test_a_gradient_that_is_not_finite_changes_nothing(make_trainer, tmp_path):
     assert bits(model_state(trainer.model)) == before
 
 
+def test_a_norm_read_later_is_neither_reported_nor_saved(make_trainer, monkeypatch, tmp_path):
+    """On a GPU nobody waits for the norm within the step."""
+    trainer = make_trainer()
+    run(trainer, 1)
+    on_gpu = gg.Tensor._wrap(np.float64("inf"), None)  # like CuPy's, no numpy.ndarray
+    monkeypatch.setattr(trainer.optimizer, "step", lambda max_norm: on_gpu)
+    trainer.update()
+    for call in (trainer.report, lambda: trainer.save(tmp_path / "checkpoints")):
+        with pytest.raises(DivergedError, match="norm of the gradient is inf at step 2"):
+            call()
+    assert not (tmp_path / "checkpoints").exists()
+
+
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_a_loss_that_is_not_finite_is_neither_reported_nor_saved(make_trainer, tmp_path):
     trainer = make_trainer(grad_clip=0.0)

@@ -7,12 +7,14 @@ import importlib.metadata
 import json
 import shlex
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from gpugrad import backend, doctor, tensor
 from gpugrad.cli import main
+from gpugrad.cuda import compiler
 from gpugrad.doctor import check, cpu, cuda
 from gpugrad.doctor.check import FAILED, MISSING, OK, Check
 from gpugrad.doctor.cuda import Driver
@@ -192,12 +194,16 @@ def test_nvrtc_and_headers(monkeypatch, tmp_path, error):
     binding = FakeNVRTC(error)
     cupy = SimpleNamespace(cuda=SimpleNamespace(nvrtc=binding), __version__="14.2")
     fake_cupy(monkeypatch, {"cupy-cuda13x": "14.2"}, cupy)
-    (tmp_path / "cuda_fp16.h").touch()
-    monkeypatch.setattr(cuda, "_include_folders", lambda: iter([tmp_path / "none", tmp_path]))
+    (tmp_path / "half").mkdir()
+    for folder, name in (("half", "cuda_fp16.h"), ("", "cuda_fp16.h"), ("", "cuda_bf16.h")):
+        (tmp_path / folder / name).touch()
+    folders = [tmp_path / "none", tmp_path / "half", tmp_path]
+    monkeypatch.setattr(compiler, "include_folders", lambda: iter(folders))
     for found in (cuda.check_nvrtc(ONE_GPU), cuda.check_headers(ONE_GPU)):
         assert found.status == (FAILED if error else OK)
         assert found.fix == (check.install("cuda13") if error else "")
         assert error is None or str(error) in found.detail
+    assert error or found.detail == str(tmp_path)
     assert binding.programs == 0
     assert ["cuda_fp16.h" in source for source in binding.sources] == [False, True]
 
@@ -240,19 +246,31 @@ def test_computing_on_the_gpu(monkeypatch, error, status, detail):
 
 
 def test_headers_are_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(cuda, "_include_folders", lambda: iter([tmp_path]))
+    monkeypatch.setattr(compiler, "include_folders", lambda: iter([tmp_path]))
     found = cuda.check_headers(ONE_GPU)
     assert (found.status, found.fix) == (MISSING, check.install("cuda13"))
+    compiler.include_folder.cache_clear()
+    with pytest.raises(RuntimeError, match="or /usr/local/cuda; pip install") as caught:
+        compiler.include_folder()
+    assert str(caught.value).startswith(found.detail)
 
 
 def test_headers_are_looked_for_in_wheels_and_toolkits(monkeypatch, tmp_path):
     (tmp_path / "cuda_runtime" / "include").mkdir(parents=True)
     spec = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: spec)
-    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "toolkit"))
-    folders = list(cuda._include_folders())
-    assert folders[0] == tmp_path / "cuda_runtime" / "include"
-    assert tmp_path / "toolkit" / "include" in folders
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "path"))
+    wheel = tmp_path / "cuda_runtime" / "include"
+    toolkits = [tmp_path / "home" / "include", tmp_path / "path" / "include"]
+    system = Path("/usr/local/cuda/include")
+    assert list(compiler.include_folders()) == [wheel, *toolkits, system]
+    asked = SimpleNamespace(find_nvidia_header_directory=lambda name: f"/found/{name}")
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", asked)
+    monkeypatch.delenv("CUDA_HOME")
+    monkeypatch.setenv("CUDA_PATH", "")
+    assert list(compiler.include_folders()) == [Path("/found/cudart"), wheel, system]
 
 
 class FakeLibrary:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import backend
+from ..cuda import compiler
 from .check import FAILED, MISSING, OK, Check, install, pip, version
 
 _CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")
 _NVIDIA = "0x10de"  # the vendor's number on the PCI bus
 _OLDEST = 12000  # the oldest CUDA that a driver has to support, 12.0
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
-_KERNEL = """#include <cuda_fp16.h>
+_KERNEL = """#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 extern "C" __global__ void doctor(const __half* x, float* y) { *y = __half2float(*x); }
 """
 _PLAIN_KERNEL = 'extern "C" __global__ void doctor(float* y) { *y = 1.0f; }\n'
@@ -128,10 +128,10 @@ def check_nvrtc(driver: Driver) -> Check:
 
 def check_headers(driver: Driver) -> Check:
     """The CUDA headers that kernels include."""
-    folder = next((path for path in _include_folders() if (path / "cuda_fp16.h").is_file()), None)
+    folder = compiler.find_include_folder()
     fix = install(driver.extra)
     if folder is None:
-        return Check("CUDA headers", MISSING, "cuda_fp16.h is not found", fix)
+        return Check("CUDA headers", MISSING, compiler.NO_HEADERS, fix)
     binding = _nvrtc()
     if binding is None:
         return Check("CUDA headers", OK, f"{folder} (not tried without NVRTC)")
@@ -172,14 +172,3 @@ def _compile(binding: Any, source: str, *options: str) -> None:
         binding.compileProgram(program, ("-std=c++17", *options))
     finally:
         binding.destroyProgram(program)
-
-
-def _include_folders() -> Iterator[Path]:
-    """Yield where the headers may be: pip's nvidia packages, then an installed toolkit."""
-    spec = importlib.util.find_spec("nvidia")
-    for root in (spec.submodule_search_locations or ()) if spec else ():
-        yield from sorted(Path(root).glob("*/include"), reverse=True)
-    for variable in ("CUDA_PATH", "CUDA_HOME"):
-        if variable in os.environ:
-            yield Path(os.environ[variable], "include")
-    yield Path("/usr/local/cuda/include")

@@ -27,6 +27,7 @@ import numpy as np
 
 import gpugrad as gg
 from gpugrad import backend
+from gpugrad.cuda import emulation
 from gpugrad.fused import FUSED, Cost, Fused
 from gpugrad.registry import Sample
 
@@ -495,7 +496,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
             f"{peak.flops_per_second / 1e12:.3g} TFLOP/s, measured here"
         )
         for case in chosen:
-            rows += measure(case, dtype, device, peak, torch, given.rounds, given.cold)
+            with emulation.disabled():  # its time means nothing
+                rows += measure(case, dtype, device, peak, torch, given.rounds, given.cold)
             _release(device, torch)
             print(".", end="", flush=True)
         if given.plot:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 import gpugrad as gg
@@ -14,6 +16,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not marked:
         return
     cupy, reason = backend.cupy_or_reason()
+    if cupy is not None and os.environ.get("GPUGRAD_TEST_POOL") == "0":
+        cupy.cuda.set_allocator(None)
     if cupy is None:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=reason))

@@ -10,9 +10,11 @@ macros) and architecture.
 from __future__ import annotations
 
 import collections
+import functools
 import importlib
 import itertools
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from .emulation import settings
 if TYPE_CHECKING:
     from pathlib import Path
 
+OLDEST = 75  # compute capability that kernels need, unless they say otherwise
 DTYPE_CODES = {backend.float32: 0, backend.bfloat16: 1, backend.float16: 2}  # GPUGRAD_DTYPE
 
 SOURCES: dict[str, Source] = {}  # every source that was declared, by its path
@@ -46,10 +49,30 @@ def dtype_code(dtype: np.dtype) -> int:
     return DTYPE_CODES[dtype]
 
 
-def fits(*arrays: Any) -> bool:
-    """Return whether the floating arrays given (None aside) share one dtype that kernels know."""
-    found = {a.dtype for a in arrays if a is not None and backend.is_float(a.dtype)}
-    return len(found) == 1 and found <= DTYPE_CODES.keys()
+def fits(*arrays: Any, since: int = OLDEST) -> bool:
+    """Return whether kernels can take the arrays, None aside.
+
+    The floating ones have to share one dtype that kernels know; a GPU must have at least the
+    compute capability ``since`` (major and minor digit).
+    """
+    given = [a for a in arrays if a is not None]
+    found = {a.dtype for a in given if backend.is_float(a.dtype)}
+    if len(found) != 1 or not found <= DTYPE_CODES.keys():
+        return False
+    return isinstance(given[0], np.ndarray) or _capability(given[0].device) >= since
+
+
+@functools.cache
+def _capability(device: Any) -> int:
+    """Return a GPU's compute capability; warn once of one that few kernels or none can run on."""
+    capability = int(device.compute_capability)
+    if capability < 80:
+        warnings.warn(
+            f"GPU {device.id} has compute capability {capability / 10}: gpugrad's kernels need "
+            f"{OLDEST / 10}, those of attention 8.0; CuPy's operations take their place",
+            stacklevel=4,
+        )
+    return capability
 
 
 def emulated() -> bool:
@@ -63,7 +86,7 @@ def strided(array: Any) -> Strided:
 
 
 def empty(shape: int | Sequence[int], dtype: Any, like: Any) -> Any:
-    """Return an array for a kernel to fill, where ``like`` is.
+    """Return an array for a kernel to fill, on the kind of device ``like`` is on (the current GPU).
 
     In the checked emulator its bytes count as uninitialised until a kernel writes them.
     """
@@ -101,7 +124,7 @@ class Source:
         path: str | os.PathLike[str],
         variants: Sequence[Mapping[str, object]] = ({},),
         large: bool = False,
-        since: int = 75,
+        since: int = OLDEST,
         text: str | None = None,
     ) -> None:
         self._path = path
@@ -129,8 +152,8 @@ class Source:
     def launch(
         self,
         kernel: str,
-        grid: Sequence[int],
-        block: Sequence[int],
+        grid: int | Sequence[int],
+        block: int | Sequence[int],
         args: Sequence[Any],
         shared_mem: int = 0,
         reachable: Sequence[Any] = (),
@@ -160,7 +183,7 @@ class Source:
         if not self.large:
             self._refuse_large(kernel, args)
         try:
-            function(tuple(grid), tuple(block), args, shared_mem, reachable=reachable)
+            function(grid, block, args, shared_mem, reachable=reachable)
         except Exception as error:
             text = str(error)
             error.args = (f"{text}{self._shown(args)}", *error.args[1:])
@@ -224,4 +247,7 @@ def _device(value: Any) -> Any:
 
 def _describe(value: Any) -> str:
     array = value.array if isinstance(value, Strided) else value
-    return f"{array.dtype}{list(array.shape)}" if backend.is_array(array) else repr(value)
+    if hasattr(array, "dtype") and hasattr(array, "shape"):
+        kind = "" if backend.is_array(array) else f"{type(array).__name__} "
+        return f"{kind}{array.dtype}{list(array.shape)}"
+    return repr(value)

@@ -142,6 +142,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("modules", nargs="*", metavar="MODULE", help="declare kernels of your own")
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     chosen = parser.parse_args(arguments)
+    try:
+        return _run(chosen)
+    except (RuntimeError, OSError, ImportError) as error:
+        print(f"kernels.lock: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(chosen: argparse.Namespace) -> int:
     folders = _declared(chosen.modules)
     if not folders:
         print(f"no kernels declared by {', '.join(chosen.modules)}", file=sys.stderr)

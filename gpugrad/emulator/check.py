@@ -46,8 +46,8 @@ def check(
     Every run of ``sweep`` (checked and plain build; ascending, descending and random orders of
     threads and blocks; two contents of shared memory) starts from copies of ``args``: numpy arrays,
     None for a null pointer, numbers. The returned list holds the arrays as the first run left them;
-    yours stay as they are. ``path`` is a file or a Module; ``kernel`` may be left out where there
-    is only one.
+    yours stay as they are. ``path`` is a file, the source itself, or a Module; ``kernel`` may be
+    left out where there is only one.
 
     Raises the Fault that was found, with kernel, block, thread, variable and line; OrderDependent
     if the arrays are not bitwise equal after all runs, bytes of ``empty`` arrays that nobody wrote
@@ -56,6 +56,8 @@ def check(
     """
     if isinstance(path, Module):
         module = path
+    elif isinstance(path, str) and "__global__" in path:
+        module = Module(path, defines)
     else:
         file = Path(path)
         module = Module(source.inline(file), defines, file.name)

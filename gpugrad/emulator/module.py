@@ -110,8 +110,8 @@ class Kernel:
 
     def __call__(
         self,
-        grid: Sequence[int],
-        block: Sequence[int],
+        grid: int | Sequence[int],
+        block: int | Sequence[int],
         args: Sequence[Any],
         shared_mem: int = 0,
         *,

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import cuda
+from .. import backend, cuda
 from ..ops import asarray
 from ..registry import Sample
 from ..tensor import Tensor
-from .base import Cost, Fused, Implementation
+from .base import FUSED, Cost, Fused, Implementation
 
 
 class Kernel(Fused):
@@ -31,6 +31,18 @@ class Kernel(Fused):
         return super().__call__(*tensors, *[None] * given, **statics)
 
 
+def _found(name: str, path: str | Path, spec: Callable[..., Any]) -> Path:
+    """Return where the .cu file is; FileNotFoundError says where it was looked for."""
+    defined_in = Path(inspect.getsourcefile(spec) or "")
+    folder = defined_in.resolve().parent if defined_in.is_file() else Path.cwd()  # a notebook
+    if not (folder / path).is_file():
+        raise FileNotFoundError(
+            f"{name}: there is no {folder / path}; a relative path is taken from the folder of the "
+            "definition's file, in a notebook from the current folder"
+        )
+    return folder / path
+
+
 def kernel(
     path: str | Path,
     *,
@@ -47,7 +59,8 @@ def kernel(
 
     The definition is the oracle of the checks, what runs where the kernel does not (NumPy without
     the emulator, float64), and the second derivative. Its positional parameters are the tensors,
-    its keyword-only ones numbers and switches. ``path`` is relative to the definition's file.
+    its keyword-only ones numbers and switches. ``path`` is relative to the definition's file (in a
+    notebook, to the current folder).
 
     ``forward(source, *arrays, **statics)`` launches kernels with ``source.launch`` and returns the
     result, or a pair of result and tuple of arrays to keep for backward. ``backward(source, g,
@@ -66,8 +79,10 @@ def kernel(
 
     def decorate(spec: Callable[..., Any]) -> Kernel:
         name = spec.__name__.strip("_")
-        file = inspect.getsourcefile(spec)
-        source = cuda.Source(Path(file).resolve().parent / path if file else path, variants)
+        previous = FUSED.get(name)
+        if isinstance(previous, Kernel) and previous.spec.__module__ == spec.__module__:
+            del FUSED[name]  # the cell of a notebook that is run again
+        source = cuda.Source(_found(name, path, spec), variants)
         codes = {variant.get("GPUGRAD_DTYPE", 0) for variant in variants}
         arguments = [
             p.name
@@ -85,7 +100,13 @@ def kernel(
 
         def run_forward(*arrays: Any, **statics: Any) -> tuple[Any, tuple]:
             found = forward(source, *map(cuda.contiguous, arrays), **statics)
-            return found if isinstance(found, tuple) else (found, ())
+            out, kept = found if isinstance(found, tuple) and len(found) == 2 else (found, ())
+            if not all(map(backend.is_array, out if isinstance(out, tuple) else (out,))):
+                raise TypeError(
+                    f"{name}: forward must return an array (or a tuple of them), or a pair of that "
+                    f"and a tuple of arrays to keep; it returned {type(found).__name__}"
+                )
+            return out, kept
 
         def run_backward(
             wanted: tuple[bool, ...], g: Any, arrays: Sequence[Any], kept: tuple, **statics: Any

@@ -506,3 +506,14 @@ def test_without_matplotlib_the_picture_is_refused_with_advice(
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(SystemExit, match=r"gpugrad\[plot\]"):
         bench.roofline([], PEAK, tmp_path / "a.png")
+
+
+def test_the_emulator_is_never_timed(monkeypatch, capsys):
+    monkeypatch.setenv("GPUGRAD_EMULATE", "plain")
+    small = [bench.Case("layer_norm", Sample((3, 4), (4,), (4,), None, eps=1e-5))]
+    monkeypatch.setattr(bench, "cases", lambda name: small)
+    monkeypatch.setattr(bench, "peaks", lambda device, dtype: PEAK)
+    before = FUSED["layer_norm"].launches["cuda"]
+    assert cli.main(["bench", "layer_norm", "--rounds", "2"]) == 0
+    assert FUSED["layer_norm"].launches["cuda"] == before
+    assert "numpy" in capsys.readouterr().out

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import gpugrad as gg
 from gpugrad import cuda, emulator
 from gpugrad.cuda import kernel
 from gpugrad.cuda.arguments import MAX_SHARED
@@ -143,3 +144,26 @@ def test_unknown_kernels_and_dtypes(source):
 def test_variants():
     made = cuda.variants(A=(0, 1), B=("x",))
     assert made == ({"A": 0, "B": "x"}, {"A": 1, "B": "x"})
+
+
+def test_sizes_may_be_numbers_and_tensors_are_named(source):
+    x, out = np.ones(6, np.float32), np.zeros(6, np.float32)
+    with emulator.enabled():
+        source.launch("scale", 1, 32, (x, out, 6, 3.0, 1), GPUGRAD_DTYPE=0)
+        assert (out == 3).all()
+        with pytest.raises(TypeError, match=r"not Tensor; pass its \.data\n.*Tensor float32\[6\]"):
+            source.launch("scale", 1, 32, (gg.tensor(x), out, 6, 3.0, 1), GPUGRAD_DTYPE=0)
+
+
+@pytest.mark.parametrize(("capability", "since", "expected"), [(90, 80, True), (75, 80, False)])
+def test_a_gpu_too_old_for_a_kernel_does_without(capability, since, expected, monkeypatch):
+    class Old:
+        dtype = np.dtype("float32")
+        device = type("Device", (), {"id": 0, "compute_capability": str(capability)})()
+
+    kernel._capability.cache_clear()
+    if capability < 80:
+        with pytest.warns(UserWarning, match=r"GPU 0 has compute capability 7\.5"):
+            assert cuda.fits(Old(), since=since) == expected
+    else:
+        assert cuda.fits(Old(), since=since) == expected

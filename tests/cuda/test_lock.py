@@ -100,3 +100,12 @@ def test_a_lock_of_ones_own(tmp_path, monkeypatch, capsys):
 def test_a_missing_lock_says_how_to_write_one(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"python -m gpugrad\.cuda\.lock"):
         lock.read(tmp_path)
+
+
+def test_without_a_compiler_one_line_says_what_is_missing(monkeypatch, capsys):
+    def missing() -> None:
+        raise RuntimeError("compiling CUDA kernels needs CuPy and NVRTC")
+
+    monkeypatch.setattr(lock, "compile_cubin", lambda *args: missing())
+    assert lock.main(["--check"]) == 2
+    assert capsys.readouterr().err.startswith("kernels.lock: compiling CUDA kernels needs")

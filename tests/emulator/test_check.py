@@ -116,3 +116,9 @@ def test_results_go_into_the_next_check(tmp_path: Path) -> None:
     np.testing.assert_array_equal(second[:6], 4 * x[:6])
     with pytest.raises(emulator.Uninitialised, match="array 'x', bytes 24 to 27 of 32"):
         emulator.check(path, grid=(1,), block=(8,), args=(first, emulator.empty(8), 7))
+
+
+def test_the_source_itself_may_be_given():
+    text = 'extern "C" __global__ void one(float* x) { x[threadIdx.x] = 1.0f; }'
+    (x,) = emulator.check(text, grid=(1,), block=(4,), args=[emulator.empty(4)])
+    assert (x == 1).all()

@@ -48,7 +48,7 @@ def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         def scale_shift(x: Any, shift: Any, *, factor: float) -> Any:
             return x * factor + shift
 
-        monkeypatch.delitem(FUSED, "scale_shift", raising=False)
+        FUSED.pop("scale_shift", None)
         settings = {"samples": SAMPLES, "variants": cuda.variants(GPUGRAD_DTYPE=(0, 1)), **more}
         decorate = gg.kernel(tmp_path / "own.cu", forward=forward, backward=backward, **settings)
         return decorate(scale_shift)
@@ -118,7 +118,50 @@ def test_check_kernel_finds_a_kernel_that_never_runs(register):
         testing.check_kernel(register(fits=lambda x, shift, factor: False))
 
 
+def test_check_kernel_finds_a_launcher_that_launches_nothing(register):
+    def by_hand(file: Any, x: Any, shift: Any, factor: float) -> Any:
+        return x * factor + shift
+
+    with pytest.raises(ValueError, match="the kernels do not run for float32"):
+        testing.check_kernel(register(forward=by_hand, backward=None))
+
+
+def test_a_definition_may_be_made_anew_as_in_a_notebook(register):
+    first = register()
+    assert FUSED["scale_shift"] is first
+
+    def scale_shift(x: Any, *, factor: float) -> Any:
+        return x
+
+    settings = {"samples": [], "forward": forward}
+    second = gg.kernel(first.source.path, **settings)(scale_shift)
+    assert FUSED["scale_shift"] is second
+    second.spec.__module__ = "another"
+    with pytest.raises(ValueError, match="'scale_shift' is registered already"):
+        register_again(first.source.path, settings)
+
+
+def register_again(path: Path, settings: dict[str, Any]) -> None:
+    @gg.kernel(path, **settings)
+    def scale_shift(x: Any, *, factor: float) -> Any:
+        return x
+
+
+def test_a_file_that_is_not_there(register):
+    with pytest.raises(FileNotFoundError, match=r"nosuch: there is no .*fused/nosuch\.cu; a"):
+
+        @gg.kernel("nosuch.cu", samples=[], forward=forward)
+        def nosuch(x: Any) -> Any:
+            return x
+
+
 def test_misuse(register):
+    listing = register(forward=lambda file, x, shift, factor: [x])
+    with (
+        emulator.enabled(),
+        pytest.raises(TypeError, match=r"forward must return an array .* it returned list"),
+    ):
+        listing(np.ones((3, 4), "f"), np.ones(4, "f"), factor=1.0)
     with pytest.raises(TypeError, match=r"scale_shift takes 2 tensors \(x, shift\), not 3"):
         register()(1.0, 2.0, 3.0, factor=1.0)
     short = register(backward=lambda file, g, arrays, kept, factor: (g,))
@@ -128,4 +171,4 @@ def test_misuse(register):
         with pytest.raises(TypeError, match=r"must return 2 gradients \(x, shift\)"):
             out.backward(gg.ones_like(out))
     with pytest.raises(TypeError, match="the definition takes at least one tensor"):
-        gg.kernel("own.cu", samples=[], forward=forward)(lambda *, factor: factor)
+        gg.kernel(short.source.path, samples=[], forward=forward)(lambda *, factor: factor)

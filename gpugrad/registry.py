@@ -469,7 +469,8 @@ def prepare(op: Op, args: Sequence[Any]) -> Sequence[Any]:
     if _agree(op, args):
         return args
     device = _common_device(op, args)
-    args = [a.item() if isinstance(a, np.float64) else a for a in args]  # as weak as a float
+    weak = (np.float64, np.integer) if device == "symbolic" else np.float64  # no integer symbols
+    args = [a.item() if isinstance(a, weak) else a for a in args]  # as weak as a float
     tensors = [
         a
         if isinstance(a, Tensor) or type(a) in (bool, int, float) or a is None

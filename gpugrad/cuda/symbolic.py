@@ -364,7 +364,9 @@ class Library:
 
     @staticmethod
     def asarray(x: Any, dtype: Any = None) -> Symbol:
-        """Return a symbol or number as a symbol."""
+        """Return a symbol or number as a symbol; a NumPy number has the dtype NumPy gives it."""
+        if dtype is None and isinstance(x, np.generic):
+            dtype = x.dtype
         return _symbol(x) if dtype is None else _symbol(x).astype(dtype)
 
     @staticmethod

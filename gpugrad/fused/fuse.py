@@ -29,13 +29,11 @@ from ..cuda.emulation import expected
 from ..ops import random
 from ..registry import Node, Sample, state
 from ..tensor import Tensor
+from ._watched import Followed, key_of, key_of_argument
 from .base import Fused, Implementation
 
-# what cannot change unseen, or is taken for code
-_FIXED = (bool, int, float, str, type(None), np.dtype, type, types.FunctionType, types.ModuleType)
 
-
-class Fusion:
+class Fusion(Followed):
     """A function that runs as one operation where kernels run; ``launches`` counts how it ran."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -44,7 +42,6 @@ class Fusion:
         self.name: str = getattr(function, "__name__", type(function).__name__).strip("_")
         self.launches: collections.Counter[str] = collections.Counter()
         self._traced: dict[Hashable, Traced | None] = {}
-        self._outside = _from_outside(function)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
@@ -68,24 +65,33 @@ class Fusion:
         if len(devices) > 1 or "symbolic" in devices:  # inside of another fused function
             return None
         try:
-            key = (positional, keywords, *map(_key, values), *map(_key, self._outside()))
+            key = self.key(values, positional, keywords)
         except (TypeError, ValueError):  # an object that may change, a closure not filled yet
             return None
         if key not in self._traced:
             if len(self._traced) >= KEPT:
                 self._traced.clear()
             try:
-                self._traced[key] = Traced(self, values, positional, keywords)
+                self._traced[key] = Traced(self, key, values, positional, keywords)
             except Exception:  # no formula of elements, or an error that running it will show
                 self._traced[key] = None
         return self._traced[key]
+
+    def key(self, values: tuple, positional: int, keywords: tuple[str, ...]) -> Hashable:
+        """Return all that a trace depends on; TypeError or ValueError if that cannot be known."""
+        return positional, keywords, key_of(self.function), *map(key_of_argument, values)
 
 
 class Traced(Fused):
     """The function for tensors of certain dtypes, all other arguments fixed."""
 
     def __init__(
-        self, fusion: Fusion, values: tuple, positional: int, keywords: tuple[str, ...]
+        self,
+        fusion: Fusion,
+        key: Hashable,
+        values: tuple,
+        positional: int,
+        keywords: tuple[str, ...],
     ) -> None:
         holes = [i for i, v in enumerate(values) if isinstance(v, Tensor)]
         fixed = [None if isinstance(v, Tensor) else v for v in values]
@@ -94,6 +100,8 @@ class Traced(Fused):
             given = list(fixed)
             for i, t in zip(holes, tensors, strict=True):
                 given[i] = t
+            if fusion.key(tuple(given), positional, keywords) != key:  # only in a backward pass
+                raise RuntimeError(f"{fusion.name}: what it computes changed after the forward")
             named = dict(zip(keywords, given[positional:], strict=True))
             return fusion.function(*given[:positional], **named)
 
@@ -237,35 +245,6 @@ def _broadcast(shapes: Sequence[tuple[int, ...]], inputs: Any) -> tuple[int, ...
     return np.broadcast_shapes(*(shapes[i] for i in inputs))
 
 
-def _key(value: Any) -> Hashable:
-    """Return what a trace depends on of an argument; TypeError for what may change unseen."""
-    if isinstance(value, Tensor):
-        return value._data.dtype
-    if isinstance(value, tuple):
-        return (tuple, *map(_key, value))
-    if isinstance(value, _FIXED):
-        return type(value), repr(value) if isinstance(value, float) else value
-    raise TypeError
-
-
-def _from_outside(function: Callable[..., Any]) -> Callable[[], list[Any]]:
-    """Return a function that looks up what ``function`` takes from its defaults and closure, and
-    which numbers from its module: a change there must not meet an old trace.
-    """
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return list
-    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    cells = function.__closure__ or ()
-
-    def look() -> list[Any]:
-        numbers = [function.__globals__.get(name) for name in code.co_names]
-        found = [n if isinstance(n, (bool, int, float)) else None for n in numbers]
-        return [*defaults, *found, *(cell.cell_contents for cell in cells)]
-
-    return look
-
-
 def fuse(function: Callable[..., Any]) -> Fusion:
     """Return a function of elementwise operations that runs as one operation.
 
@@ -277,8 +256,12 @@ def fuse(function: Callable[..., Any]) -> Fusion:
     (NumPy, float64, reductions, indexing, a decision on a tensor's values or shape, tensors taken
     from outside, random numbers) ``function`` runs as it is written, and raises what it raises.
 
-    It is called once for each combination of dtypes and numbers, so it must do nothing but compute,
-    and depend on nothing but its arguments, its closure and the numbers of its module.
+    A kernel depends on what ``function`` reaches by name in its module, its closure and defaults,
+    through the functions it calls too: numbers, strings, dtypes and tuples of them are looked at
+    again in every call. Where it reaches anything else that could change unseen (other objects and
+    their attributes, classes, lists) or asks a tensor for its device or gradient, it runs as it is
+    written. It is called once for each combination of dtypes and numbers, so it must do nothing but
+    compute. A backward pass that runs ``function`` again raises RuntimeError if a number changed.
     ``launches`` counts calls by kernel ("cuda") and by ``function`` ("spec").
     """
     return Fusion(function)

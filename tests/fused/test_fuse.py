@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -159,6 +162,186 @@ def test_numbers_from_a_closure_are_looked_at_again():
         factor = 3.0
         np.testing.assert_allclose(scaled(x).data, x.data * 3 + 1, rtol=1e-6)
     assert scaled.launches == {"cuda": 2}
+
+
+FACTOR = 2.0
+CONFIG = types.ModuleType("config")
+
+
+def by_factor(x, power=1):
+    return x * FACTOR if power == 1 else by_factor(x * FACTOR, power - 1)
+
+
+def by_default(x, helper=by_factor):
+    return helper(x) + 1
+
+
+def by_lambda(x):
+    return (lambda y: y * FACTOR)(x) + 1
+
+
+def by_config(x):
+    return x * CONFIG.factor + 1 if CONFIG.helper is None else CONFIG.helper(x) + 1
+
+
+def by_closure():
+    helper = by_factor
+    return lambda x: helper(x) + 1
+
+
+FUSED = gg.fuse(by_factor)
+REACHED = {
+    "a function": lambda x: by_factor(x) + 1,
+    "a function of a function": lambda x: by_default(x),
+    "a default": by_default,
+    "a function inside": by_lambda,
+    "a closure": by_closure(),
+    "another fused function": lambda x: FUSED(x) + 1,
+    "a module": by_config,
+    "recursion": lambda x: by_factor(x, 3) / FACTOR / FACTOR + 1,
+    "a number beside the library": lambda x: gg.exp(gg.log(abs(x))) * FACTOR * gg.sign(x) + 1,
+}
+
+
+@pytest.mark.parametrize("kind", [float, np.float32, np.float64, np.int64, np.float16])
+@pytest.mark.parametrize("how", REACHED)
+def test_numbers_that_are_reached_are_looked_at_again(how, kind, monkeypatch):
+    run = gg.fuse(REACHED[how])
+    x = gg.tensor([1.0, 2.0])
+    CONFIG.helper = None
+    with emulator.enabled("plain"):
+        for factor in (2, 10, 2):
+            monkeypatch.setitem(globals(), "FACTOR", kind(factor))
+            CONFIG.factor = kind(factor)
+            out = run(x)
+            assert out.dtype == run.function(x).dtype == gg.float32
+            np.testing.assert_allclose(out.data, x.data * factor + 1, rtol=1e-6)
+    assert run.launches == {"cuda": 3}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("number", [np.float32(0.1), np.float16(0.1), np.int8(3)], ids=repr)
+def test_numpy_numbers_count_as_they_do_outside(number, dtype):
+    run = gg.fuse(lambda x: gg.where(x > number, number * x, x + number))
+    (x,) = drawn((9,), dtype=dtype)
+    expected = run(x)
+    with emulator.enabled("plain"):
+        found = run(x)
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found.data, expected.data)
+    assert run.launches == {"spec": 1, "cuda": 1}
+
+
+def test_functions_that_are_replaced(monkeypatch):
+    run = gg.fuse(by_config)
+    x = gg.tensor([1.0, 2.0])
+    CONFIG.factor = 1.0
+    with emulator.enabled("plain"):
+        for helper, expected in ((by_factor, [3, 5]), (gg.sin, np.sin([1, 2]) + 1), (None, [2, 3])):
+            CONFIG.helper = helper
+            np.testing.assert_allclose(run(x).data, expected, rtol=1e-6)
+    assert run.launches == {"cuda": 3}
+
+
+def test_a_number_that_changed_before_the_second_derivative(monkeypatch):
+    run = gg.fuse(lambda x: by_factor(x) * x)
+    x = gg.tensor([1.0, 2.0], requires_grad=True)
+    with emulator.enabled("plain"):
+        out = run(x).sum()
+        monkeypatch.setitem(globals(), "FACTOR", 10.0)
+        np.testing.assert_array_equal(gg.grad(out, [x], retain_graph=True)[0].data, 4 * x.data)
+        with pytest.raises(RuntimeError, match="changed after the forward"):
+            gg.grad(out, [x], create_graph=True)
+
+
+class Changing:
+    k = 2.0
+
+
+class Number(float):
+    k = 2.0
+
+
+CHANGING, NUMBER, LIST, TENSOR = Changing(), Number(3.0), [2.0], gg.tensor(2.0)
+K = "k"
+
+
+def method_of(x, holder):
+    return x * holder().k
+
+
+def attribute(x):
+    return x * attribute.k
+
+
+def imported(x):
+    import fuse_config
+
+    return x * fuse_config.k
+
+
+def passed(x):
+    return take_module(x, CONFIG)
+
+
+def take_module(x, module):
+    return x * module.k
+
+
+def set_all(k):
+    Changing.k = Number.k = CONFIG.k = attribute.k = LIST[0] = k
+    TENSOR.fill_(k)
+
+
+CHANGES = {
+    "a class": lambda x: x * Changing.k,
+    "an object": lambda x: x * CHANGING.k,
+    "a class as an argument": (lambda x, c: x * c.k, Changing),
+    "a number with attributes": (lambda x, n: x * n.k, NUMBER),
+    "a class inside a tuple": (lambda x, pair: x * pair[0].k, (Changing,)),
+    "an object made inside": (method_of, Changing),
+    "a list": lambda x: x * LIST[0],
+    "a tensor": lambda x: x * TENSOR.item(),
+    "a tensor in a tuple": (lambda x, pair: x * pair[0].item(), (TENSOR,)),
+    "getattr": lambda x: x * getattr(Changing, K),
+    "getattr of a module": lambda x: x * getattr(CONFIG, K),
+    "globals": lambda x: x * globals()["LIST"][0],
+    "an import": imported,
+    "a module that is passed on": passed,
+    "a module as an argument": (take_module, CONFIG),
+    "a partial function": functools.partial(method_of, holder=Changing),
+    "a bound method": types.MethodType(lambda self, x: x * self.k, CHANGING),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_may_change_unseen_runs_as_it_is(what, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fuse_config", CONFIG)
+    function, *others = CHANGES[what] if isinstance(CHANGES[what], tuple) else (CHANGES[what],)
+    run = gg.fuse(function)
+    x = gg.tensor([1.0, 2.0])
+    with emulator.enabled("plain"):
+        for k in (2.0, 10.0):
+            set_all(k)
+            np.testing.assert_array_equal(run(x, *others).data, x.data * k)
+    assert run.launches == {"spec": 2}
+
+
+def test_attributes_of_functions_are_looked_at_again():
+    run = gg.fuse(attribute)
+    x = gg.tensor([1.0, 2.0])
+    with emulator.enabled("plain"):
+        for k in (2.0, 10.0):
+            set_all(k)
+            np.testing.assert_array_equal(run(x).data, x.data * k)
+
+
+def test_what_a_symbol_does_not_know_of_a_tensor():
+    run = gg.fuse(lambda x: x * 2 if x.requires_grad else x * 3)
+    recording = gg.fuse(lambda x: x * 2 if gg.is_grad_enabled() else x * 3)
+    x = gg.ones(2)
+    with emulator.enabled("plain"), gg.no_grad():
+        assert run(x).tolist() == recording(x).tolist() == [3, 3]
 
 
 def test_backward_after_the_emulator_was_left():

@@ -23,12 +23,20 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..cuda.compiler import LONG_COMPILE, CompileError, cache_folder, include_folder
+from ..cuda.compiler import (
+    LONG_COMPILE,
+    NO_HEADERS,
+    CompileError,
+    cache_folder,
+    find_include_folder,
+    include_folder,
+)
 from ..cuda.source import declarations
 
 lock = threading.RLock()  # the runtime runs one kernel at a time
 OLDEST_GCC = 12  # whose C++20, instrumentation and _Float16 the builds are made for
 _HERE = Path(__file__).parent
+_FALLBACK = _HERE / "include" / "fallback"  # headers for bfloat16 and float16, without CUDA's
 _COMMON = ("-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-pthread")
 # DWARF 4: binutils reads version 5 wrongly where the text comes from standard input
 _KERNEL = (
@@ -51,6 +59,7 @@ _MODES = {
         "-ftrivial-auto-var-init=pattern",
     ),
 }
+_INPUT = ("-include", str(_HERE / "runtime.hpp"), "-x", "c++", "-")
 _SOURCES = (
     "runtime.cpp",
     "async.cpp",
@@ -145,21 +154,15 @@ def build(
     Raises CompileError with the compiler's messages.
     """
     library = runtime(portable)
+    flags, text = _translated(source, mode, kernels, defines, name)
     header = (_HERE / "runtime.hpp").read_text(encoding="utf-8")
-    flags = [*_KERNEL, *_MODES[mode], *_WARNINGS]
-    flags += [f"-D{key}={value}" for key, value in (defines or {}).items()]
-    flags += _cuda_headers(source)
-    text = _prepare(
-        source if source.startswith("#line") else f'#line 1 "{name}"\n{source}', kernels
-    )
-    key = _key(flags, library.name, header, text)
+    key = _key(flags, library.name, header, *_fallback_texts(flags), text)
     path = cache_folder() / "emulator" / f"{key}.so"
     if not path.exists():
         with _replacing(path) as temporary:
             object_file = temporary + ".o"
-            include = ["-include", str(_HERE / "runtime.hpp"), "-x", "c++", "-"]
             try:
-                _run([*flags, *include, "-c", "-o", object_file], text, name)
+                _run([*flags, *_INPUT, "-c", "-o", object_file], text, name)
                 # without -fsanitize, which would link the compiler's own runtime
                 _run(
                     ["-shared", "-Wl,-z,now", object_file, str(library), "-o", temporary],
@@ -171,17 +174,32 @@ def build(
     return path
 
 
-def _cuda_headers(source: str) -> list[str]:
-    """Return the flags for cuda_bf16.h and cuda_fp16.h, where a source names them.
+def _translated(
+    source: str, mode: str, kernels: Sequence[str], defines: Mapping[str, object] | None, name: str
+) -> tuple[list[str], str]:
+    """Return the flags that compile a source in a mode, and its text as g++ takes it."""
+    flags = [*_KERNEL, *_MODES[mode], *_WARNINGS]
+    flags += [f"-D{key}={value}" for key, value in (defines or {}).items()]
+    flags += _cuda_headers(source)
+    marked = source if source.startswith("#line") else f'#line 1 "{name}"\n{source}'
+    return flags, _prepare(marked, kernels)
 
-    A source may name them only for some element types, so their absence is left to the compiler.
-    """
+
+def _cuda_headers(source: str) -> list[str]:
+    """Return the flags for cuda_bf16.h and cuda_fp16.h, where a source names them."""
     if not _CUDA_HEADER.search(source):
         return []
-    try:
-        return ["-isystem", str(_HERE / "include"), "-isystem", include_folder()]
-    except RuntimeError:
+    folder = find_include_folder()
+    if folder is None:
+        return ["-isystem", str(_FALLBACK)]
+    return ["-isystem", str(_HERE / "include"), "-isystem", str(folder)]
+
+
+def _fallback_texts(flags: Sequence[str]) -> list[str]:
+    """Return the headers of our own that a build reads, which its key has to hold."""
+    if str(_FALLBACK) not in flags:
         return []
+    return [file.read_text(encoding="utf-8") for file in sorted(_FALLBACK.iterdir())]
 
 
 def _prepare(source: str, kernels: Sequence[str]) -> str:
@@ -229,7 +247,14 @@ def _run(arguments: Sequence[str], text: str | None, name: str) -> None:
     if done.returncode:
         if re.search(r"fatal error: cuda_\w+\.h", done.stderr):
             include_folder()  # raises what to install
-        raise CompileError(f"{name} does not compile for the emulator:\n{done.stderr}")
+        hint = ""
+        if str(_FALLBACK) in arguments:
+            hint = (
+                f"\n{NO_HEADERS}: the emulator's own have what gpugrad's kernels need of bfloat16 "
+                'and float16, no more; pip install "gpugrad[cuda13]" (or nvidia-cuda-runtime) '
+                "brings CUDA's"
+            )
+        raise CompileError(f"{name} does not compile for the emulator:\n{done.stderr}{hint}")
     if done.stderr:
         warnings.warn(f"{name}, compiled for the emulator:\n{done.stderr}", stacklevel=4)
 

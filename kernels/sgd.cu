@@ -11,7 +11,7 @@
 // FLOPs per parameter: at most 8.
 #include "chunks.cuh"
 
-extern "C" __global__ void __launch_bounds__(THREADS, 6)
+extern "C" __global__ void __launch_bounds__(THREADS, 5)
     sgd(const Tensor* tensors, const Chunk* chunks, const float* numbers, const double* clip,
         int chunk) {
     const Chunk c = chunks[blockIdx.x];

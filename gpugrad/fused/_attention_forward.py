@@ -60,12 +60,14 @@ def _variant(dtype: int, width: int, queries: int, dropout: int) -> dict[str, ob
 SOURCE = cuda.Source(
     "attention_forward.cu",
     variants=[
-        *(_variant(0, width, 1024, dropout) for width in (64, 128) for dropout in (0, 1)),
-        *(_variant(1, width, 1024, dropout) for width in (64, 96, 128) for dropout in (0, 1)),
-        *(_variant(1, width, 1, 0) for width in (64, 128)),
-        _variant(0, 256, 1024, 0),
-        _variant(1, 256, 1024, 0),
-        _variant(2, 64, 1024, 0),
+        *(_variant(0, width, 1024, 0) for width in (32, 64, 96, 128, 256)),
+        *(_variant(0, width, 1024, 1) for width in (32, 64, 128)),
+        *(_variant(1, width, 1024, 0) for width in (32, 64, 80, 96, 128, 256)),
+        *(_variant(1, width, 1024, 1) for width in (32, 64, 80, 96, 128)),
+        *(_variant(1, width, 1, 0) for width in (32, 64, 80, 128)),
+        _variant(1, 64, 1, 1),
+        *(_variant(2, width, 1024, 0) for width in (64, 128)),
+        _variant(2, 64, 1, 0),
     ],
     large=True,
     since=80,
@@ -78,7 +80,7 @@ def fits(
     """Return whether the kernels can compute this; what they cannot is for the spec."""
     return (
         attn_mask is None
-        and cuda.fits(query, key, value)
+        and cuda.fits(query, key, value, since=80)
         and query.shape[-1] == value.shape[-1] <= WIDEST
         and 1e-30 < scale < 1e30
         and drop_threshold(dropout_p) < PER_WORD

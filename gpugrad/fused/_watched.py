@@ -129,7 +129,9 @@ def key_of(value: Any, seen: frozenset[int] = frozenset()) -> Hashable:
 def _never_changes(value: Any) -> bool:
     """Return whether a trace may take the value for granted."""
     if isinstance(value, types.FunctionType):
-        if vars(ops).get(value.__name__) is value:
+        home = value.__module__ or ""
+        homes = (ops.__name__, home) if home.startswith("gpugrad.ops") else ()
+        if any(_at_home(value, h) is value for h in homes):
             return True
         plain = not (value.__closure__ or value.__dict__)
         return plain and value.__globals__.get("__name__", "").startswith(_LIBRARY)
@@ -140,9 +142,14 @@ def _never_changes(value: Any) -> bool:
         return getattr(np, value.__name__, None) is value
     if isinstance(value, type):
         home = value.__module__
-        safe = home.partition(".")[0] in _SAFE_TYPES
-        return safe and vars(sys.modules[home]).get(value.__name__) is value
+        return home.partition(".")[0] in _SAFE_TYPES and _at_home(value, home) is value
     return isinstance(value, np.dtype)
+
+
+def _at_home(value: Any, home: str) -> Any:
+    """Return what a module calls by the name of a value; None if there is no such module."""
+    module = sys.modules.get(home)
+    return None if module is None else vars(module).get(value.__name__)
 
 
 def _key_of_function(function: types.FunctionType, seen: frozenset[int]) -> Hashable:

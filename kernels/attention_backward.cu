@@ -123,7 +123,7 @@ constexpr int unit_rows(int own) { return own / WARPS; }
 constexpr int STEPS = HEAD_DIM / 16;
 constexpr int KEY_SUMS = unit_rows(OWN_KEYS) / 16 * HEAD_DIM;
 constexpr bool FULL_OF_SUMS = KEY_SUMS > 128 || (KEY_SUMS == 128 && DROPOUT);
-constexpr int HOLD_K = FULL_OF_SUMS ? 0 : KEY_SUMS == 128 && HEAD_DIM == 64 ? 2 : STEPS;
+constexpr int HOLD_K = FULL_OF_SUMS ? 0 : KEY_SUMS == 128 ? STEPS / 2 : STEPS;
 constexpr int HOLD_V = FULL_OF_SUMS || (KEY_SUMS == 128 && HEAD_DIM == 128) ? 0 : STEPS;
 constexpr int HOLD_Q = HEAD_DIM > 128 ? 0 : STEPS, HOLD_G = HOLD_Q;
 __device__ __forceinline__ int unit_first(int own) { return threadIdx.x / WARP * unit_rows(own); }

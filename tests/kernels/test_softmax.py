@@ -20,6 +20,7 @@ both = pytest.mark.parametrize("name", FUNCTIONS)
 # a warp for each row, up to four rows in a block; a block of 128 threads; of 512
 ROWS = [(1,), (5, 3), (2, 3, 37), (5, 64), (3, 1023), (3, 1031), (2, 2048), (2, 8200)]
 LINES = [((2, 3), 0), ((3, 37), 0), ((2, 5, 33), 1), ((2, 5, 3, 4), 1), ((100, 3), 0), ((1, 40), 0)]
+LINES += [((22, 3), 0)]  # a thread's last elements begin a round that the line does not fill
 
 
 def drawn(shape, spread=3.0, seed=0):

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,23 +40,23 @@ RULES = (
     ),
     ("factor dropped", re.compile(rf" \* ({FACTORS})\b(?! *[\[(.])"), ""),
 )
-# (file, rule, text of the line): why no test can notice
-EQUIVALENT: dict[tuple[str, str, str], str] = {
+# (file, rule, text of the line, which of the lines with that text): why no test can notice
+_PENDING = "after the last tile only q is on its way, where no key is seen and q is not read"
+EQUIVALENT = {
     (
         "softmax.cu",
         "bound one too far",
         "for (int64_t i = threadIdx.y; i < n; i += PARTS * AHEAD) {",
+        0,
     ): "each element is compared with n again before it is touched",
     (
         "norm.cuh",
         "bound one too far",
         "for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < rows;",
+        1,
     ): "a turn without rows has width 0: it reads nothing and adds zeros",
-    (
-        "attention_forward.cu",
-        "wait removed",
-        "cp_async_wait<0>();",
-    ): "after the last tile nothing is on its way, except q where no key is seen and q is not read",
+    ("attention_forward.cu", "wait removed", "cp_async_wait<0>();", 1): _PENDING,
+    ("attention_forward.cu", "waits for one copy less", "cp_async_wait<0>();", 1): _PENDING,
 }
 SECONDS = 1200  # that one mutant's tests may take
 
@@ -68,17 +69,21 @@ class Mutant(NamedTuple):
     rule: str
     before: str
     after: str
+    nth: int  # of the mutants with this file, rule and code
 
 
 def mutants(file: Path) -> Iterator[Mutant]:
     """Yield the mutants of a file, in the order of its lines; comments are left alone."""
+    seen: Counter[tuple[str, str]] = Counter()
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         code = line.partition("//")[0]
         for rule, pattern, replacement in RULES:
             for match in pattern.finditer(code):
                 new = match.expand(replacement) if replacement is not None else later(match)
                 changed = code[: match.start()] + new + code[match.end() :]
-                yield Mutant(file.name, number, rule, code.strip(), changed.strip())
+                nth = seen[rule, code.strip()]
+                seen[rule, code.strip()] += 1
+                yield Mutant(file.name, number, rule, code.strip(), changed.strip(), nth)
 
 
 def later(match: re.Match[str]) -> str:
@@ -152,7 +157,7 @@ def table(results: Sequence[tuple[Mutant, str]]) -> str:
 
 def explanation(mutant: Mutant) -> str | None:
     """Return why a mutant is equivalent, if it is."""
-    return EQUIVALENT.get((mutant.file, mutant.rule, mutant.before))
+    return EQUIVALENT.get((mutant.file, mutant.rule, mutant.before, mutant.nth))
 
 
 def main() -> int:

@@ -99,14 +99,3 @@ __device__ __forceinline__ float block_sum(float x, float* scratch, int threads)
     __syncthreads();
     return x;
 }
-
-__device__ __forceinline__ float block_max(float x, float* scratch, int threads) {
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    x = warp_max(x);
-    if (lane == 0) scratch[warp] = x;
-    __syncthreads();
-    x = lane < threads / WARP ? scratch[lane] : -INF;
-    x = warp_max(x);
-    __syncthreads();
-    return x;
-}

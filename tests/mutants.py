@@ -55,6 +55,12 @@ EQUIVALENT = {
         "for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < rows;",
         0,
     ): "a turn without rows has width 0: it reads nothing and adds zeros",
+    (
+        "common.cuh",
+        "barrier removed",
+        "__syncthreads();",
+        1,
+    ): "no kernel uses the scratch of block_sum a second time; it is for one that will",
     ("attention_forward.cu", "wait removed", "cp_async_wait<0>();", 1): _PENDING,
     ("attention_forward.cu", "waits for one copy less", "cp_async_wait<0>();", 1): _PENDING,
 }

@@ -46,6 +46,7 @@ _KERNEL = (
     "-fno-strict-aliasing",
     "-fstack-clash-protection",
     "-ffp-contract=off",
+    "-fno-plt",  # an alarm between kernel and runtime would meet code that has no line
 )
 _RUNTIME = (*_COMMON, "-O2", "-g1", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra")
 _MODES = {

@@ -267,6 +267,15 @@ def test_the_watchdog(module: emulator.Module, how: emulator.Settings) -> None:
     assert caught.value.line == line_of("while (x[0]")
 
 
+def test_the_watchdog_names_a_line_wherever_it_strikes(module: emulator.Module) -> None:
+    kernel, x, lines = module.get_function("loop"), np.zeros(1, np.int32), set()
+    for _ in range(200):  # on the way into the runtime, too: about one in fifty
+        with pytest.raises(emulator.Timeout) as caught:
+            kernel((1,), (1,), (x,), how=CHECKED._replace(seconds=0.002))
+        lines.add((caught.value.file, caught.value.line))
+    assert lines == {("module.cu", line_of("while (x[0]"))}
+
+
 def test_the_guard_page_in_the_plain_build(module: emulator.Module) -> None:
     with pytest.raises(emulator.OutOfBounds, match="dynamic shared memory") as caught:
         module.get_function("beyond_dynamic")((1,), (32,), (), 128, how=PLAIN)

@@ -10,7 +10,7 @@ from bench import Built, Cost, Work
 
 import gpugrad as gg
 from gpugrad import backend
-from gpugrad.ops.column_sums import column_sums
+from gpugrad.cuda.column_sums import column_sums
 
 
 def _make(size: tuple[int, int], device: str, dtype: str, torch: Any) -> Built:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import backend, cuda
-from ..ops.column_sums import add_partial
+from ..cuda.column_sums import add_partial
 from .base import Cost
 
 SOURCE = cuda.Source(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import backend, cuda
-from ..ops.column_sums import add_partial, power_of_two, tiling
+from ..cuda.column_sums import add_partial, power_of_two, tiling
 from .base import Cost
 
 WARP = 32

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from .. import backend, cuda
+from ..cuda.column_sums import column_sums
 from ..registry import OPS, Sample, primitive
 from ..tensor import Tensor
 from ._hot import binary_function
-from .column_sums import column_sums
 from .elementwise import multiply
 from .indexing import diagonal
 from .reduction import sum as sum_

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gpugrad import backend, cuda, emulator, testing
-from gpugrad.ops import column_sums as module
+from gpugrad.cuda import column_sums as module
+from gpugrad.cuda.column_sums import add_partial, column_sums
 from gpugrad.ops import linalg
-from gpugrad.ops.column_sums import add_partial, column_sums
 
 FLOATS = [backend.float32, backend.bfloat16, backend.float16]
 

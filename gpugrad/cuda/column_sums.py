@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import backend, cuda
+from .. import backend
+from .kernel import Source, dtype_code, empty, variants
 
-SOURCE = cuda.Source("column_sums.cu", cuda.variants(GPUGRAD_DTYPE=(0, 1, 2)), large=True)
+SOURCE = Source("column_sums.cu", variants(GPUGRAD_DTYPE=(0, 1, 2)), large=True)
 
 _THREADS = 256
 _BLOCKS = 528  # four on each of the 132 processors of a Hopper GPU
@@ -32,34 +33,36 @@ def tiling(rows: int, columns: int, itemsize: int) -> tuple[int, int, int]:
     return team, tiles, max(1, min(rows // least, _BLOCKS // tiles))
 
 
-def column_sums(x: Any, dtype: Any) -> Any:
+def column_sums(x: Any, dtype: Any, out: Any = None) -> Any:
     """Return the sums over the rows of x, accumulated in float32: (N, C) to (C,).
 
     x is float32, bfloat16 or float16, on a GPU or, while the emulator is active, a numpy array;
-    ``dtype`` is float32 or that of x. Nothing may be empty.
+    ``dtype`` is float32 or that of x. Nothing may be empty. ``out`` is written if it is given.
     """
     x = backend.xp_of(x).ascontiguousarray(x)
     rows, columns = x.shape
+    if out is None:
+        out = empty((columns,), dtype, like=x)
     team, tiles, stripes = tiling(rows, columns, x.dtype.itemsize)
     if stripes == 1:
-        return _launch("column_sums", x, (tiles, 1), team, (columns,), dtype, x.dtype)
-    shape = stripes, columns
-    partial = _launch("column_sums", x, (tiles, stripes), team, shape, backend.float32, x.dtype)
-    return add_partial(partial, dtype)
+        return _launch("column_sums", x, (tiles, 1), team, out, x.dtype)
+    partial = empty((stripes, columns), backend.float32, like=x)
+    _launch("column_sums", x, (tiles, stripes), team, partial, x.dtype)
+    return _total(partial, out)
 
 
 def add_partial(partial: Any, dtype: Any) -> Any:
     """Return the sums over the rows of partial sums: (S, C) float32 to (C,) of a dtype."""
-    columns = partial.shape[1]
-    grid = -(-columns // _TEAM), 1
-    return _launch("column_sums_total", partial, grid, _TEAM, (columns,), dtype, dtype)
+    return _total(partial, empty(partial.shape[1:], dtype, like=partial))
 
 
-def _launch(
-    kernel: str, x: Any, grid: Any, team: int, shape: tuple[int, ...], dtype: Any, narrow: Any
-) -> Any:
-    out = cuda.empty(shape, dtype, like=x)
-    outs = (out, None) if dtype == backend.float32 else (None, out)
-    code = cuda.dtype_code(narrow)
+def _total(partial: Any, out: Any) -> Any:
+    grid = -(-partial.shape[1] // _TEAM), 1
+    return _launch("column_sums_total", partial, grid, _TEAM, out, out.dtype)
+
+
+def _launch(kernel: str, x: Any, grid: Any, team: int, out: Any, narrow: Any) -> Any:
+    outs = (out, None) if out.dtype == backend.float32 else (None, out)
+    code = dtype_code(narrow)
     SOURCE.launch(kernel, grid, (_THREADS,), (x, *outs, *x.shape, team), GPUGRAD_DTYPE=code)
     return out

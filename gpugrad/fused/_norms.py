@@ -19,7 +19,7 @@ ANY = 512  # threads of a block that reads its row again
 TILE = 256  # threads of a block that takes a tile of columns
 
 
-def fits(*arrays: Any, eps: float) -> bool:
+def fits(*arrays: Any, **statics: Any) -> bool:
     """Return whether the kernels take these arrays."""
     return cuda.fits(*arrays)
 

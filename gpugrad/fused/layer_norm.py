@@ -4,7 +4,8 @@
 
 over the last axis, with the biased variance (Ba, Kiros, Hinton: Layer Normalization, 2016).
 With z the normalised h and u = g * weight, the gradient of h is
-(u - mean(u) - z * mean(u * z)) / sqrt(var(h) + eps).
+(u - mean(u) - z * mean(u * z)) / sqrt(var(h) + eps), and what reaches h past the norm added to it:
+a residual stream that goes on is a second result, so that both gradients meet in one pass.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def _forward(
     bias: np.ndarray | None,
     residual: np.ndarray | None,
     eps: float,
+    paired: bool = False,
 ) -> tuple[Any, tuple]:
     wide, n = wide_dtype(x.dtype), x.shape[-1]
     h, out = x if residual is None else np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
@@ -69,15 +71,21 @@ def _forward(
                 y += bias
             if y is block:
                 out_rows[part] = y
-    return (out if residual is None else (out, h)), (h_rows, averages, scales)
+    outs = (out, h) if paired or residual is not None else out
+    return outs, (h_rows, averages, scales)
 
 
 def _backward(
-    wanted: tuple[bool, ...], g: Any, arrays: Sequence[Any], residuals: tuple, eps: float
+    wanted: tuple[bool, ...],
+    g: Any,
+    arrays: Sequence[Any],
+    residuals: tuple,
+    eps: float,
+    paired: bool = False,
 ) -> Sequence[Any]:
     x, weight, bias, residual = arrays
     h_rows, averages, scales = residuals
-    g, g_h = (g, None) if residual is None else g
+    g, g_h = g if paired or residual is not None else (g, None)
     if g is None:
         return g_h, None, None, g_h
     wide, n = wide_dtype(x.dtype), x.shape[-1]
@@ -124,11 +132,23 @@ def _backward(
 _KERNELS = Norm("layer_norm", centred=True)
 
 
+def _cuda_forward(
+    x: Any, weight: Any, bias: Any, residual: Any, eps: float, paired: bool = False
+) -> tuple[Any, tuple]:
+    out, kept = _KERNELS.forward(x, weight, bias, residual, eps)
+    return ((out, x) if paired and residual is None else out), kept
+
+
 def _cuda_backward(
-    wanted: tuple[bool, ...], g: Any, arrays: Sequence[Any], residuals: tuple, eps: float
+    wanted: tuple[bool, ...],
+    g: Any,
+    arrays: Sequence[Any],
+    residuals: tuple,
+    eps: float,
+    paired: bool = False,
 ) -> Sequence[Any]:
     x, weight, _, residual = arrays
-    g, g_h = (g, None) if residual is None else g
+    g, g_h = g if paired or residual is not None else (g, None)
     if g is None:
         return g_h, None, None, g_h
     of_h = wanted[0] or wanted[3], wanted[1], wanted[2]
@@ -149,10 +169,10 @@ def _cuda_backward(
     ],
     arguments=("x", "weight", "bias", "residual"),
     numpy=Implementation(_forward, _backward),
-    cuda=Implementation(_KERNELS.forward, _cuda_backward, fits),
-    cost=lambda x, weight, bias, residual, eps: cost(x, residual, 8, 14),
+    cuda=Implementation(_cuda_forward, _cuda_backward, fits),
+    cost=lambda x, weight, bias, residual, eps, paired=False: cost(x, residual, 8, 14),
 )
-def _layer_norm(x, weight, bias, residual, eps):
+def _layer_norm(x, weight, bias, residual, eps, paired=False):
     h = x if residual is None else x + residual
     wide = widened(h)
     centred = wide - mean(wide, axis=-1, keepdims=True)
@@ -162,19 +182,28 @@ def _layer_norm(x, weight, bias, residual, eps):
     if bias is not None:
         out = out + bias.astype(wide.dtype)
     out = out.astype(h.dtype)
-    return out if residual is None else (out, h)
+    return (out, h) if paired or residual is not None else out
 
 
 def layer_norm(
-    x: Any, weight: Any = None, bias: Any = None, residual: Any = None, eps: float = 1e-5
+    x: Any,
+    weight: Any = None,
+    bias: Any = None,
+    residual: Any = None,
+    eps: float = 1e-5,
+    *,
+    paired: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return x normalised over its last axis, times weight plus bias.
 
     x: (..., C); weight and bias: (C,). With a residual of the shape of x, the sum x + residual is
-    normalised, and the result is the pair of normalised sum and sum. Results have the dtype of x
-    (and residual), mean and variance at least float32. Raises ValueError where shapes do not fit.
+    normalised, and the result is the pair of normalised sum and sum. ``paired`` gives a pair also
+    without a residual, its second being x: who goes on with x from there, beside the norm, saves
+    the pass that adds two gradients. Results have the dtype of x (and residual), mean and variance
+    at least float32. Raises ValueError where shapes do not fit.
     """
     x, residual = with_residual("layer_norm", features("layer_norm", x), residual)
     weight = parameter("layer_norm", "weight", weight, x)
     bias = parameter("layer_norm", "bias", bias, x)
-    return _layer_norm(x, weight, bias, residual, eps=nonnegative("layer_norm", "eps", eps))
+    eps = nonnegative("layer_norm", "eps", eps)
+    return _layer_norm(x, weight, bias, residual, eps=eps, paired=paired)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .. import backend, ops
@@ -129,9 +129,14 @@ class GPT(Module):
         elif self.positions is not None:
             x = x * math.sqrt(self.config.n_embd) + self.positions(start, stop)
         x = self.dropout(x)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, heads=self._heads(layer, start, cache))
-        return x if self.norm is None else self.norm(x)
+        blocks: Iterable[Any] = self.blocks
+        branch = None
+        for layer, block in enumerate(blocks):
+            x, branch = block.step(x, branch, heads=self._heads(layer, start, cache))
+        if self.norm is None or branch is None:
+            x = x if branch is None else x + branch
+            return x if self.norm is None else self.norm(x)
+        return self.norm(branch, residual=x)[0]
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the unnormalised log-probabilities of the next token, (..., V)."""

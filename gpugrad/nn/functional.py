@@ -180,17 +180,19 @@ def layer_norm(
     eps: float = 1e-5,
     *,
     residual: Any = None,
+    paired: bool = False,
 ) -> Any:
     """Return (x - mean) / sqrt(var + eps) * weight + bias over the last axes, var biased.
 
     ``normalized_shape`` are the lengths of those axes and the shape of weight and bias. With a
     residual of the input's shape, x is input + residual, and the result the pair of normalised x
-    and x. Ba, Kiros, Hinton, "Layer normalization" (2016).
+    and x; ``paired`` gives this pair without a residual too. Ba, Kiros, Hinton, "Layer
+    normalization" (2016).
     """
     x, w, b, r = _flattened(
         "layer_norm", asarray(input), normalized_shape, weight=weight, bias=bias, residual=residual
     )
-    return _unflattened(fused.layer_norm(x, w, b, r, eps=eps), np.shape(input))
+    return _unflattened(fused.layer_norm(x, w, b, r, eps=eps, paired=paired), np.shape(input))
 
 
 def rms_norm(

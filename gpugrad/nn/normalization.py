@@ -79,10 +79,14 @@ class LayerNorm(_Norm):
         has_bias = elementwise_affine and bias
         super().__init__(normalized_shape, eps, elementwise_affine, has_bias, device, dtype)
 
-    def forward(self, input: Any, residual: Any = None) -> Any:
-        """Return the input normalised; with a residual, (normalised sum, input + residual)."""
+    def forward(self, input: Any, residual: Any = None, paired: bool = False) -> Any:
+        """Return the input normalised; with a residual, (normalised sum, input + residual).
+
+        ``paired`` gives the pair (normalised input, input) without a residual too.
+        """
         x, shape, eps = self._checked(input), self.normalized_shape, self.eps
-        return F.layer_norm(x, shape, self.weight, self.bias, eps, residual=residual)
+        w, b = self.weight, self.bias
+        return F.layer_norm(x, shape, w, b, eps, residual=residual, paired=paired)
 
 
 class RMSNorm(_Norm):

@@ -75,14 +75,34 @@ class TransformerBlock(Module):
 
     def forward(self, input: Any, attn_mask: Any = None, heads: Heads | None = None) -> Tensor:
         """Return (B, T, C); the mask and ``heads`` are passed on to MultiHeadAttention."""
-        x = ops.asarray(input)
+        x, branch = self.step(ops.asarray(input), None, attn_mask, heads)
+        return x if branch is None else x + branch
+
+    def step(
+        self, x: Tensor, branch: Tensor | None, attn_mask: Any = None, heads: Heads | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Take the block's input and return its result as two parts that are still to be added.
+
+        With the norms first the next norm adds them: no sum takes a pass of its own, and in the
+        backward pass both gradients of the residual stream meet in that norm. A branch of None
+        counts as zeros; with the norms last there is never another.
+        """
         if self.norm_first:
-            branch = self.dropout(self.attention(self.norm1(x), attn_mask, heads))
+            branch, x = self.attend(x, branch, attn_mask, heads)
             normalized, x = self.norm2(branch, residual=x)
-            return self.dropout(self.mlp(normalized), residual=x)
+            return x, self.dropout(self.mlp(normalized))
+        x = x if branch is None else x + branch
         x, _ = self.norm1(self.dropout(self.attention(x, attn_mask, heads)), residual=x)
         x, _ = self.norm2(self.dropout(self.mlp(x)), residual=x)
-        return x
+        return x, None
+
+    def attend(
+        self, x: Tensor, branch: Tensor | None, attn_mask: Any = None, heads: Heads | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return attention(norm1(x + branch)), dropped out, and x + branch."""
+        given = (x, None) if branch is None else (branch, x)
+        normalized, x = self.norm1(*given, paired=True)
+        return self.dropout(self.attention(normalized, attn_mask, heads)), x
 
     def extra_repr(self) -> str:
         """Return the order."""

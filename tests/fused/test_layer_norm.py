@@ -83,6 +83,31 @@ def test_only_the_sum_has_a_gradient():
     assert (residual.grad.data == 2).all()  # memory of its own
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_paired_hands_the_input_on_and_takes_its_gradient(dtype, check):
+    x, weight, bias = tensors((5, 3, 7), (7,), (7,))
+    check("layer_norm", layer_norm, [x, weight, bias, None], dtype, paired=True, eps=1e-5)
+    paired = layer_norm(x, weight, bias, paired=True)
+    assert paired[1].data is x.data
+    apart = layer_norm(x, weight, bias), x
+    seeds = [gg.Tensor(t.data) for t in tensors((5, 3, 7), (5, 3, 7))]
+    wanted = [x, weight, bias]
+    for a, b in zip(gg.grad(paired, wanted, seeds), gg.grad(apart, wanted, seeds), strict=True):
+        np.testing.assert_array_equal(a.data, b.data)
+    (alone,) = gg.grad(layer_norm(x, weight, bias, paired=True)[1], x, seeds[1])
+    np.testing.assert_array_equal(alone.data, seeds[1].data)
+
+
+def test_every_derivative_of_a_pair():
+    def function(x, weight):
+        out, same = layer_norm(x, weight, paired=True)
+        return out * same
+
+    inputs = tensors((3, 4), (4,))
+    testing.gradcheck(function, inputs)
+    testing.gradgradcheck(function, inputs)
+
+
 def test_second_derivative_without_parameters_is_not_that_of_constant_statistics():
     x = gg.Tensor(np.array([[0.5, -1.0, 2.0]]), requires_grad=True)
     weights = np.array([[1.0, 3.0, -2.0]])

@@ -256,3 +256,23 @@ def test_second_derivatives_replay_the_spec():
             (second,) = gg.grad((g * g).sum(), x)
         results.append(second.data)
     np.testing.assert_allclose(*results, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("columns", [5, 24])
+def test_a_pair_without_a_residual_is_the_pair_of_a_residual_of_zeros(columns, dtype):
+    (x, weight, bias, _), upstream = _inputs((6, columns), dtype=dtype)
+
+    def paired(x, weight, bias, residual, eps):
+        return layer_norm(x, weight, bias, None, eps, paired=True)
+
+    before = cuda.launches.copy()
+    found = emulator.sweep(lambda: _results(paired, [x, weight, bias, None], upstream))
+    launched = cuda.launches - before
+    kind = "any" if columns == 5 else ""
+    assert launched["_".join(filter(None, ("layer_norm_backward", kind)))] == len(SWEEP)
+    zeros = [x, weight, bias, np.zeros_like(x)]
+    with emulator.enabled("plain"):
+        (outs, grads) = _results(layer_norm, zeros, upstream)
+    for a, b in zip((*found[0], *found[1]), (*outs, *grads[:3]), strict=True):
+        assert a.data.tobytes() == b.data.tobytes()

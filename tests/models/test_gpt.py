@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
+import gpugrad.nn.functional as F
 from gpugrad.generate import generate
 from gpugrad.models import GPT, GPTConfig, parameter_count
 from gpugrad.optim import AdamW, decay_groups
@@ -225,6 +226,53 @@ def test_learns_a_text_by_heart(positions, norm_first) -> None:
         optimizer.step()
     assert loss.item() < 0.05
     assert generate(model, text[:3], 10, greedy=True).tolist() == text.tolist()
+
+
+# The way of the residual stream through the blocks
+
+
+def one_by_one(model: GPT, ids: np.ndarray, targets: np.ndarray) -> gg.Tensor:
+    """The loss with every sum, norm, product and the cross-entropy on its own."""
+    x = model.tokens(ids)
+    if model.config.positions == "learned":
+        x = x + model.positions.weight[: ids.shape[1]]
+    elif model.config.positions == "sinusoidal":
+        x = x * math.sqrt(model.config.n_embd) + model.positions(0, ids.shape[1])
+    x = model.dropout(x)
+    for layer, block in enumerate(model.blocks):
+        heads = model._heads(layer, 0, None)
+        if block.norm_first:
+            x = x + block.dropout(block.attention(block.norm1(x), heads=heads))
+            x = x + block.dropout(block.mlp(block.norm2(x)))
+        else:
+            x = block.norm1(x + block.dropout(block.attention(x, heads=heads)))
+            x = block.norm2(x + block.dropout(block.mlp(x)))
+    x = x if model.norm is None else model.norm(x)
+    logits = F.linear(x, model.tokens.weight if model.head is None else model.head.weight)
+    return F.cross_entropy(logits.reshape(-1, VOCAB), targets.reshape(-1))
+
+
+def loss_and_gradients(function, model: GPT) -> list[bytes]:
+    """Everything a step computes, bit for bit; the generator starts from the same place."""
+    gg.manual_seed(11)
+    model.zero_grad()
+    loss = function(ids_of(3, BLOCK), ids_of(3, BLOCK, seed=1))
+    loss.backward()
+    return [loss.data.tobytes(), *(p.grad.data.tobytes() for p in model.parameters())]
+
+
+@every_kind
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_stream_of_pairs_changes_no_bit(options, dropout) -> None:
+    model = small(**options, dropout=dropout, dtype="float32")
+    expected = loss_and_gradients(lambda x, y: one_by_one(model, x, y), model)
+    assert loss_and_gradients(lambda x, y: model(x, y)[1], model) == expected
+
+
+def test_the_stream_of_pairs_without_a_final_norm() -> None:
+    model = small(final_norm=False, dtype="float32")
+    expected = loss_and_gradients(lambda x, y: one_by_one(model, x, y), model)
+    assert loss_and_gradients(lambda x, y: model(x, y)[1], model) == expected
 
 
 # Parameters

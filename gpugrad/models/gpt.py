@@ -19,6 +19,7 @@ from typing import Any
 from .. import backend, ops
 from ..nn import Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, TransformerBlock, init
 from ..nn import functional as F
+from ..nn.transformer import Recompute, Stream, added
 from ..ops import random
 from ..registry import describe
 from ..tensor import Tensor
@@ -95,14 +96,20 @@ class GPT(Module):
         return self.config.block_size
 
     def forward(
-        self, ids: Any, targets: Any = None, cache: KVCache | None = None
+        self,
+        ids: Any,
+        targets: Any = None,
+        cache: KVCache | None = None,
+        *,
+        recompute: Recompute = "none",
     ) -> tuple[Tensor, Tensor | None]:
         """Return (logits, loss): (B, T, V), and the mean cross-entropy, None without targets.
 
         ids: integers (B, T), T at most block_size. targets: the ids that follow, (B, T); those
         that are -100 do not count. With a cache (see new_cache) the ids continue what it has seen.
+        ``recompute`` as in features.
         """
-        logits = self.logits(self.features(ids, cache))
+        logits = self.logits(self.features(ids, cache, recompute=recompute))
         if targets is None:
             return logits, None
         targets = self._ids("targets", targets)
@@ -113,8 +120,25 @@ class GPT(Module):
         flat = ops.reshape(logits, (-1, self.config.vocab_size))
         return logits, F.cross_entropy(flat, ops.reshape(targets, (-1,)))
 
-    def features(self, ids: Any, cache: KVCache | None = None) -> Tensor:
-        """Return what the head sees of each position, (B, T, C)."""
+    def features(
+        self, ids: Any, cache: KVCache | None = None, *, recompute: Recompute = "none"
+    ) -> Tensor:
+        """Return what the head sees of each position, (B, T, C).
+
+        ``recompute`` trades time for memory; results and gradients are the same. Per token and
+        pre-LN block of width C, hidden width H and A heads, the kernels' backward pass reads
+
+        =============  ==================================================  ========================
+        recompute      kept numbers of the model's dtype; of float32       computed a second time
+        =============  ==================================================  ========================
+        "none"         8 C + 2 H; A + 4                                    nothing
+        "attention"    3 C + 2 H; 2                                        norm1 to out_proj
+        "block"        C; 0                                                the block
+        =============  ==================================================  ========================
+
+        for 8 C: the stream before both norms and what these make of it, queries, keys, values and
+        what attention makes of them; 2 H: the hidden layer before and after gelu.
+        """
         ids = self._ids("ids", ids)
         start = 0 if cache is None else cache.length
         stop = start + ids.shape[1]
@@ -129,14 +153,12 @@ class GPT(Module):
         elif self.positions is not None:
             x = x * math.sqrt(self.config.n_embd) + self.positions(start, stop)
         x = self.dropout(x)
+        stream: Stream = (x,)
         blocks: Iterable[Any] = self.blocks
-        branch = None
         for layer, block in enumerate(blocks):
-            x, branch = block.step(x, branch, heads=self._heads(layer, start, cache))
-        if self.norm is None or branch is None:
-            x = x if branch is None else x + branch
-            return x if self.norm is None else self.norm(x)
-        return self.norm(branch, residual=x)[0]
+            heads = self._heads(layer, start, cache)
+            stream = block.step(stream, heads=heads, recompute=recompute)
+        return added(stream) if self.norm is None else self.norm(*stream, paired=True)[0]
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the unnormalised log-probabilities of the next token, (..., V)."""

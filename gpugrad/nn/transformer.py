@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from .. import fused, ops
 from ..backend import DTypeLike
 from ..tensor import Tensor
+from ..transforms import checkpoint
 from . import functional as F
 from .attention import Heads, MultiHeadAttention
 from .dropout import Dropout
 from .linear import Linear
 from .module import Module
 from .normalization import LayerNorm
+
+Recompute = Literal["none", "attention", "block"]
+Stream = tuple[Tensor, ...]
+
+
+def added(stream: Stream) -> Tensor:
+    """Return the sum of the one or two tensors of a residual stream."""
+    return stream[0] if len(stream) == 1 else stream[0] + stream[1]
 
 
 class MLP(Module):
@@ -75,34 +84,46 @@ class TransformerBlock(Module):
 
     def forward(self, input: Any, attn_mask: Any = None, heads: Heads | None = None) -> Tensor:
         """Return (B, T, C); the mask and ``heads`` are passed on to MultiHeadAttention."""
-        x, branch = self.step(ops.asarray(input), None, attn_mask, heads)
-        return x if branch is None else x + branch
+        return added(self.step((ops.asarray(input),), attn_mask, heads))
 
     def step(
-        self, x: Tensor, branch: Tensor | None, attn_mask: Any = None, heads: Heads | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Take the block's input and return its result as two parts that are still to be added.
+        self,
+        stream: Stream,
+        attn_mask: Any = None,
+        heads: Heads | None = None,
+        recompute: Recompute = "none",
+    ) -> Stream:
+        """Return the residual stream behind the block: one tensor, or two that are yet to be added.
 
-        With the norms first the next norm adds them: no sum takes a pass of its own, and in the
-        backward pass both gradients of the residual stream meet in that norm. A branch of None
-        counts as zeros; with the norms last there is never another.
+        ``stream`` is of the same kind. With the norms first the next norm adds the two: no sum
+        takes a pass of its own, and in the backward pass both gradients of the stream meet in that
+        norm. ``recompute`` says what is not kept for the backward pass but computed again there,
+        with the same results: the way from the stream to the branch of the attention, or the whole
+        block; then the sum comes first, and of the two tensors it alone is kept.
         """
+        if recompute == "block":
+            return checkpoint(lambda x: self.step((x,), attn_mask, heads), added(stream))
+        if recompute not in ("none", "attention"):
+            raise ValueError(
+                f"TransformerBlock: recompute must be none, attention or block, got {recompute!r}"
+            )
+        again = recompute == "attention"
+
+        def attend(*stream: Tensor) -> Stream:
+            """Return the branch of the attention, and the stream it starts from as one tensor."""
+            if self.norm_first:
+                normalized, x = self.norm1(*stream, paired=True)
+            else:
+                normalized = x = added(stream)
+            return self.dropout(self.attention(normalized, attn_mask, heads)), x
+
+        branch, x = checkpoint(attend, added(stream)) if again else attend(*stream)
         if self.norm_first:
-            branch, x = self.attend(x, branch, attn_mask, heads)
             normalized, x = self.norm2(branch, residual=x)
             return x, self.dropout(self.mlp(normalized))
-        x = x if branch is None else x + branch
-        x, _ = self.norm1(self.dropout(self.attention(x, attn_mask, heads)), residual=x)
+        x, _ = self.norm1(branch, residual=x)
         x, _ = self.norm2(self.dropout(self.mlp(x)), residual=x)
-        return x, None
-
-    def attend(
-        self, x: Tensor, branch: Tensor | None, attn_mask: Any = None, heads: Heads | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return attention(norm1(x + branch)), dropped out, and x + branch."""
-        given = (x, None) if branch is None else (branch, x)
-        normalized, x = self.norm1(*given, paired=True)
-        return self.dropout(self.attention(normalized, attn_mask, heads)), x
+        return (x,)
 
     def extra_repr(self) -> str:
         """Return the order."""

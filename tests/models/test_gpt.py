@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import math
+import tracemalloc
 from itertools import product
 
 import numpy as np
@@ -273,6 +275,46 @@ def test_the_stream_of_pairs_without_a_final_norm() -> None:
     model = small(final_norm=False, dtype="float32")
     expected = loss_and_gradients(lambda x, y: one_by_one(model, x, y), model)
     assert loss_and_gradients(lambda x, y: model(x, y)[1], model) == expected
+
+
+# Computing again instead of keeping
+
+
+@every_kind
+@pytest.mark.parametrize("recompute", ["attention", "block"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_recomputing_changes_no_bit(options, recompute, dropout) -> None:
+    model = small(**options, dropout=dropout, dtype="float32")
+    expected = loss_and_gradients(lambda x, y: model(x, y)[1], model)
+    after = gg.random.get_state()
+    again = loss_and_gradients(lambda x, y: model(x, y, recompute=recompute)[1], model)
+    assert again == expected
+    assert gg.random.get_state() == after
+
+
+@pytest.mark.parametrize("norm_first", [True, False], ids=["pre", "post"])
+def test_recomputing_keeps_less(norm_first) -> None:
+    gg.manual_seed(0)
+    model = GPT(GPTConfig(16, 32, 6, 2, 32, norm_first=norm_first))
+    ids = np.zeros((8, 32), np.int64)
+
+    def kept(recompute: str) -> int:
+        gc.collect()
+        tracemalloc.start()
+        features = model.features(ids, recompute=recompute)
+        size = tracemalloc.get_traced_memory()[0] - features.data.nbytes
+        tracemalloc.stop()
+        return size
+
+    none, attention, block = map(kept, ("none", "attention", "block"))
+    stream = 8 * 32 * 32 * 4  # one array (B, T, C) in bytes
+    assert attention < none - 6 * 5 * stream
+    assert block < 1.2 * (6 + 3) * stream  # a tensor per block, the embedding's and the last norm's
+
+
+def test_an_unknown_way_to_recompute_is_refused() -> None:
+    with pytest.raises(ValueError, match="recompute must be none, attention or block, got 'all'"):
+        small().features(ids_of(1, 2), recompute="all")
 
 
 # Parameters

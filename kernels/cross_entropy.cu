@@ -14,6 +14,7 @@
 // in place: the loss, and the gradient in the place of the logits. The row waits in shared memory
 // (`room` Packs for each row) between the passes, or is read again if room is 0.
 // Bytes: 2 N V sizeof(T) (3 N V if read again).  FLOPs: 10 N V.
+#include "ids.cuh"
 #include "softmax.cuh"
 
 // What q is in one row: `hit` at `id` and `even` * weight everywhere, `mass` in all.
@@ -21,10 +22,6 @@ struct Label {
     int id;  // -1: ignored
     float hit, even, mass;
 };
-
-__device__ __forceinline__ int64_t id_at(const void* target, bool wide, int64_t i) {
-    return wide ? static_cast<const int64_t*>(target)[i] : static_cast<const int32_t*>(target)[i];
-}
 
 __device__ __forceinline__ Label label_of(int64_t id, const float* weight,
                                           const float* weight_total, int columns, int64_t ignored,

@@ -1,6 +1,8 @@
 """Integer arguments that name a row or a class: made tensors, their type and range checked.
 
-NumPy and CuPy wrap a negative index around silently, and CuPy one that is too large.
+NumPy and CuPy wrap a negative index around silently, and CuPy one that is too large. What lies on a
+GPU is not looked at, which would make the host wait for it: there results are NaN for an id out of
+range.
 """
 
 from __future__ import annotations
@@ -29,14 +31,22 @@ def refuse_non_integer(op: str, name: str, ids: Tensor) -> None:
         )
 
 
+def in_range(ids: Tensor, count: int) -> Tensor:
+    """Return which ids lie in [0, count), as booleans."""
+    return (ids >= 0) & (ids < count)
+
+
 def refuse_out_of_range(
     op: str, name: str, ids: Tensor, count: int, what: str, allowed: int | None = None
 ) -> None:
     """Raise IndexError that names the first id outside [0, count) and its position.
 
-    ``allowed`` is one more id that may occur, and ``what`` says what there are ``count`` of.
+    ``allowed`` is one more id that may occur, and ``what`` says what there are ``count`` of. Only
+    ids on the CPU are checked.
     """
     array = ids._data
+    if not isinstance(array, np.ndarray):
+        return
     bad = (array < 0) | (array >= count)
     if allowed is not None:
         bad &= array != allowed

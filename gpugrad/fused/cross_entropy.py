@@ -11,7 +11,8 @@ by the sum of the weights of the targets (NaN if all are ignored), the mean over
 the number of rows. Beyond PyTorch, an ignored row has gradient 0 whatever its logits are, and
 0 * log(0) counts as 0: a class masked with -inf costs nothing where its q is 0. Where q is not, the
 loss is infinite and the gradient still softmax(x)_c sum(q) - q_c, in a row that is masked
-altogether with softmax 0 (PyTorch: NaN).
+altogether with softmax 0 (PyTorch: NaN). Ids are checked on the CPU alone: on a GPU a row whose id
+is out of range has loss and gradient NaN.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ..registry import Sample, describe
 from ..tensor import Tensor
 from . import _cross_entropy_cuda as kernels
 from . import _cross_entropy_numpy as by_numpy
-from ._ids import on_device_of, refuse_non_integer, refuse_out_of_range
+from ._ids import in_range, on_device_of, refuse_non_integer, refuse_out_of_range
 from ._rows import wide_dtype, widened
 from .base import Cost, Implementation, fused
 
@@ -99,7 +100,10 @@ def _cross_entropy(logits, target, weight, ignore_index, label_smoothing, reduct
     log_p = shifted - log(where(total == 0, 1, total))
     log_p = where((q == 0) & (log_p == -math.inf), 0, log_p)
     losses = -sum(q * log_p, axis=-1)
-    losses = where(counted, losses, 0) if by_id else losses
+    if by_id:
+        known = in_range(target, classes) | (target == ignore_index)
+        losses = losses * where(known, 1, math.nan)  # and so the gradient
+        losses = where(counted, losses, 0)
     if reduction == "none":
         return losses
     return sum(losses) / count if reduction == "mean" else sum(losses)
@@ -121,7 +125,8 @@ def cross_entropy(
     classes are the last axis: ``nn.functional.cross_entropy`` accepts PyTorch's (N, V, d1, ...).
 
     Raises TypeError for dtypes, ValueError for shapes and values that do not fit, IndexError for
-    a target id out of range, naming the id and its position.
+    a target id out of range, naming the id and its position. Only ids on the CPU are checked: on a
+    GPU a row whose id is out of range has loss and gradient NaN.
     """
     logits = asarray(logits)
     _check_logits(logits)
@@ -162,8 +167,7 @@ def cross_entropy_in_place(
     "none", an array (...). The rest, and the result, are as those of ``cross_entropy``.
 
     Raises what ``cross_entropy`` raises, and ValueError for logits without rows or that cannot be
-    overwritten. Only ids on the CPU are checked: on a GPU a row whose id is out of range has loss
-    and gradient NaN.
+    overwritten.
     """
     for name, value in {"logits": logits, "target": target}.items():
         if not backend.is_array(value):
@@ -177,8 +181,7 @@ def cross_entropy_in_place(
     statics = _checked_statics(ignore_index, label_smoothing, reduction)
     _check_ids(logits, target)
     xp, wide = backend.xp_of(logits), wide_dtype(logits.dtype)
-    if isinstance(target, np.ndarray):
-        _check_range(logits, Tensor._wrap(target, None), ignore_index)
+    _check_range(logits, Tensor._wrap(target, None), ignore_index)
     if weight is not None:
         _check_weight(logits, weight)
         weight = weight.astype(wide, copy=False)

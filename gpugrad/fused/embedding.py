@@ -1,6 +1,6 @@
 """Embedding: the rows of a table that integer ids name.
 
-out[n] = weight[ids[n]]
+out[n] = weight[ids[n]], NaN where there is no such row
 gradient of weight[i] = sum of g[n] over all n with ids[n] = i
 """
 
@@ -17,8 +17,9 @@ from ..ops import where
 from ..registry import Sample, describe
 from ..tensor import Tensor
 from ._arguments import floating
-from ._ids import on_device_of, refuse_non_integer, refuse_out_of_range
+from ._ids import in_range, on_device_of, refuse_non_integer, refuse_out_of_range
 from ._rows import wide_dtype
+from ._sort_ids import MOST, as_ids, is_wide, sorted_ids
 from .base import Cost, Implementation, fused
 
 # NumPy
@@ -77,11 +78,12 @@ _CHUNK = 32
 
 
 def _cuda_forward(ids: Any, weight: Any, padding_idx: int | None) -> tuple[Any, tuple]:
-    shape, ids, weight = ids.shape, _flat(ids), cuda.contiguous(weight)
-    columns = weight.shape[1]
+    shape, ids, weight = ids.shape, as_ids(ids), cuda.contiguous(weight)
+    rows, columns = weight.shape
     out = cuda.empty((ids.size, columns), weight.dtype, like=weight)
     warps = ids.size * -(-columns // (32 * _COPIES * _pack(weight)))
-    _launch("embedding_forward", -(-warps // _WARPS), weight, ids, weight, out, ids.size, columns)
+    args = ids, is_wide(ids), weight, out, ids.size, rows, columns
+    _launch("embedding_forward", -(-warps // _WARPS), weight, *args)
     return out.reshape(*shape, columns), ()
 
 
@@ -93,24 +95,64 @@ def _cuda_backward(
     padding_idx: int | None,
 ) -> Sequence[Any]:
     ids, weight = arrays
-    dweight = backend.xp_of(weight).zeros(weight.shape, weight.dtype)
-    g, ids, columns = cuda.contiguous(g), _flat(ids), weight.shape[1]
-    order = ids.argsort(kind="stable")  # the only order on a GPU too
-    chunks, tiles = -(-ids.size // _CHUNK), -(-columns // (32 * _pack(weight)))
-    partial = None
-    if chunks > 1:
-        partial = cuda.empty((chunks, 2, columns), backend.float32, like=weight)
-    sizes = ids.size, columns, -1 if padding_idx is None else padding_idx
-    grid = -(-chunks * tiles // _WARPS)
-    _launch("embedding_backward", grid, weight, ids, order, g, dweight, partial, *sizes)
-    if partial is not None:
-        grid = (chunks - 1) * tiles
-        _launch("embedding_join", grid, weight, ids, order, partial, dweight, *sizes)
+    dweight = cuda.empty(weight.shape, weight.dtype, like=weight)
+    _write_gradient(dweight, ids, g, padding_idx, add=False)
     return None, dweight
 
 
-def _flat(ids: Any) -> Any:
-    return cuda.contiguous(ids).reshape(-1).astype(backend.int64, copy=False)
+def _write_gradient(dweight: Any, ids: Any, g: Any, padding_idx: int | None, add: bool) -> None:
+    """Write the gradient of the table to dweight, all rows, or add it to the rows that ids name."""
+    g, ids, (rows, columns) = cuda.contiguous(g), as_ids(ids), dweight.shape
+    keys, order = sorted_ids(ids, rows, -1 if padding_idx is None else padding_idx)
+    chunks, tiles = -(-ids.size // _CHUNK), -(-columns // (32 * _pack(dweight)))
+    partial = None
+    if chunks > 1:
+        partial = cuda.empty((chunks, 2, columns), backend.float32, like=dweight)
+    warps = (chunks + (0 if add else -(-rows // 32))) * tiles
+    args = keys, order, g, dweight, partial, ids.size, rows, columns, add
+    _launch("embedding_backward", -(-warps // _WARPS), dweight, *args)
+    if partial is not None:
+        args = keys, partial, dweight, ids.size, columns, add
+        _launch("embedding_join", (chunks - 1) * tiles, dweight, *args)
+
+
+def add_to(dweight: Any, ids: Any, g: Any, padding_idx: int | None = None) -> None:
+    """Add the gradient of the table to an array that holds a part of it already.
+
+    For a table that is used twice, as GPT's is by its head. All are arrays, not tensors: dweight
+    (V, C), C-contiguous and writeable, ids (...) of integers, g (..., C) of the dtype of dweight.
+    A sum is rounded once. Only rows that ids name are read and written; ids out of range and
+    ``padding_idx``, from 0 to V - 1, count for nothing. Raises ValueError where shapes or dtypes do
+    not fit.
+    """
+    if not dweight.flags.c_contiguous or g.dtype != dweight.dtype:
+        raise ValueError(
+            f"embedding: dweight {describe(dweight)} must be C-contiguous, g {describe(g)} have "
+            "its dtype"
+        )
+    if g.shape != (*ids.shape, dweight.shape[1]):
+        raise ValueError(
+            f"embedding: g has shape {g.shape}, but ids {ids.shape} and dweight {dweight.shape} "
+            f"need {(*ids.shape, dweight.shape[1])}"
+        )
+    if not g.size:
+        return
+    if _fits(ids, dweight) and (not isinstance(dweight, np.ndarray) or cuda.emulated()):
+        _write_gradient(dweight, ids, g, padding_idx, add=True)
+        return
+    if not isinstance(dweight, np.ndarray):
+        raise TypeError(f"embedding: no kernel knows dweight {describe(dweight)}")
+    ids, g = ids.reshape(-1), g.reshape(-1, dweight.shape[1])
+    counts = (ids >= 0) & (ids < dweight.shape[0])
+    if padding_idx is not None:
+        counts &= ids != padding_idx
+    found = np.zeros(dweight.shape, wide_dtype(dweight.dtype))
+    _add_rows(found, ids[counts], g[counts].astype(found.dtype, copy=False))
+    dweight[...] = found + dweight
+
+
+def _fits(ids: Any, weight: Any, padding_idx: int | None = None) -> bool:
+    return cuda.fits(weight) and max(ids.size, weight.shape[0]) <= MOST
 
 
 def _pack(weight: Any) -> int:
@@ -145,16 +187,16 @@ def _cost(ids: Any, weight: Any, **statics: Any) -> Cost:
     arguments=("ids", "weight"),
     differentiable=("weight",),
     numpy=Implementation(_forward, _backward),
-    cuda=Implementation(
-        _cuda_forward, _cuda_backward, lambda ids, weight, padding_idx: cuda.fits(weight)
-    ),
+    cuda=Implementation(_cuda_forward, _cuda_backward, _fits),
     cost=_cost,
 )
 def _embedding(ids, weight, padding_idx):
+    known = in_range(ids, weight.shape[0])
+    ids = where(known, ids, 0)
     rows = weight[ids]
-    if padding_idx is None:
-        return rows
-    return where((ids == padding_idx)[..., None], weight.detach()[ids], rows)
+    if padding_idx is not None:
+        rows = where((ids == padding_idx)[..., None], weight.detach()[ids], rows)
+    return where(known[..., None], rows, math.nan)
 
 
 def embedding(ids: Any, weight: Any, padding_idx: int | None = None) -> Tensor:
@@ -162,8 +204,9 @@ def embedding(ids: Any, weight: Any, padding_idx: int | None = None) -> Tensor:
 
     ids: any shape, integer, in [0, V); weight: (V, C) floating. The result is ids.shape + (C,) in
     the dtype of weight. The row padding_idx (negative counts from the end) gets no gradient.
-    Raises TypeError for ids that are not integers, IndexError for an id out of range, naming it
-    and its position, and ValueError for a weight that is no table.
+    Ids on the CPU are checked; on a GPU, where nothing waits for them, an id out of range gives a
+    row of NaN and no gradient. Raises TypeError for ids that are not integers, IndexError for an id
+    out of range, naming it and its position, and ValueError for a weight that is no table.
     """
     weight = floating(weight)
     if weight.ndim != 2:

@@ -1,6 +1,7 @@
 """CUDA sources: found, compiled with NVRTC (no GPU needed), cached, and launched."""
 
 from .arguments import Strided
+from .gemm import gemm
 from .kernel import (
     SOURCES,
     Source,
@@ -25,6 +26,7 @@ __all__ = [
     "empty",
     "emulated",
     "fits",
+    "gemm",
     "launches",
     "strided",
     "variants",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import memory_base
 from . import compile as compiler
 
 _marked: weakref.WeakValueDictionary[int, np.ndarray] = weakref.WeakValueDictionary()
@@ -45,14 +46,29 @@ def copy_of(array: np.ndarray, marks: np.ndarray, poison: int) -> np.ndarray:
     return copy
 
 
+def wrote(array: np.ndarray) -> None:
+    """Count what an array from ``empty``, or a view of one, shows as written by a kernel."""
+    owner = memory_base(array)
+    marks = marks_of(owner)
+    if marks is None or not array.size:
+        return
+    start = array.ctypes.data - owner.ctypes.data
+    shape, strides = (*array.shape, array.itemsize), (*array.strides, 1)
+    np.lib.stride_tricks.as_strided(marks[start:], shape, strides)[...] = 0
+    _runtime_mark(owner, marks)
+
+
 def _mark(array: np.ndarray, marks: np.ndarray) -> None:
     if not array.nbytes:
         return
-    runtime, address = _runtime(), _address(array)
-    with compiler.lock:
-        runtime.gpugrad_mark(address, ctypes.c_size_t(array.nbytes), _address(marks))
-    weakref.finalize(array, _forget, runtime, address).atexit = False
+    _runtime_mark(array, marks)
+    weakref.finalize(array, _forget, _runtime(), _address(array)).atexit = False
     _marked[id(array)] = array
+
+
+def _runtime_mark(array: np.ndarray, marks: np.ndarray) -> None:
+    with compiler.lock:
+        _runtime().gpugrad_mark(_address(array), ctypes.c_size_t(array.nbytes), _address(marks))
 
 
 def _forget(runtime: ctypes.CDLL, address: ctypes.c_void_p) -> None:

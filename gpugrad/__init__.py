@@ -37,6 +37,7 @@ from .backend import (
     uint64,
 )
 from .backend import bool_ as bool
+from .compiled import compile
 from .engine import (
     backward,
     detect_anomaly,
@@ -272,6 +273,7 @@ __all__ = [
     "ceil",
     "checkpoint",
     "clip",
+    "compile",
     "concat",
     "concatenate",
     "copy",

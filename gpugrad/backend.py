@@ -140,22 +140,26 @@ def namespace(device: str | None = None) -> ModuleType:
         return cupy
     if name == "symbolic" and not index:
         return Symbolic.namespace
+    if name == "meta" and not index:
+        return importlib.import_module(f"{__package__}.cuda.recording").xp
     raise ValueError(f"device {device!r} is not a device; use 'cpu', 'cuda' or 'cuda:N'")
 
 
 def is_device(name: object) -> bool:
     """Return whether a string names a device rather than a dtype."""
-    return isinstance(name, str) and name.partition(":")[0] in ("cpu", "cuda")
+    return isinstance(name, str) and name.partition(":")[0] in ("cpu", "cuda", "meta")
 
 
 class Symbolic:
-    """An array without elements: it records what is computed from it (cuda/symbolic.py).
+    """An array without elements: it records what is computed from it.
 
-    Tensors hold one while a function is traced. Its device is "symbolic", its library
-    ``namespace``.
+    Tensors hold one while a function is traced: for one kernel, from any shapes
+    (cuda/symbolic.py, device "symbolic"), or for a list of launches (cuda/recording.py, "meta").
+    ``namespace`` is its array library.
     """
 
     __slots__ = ()
+    device: Any = "symbolic"
     namespace: Any = None
 
 
@@ -180,11 +184,13 @@ def device_of(array: Array) -> str:
     """Return "cpu" or "cuda:N"."""
     if isinstance(array, np.ndarray):
         return "cpu"
-    return "symbolic" if isinstance(array, Symbolic) else f"cuda:{array.device.id}"
+    return array.device if isinstance(array, Symbolic) else f"cuda:{array.device.id}"
 
 
 def to_device(array: Array, device: str) -> Array:
     """Return the array on a device: itself if it is already there, else a copy."""
+    if isinstance(array, Symbolic):
+        return array  # where it will be is decided later
     xp = namespace(device)
     if xp is np:
         return array if isinstance(array, np.ndarray) else sys.modules["cupy"].asnumpy(array)

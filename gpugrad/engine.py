@@ -21,6 +21,7 @@ import numpy as np
 
 from . import backend, cuda, registry
 from .backend import Array
+from .cuda.column_sums import sums
 from .cuda.emulation import expected
 from .registry import Node, state
 
@@ -70,7 +71,7 @@ class AnomalyNode(Node):
 
     def __init__(self, op: Any, parents: tuple, values: tuple, shapes: tuple | None) -> None:
         super().__init__(op, parents, values, shapes)
-        self.trace: str = _user_line()
+        self.trace: str = user_line()
         for value in values:
             if backend.is_array(value) and backend.is_float(value.dtype):
                 _refuse_non_finite(value, f"forward of {op.name}", self.trace)
@@ -85,7 +86,8 @@ class detect_anomaly(no_grad):
     make_node = AnomalyNode
 
 
-def _user_line() -> str:
+def user_line() -> str:
+    """Return the line outside of gpugrad that is being run, with its file and number."""
     package = __file__.rpartition("engine.py")[0]
     frames = [f for f in traceback.extract_stack() if not f.filename.startswith(package)]
     return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else "?"
@@ -158,11 +160,20 @@ def _broadcast_axes(ndim: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 def unbroadcast(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
     """Return g summed over the axes along which an array of this shape was broadcast."""
     axes = _broadcast_axes(len(g.shape), shape)
-    if xp is np and axes and g.dtype.itemsize > 2:
+    if axes and (xp is not np or expected()) and _summed_by_kernel(xp, g):
+        g = sums(g, axes, g.dtype)
+    elif xp is np and axes and g.dtype.itemsize > 2:
         g = _add_reduce(g, axes, None, None, True)  # the common case, without a detour
     elif axes:
         g = backend.total(xp, g, axes, keepdims=True)
     return g if g.shape == shape else g.reshape(shape)
+
+
+def _summed_by_kernel(xp: Any, g: Any) -> bool:
+    """Return whether a kernel adds up this gradient, in an order that depends on shapes alone."""
+    if xp is registry.recorded or not backend.is_array(g) or backend.device_of(g) == "symbolic":
+        return False
+    return bool(g.size) and (xp is not np or cuda.emulated()) and cuda.fits(g)
 
 
 def reachable(roots: Iterable[Any], stop: Iterable[Any] = ()) -> list[Node]:

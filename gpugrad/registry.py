@@ -14,11 +14,12 @@ recorded, which is all there is to second derivatives.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -30,6 +31,7 @@ from .cuda import elementwise, symbolic
 
 Rule = Callable[..., Any]
 OPS: dict[str, Op] = {}
+lift: Callable[[Sequence[Any]], None] | None = None  # while some thread records: see `lifting`
 Tensor: Any = None  # the class that holds results: tensor.py defines it and sets this
 recorded: Any = None  # gpugrad's own operations as a namespace: ops/__init__.py sets this
 
@@ -43,6 +45,25 @@ _METADATA: dict[str, Callable[[Any], Any]] = {
 _SHAPE_OF_FIRST = [(0, "shape")]
 
 next_number = itertools.count(1).__next__
+_lifting = threading.Lock()
+_lifters = 0
+
+
+@contextlib.contextmanager
+def lifting(function: Callable[[Sequence[Any]], None]) -> Iterator[None]:
+    """Show ``function`` the arguments of every operation inside: it may replace their arrays.
+
+    It is called for the operations of all threads, and has to know its own.
+    """
+    global lift, _lifters
+    with _lifting:
+        lift, _lifters = function, _lifters + 1
+    try:
+        yield
+    finally:
+        with _lifting:
+            _lifters -= 1
+            lift = lift if _lifters else None
 
 
 class State(threading.local):
@@ -285,6 +306,8 @@ class Op:
         """Run the operation on tensors and Python scalars of agreeing device and dtype."""
         if len(args) == 1:
             return self.of_one(args[0], statics)
+        if lift is not None:
+            lift(args)
         arrays = tuple([a._data if isinstance(a, Tensor) else a for a in args])
         xp: Any = np
         for a in arrays:
@@ -312,6 +335,8 @@ class Op:
 
     def of_one(self, x: Any, statics: dict[str, Any]) -> Any:
         """Run the operation on one tensor, the case that has to be fast."""
+        if lift is not None:
+            lift((x,))
         data = x._data
         xp = np if data.__class__ is np.ndarray else backend.xp_of(data)
         try:
@@ -466,6 +491,8 @@ def prepare(op: Op, args: Sequence[Any]) -> Sequence[Any]:
         if op.floats_only and not backend.is_float(x._data.dtype):
             x = x.astype(backend.float32)
         return (x,)
+    if lift is not None:
+        lift(args)
     if _agree(op, args):
         return args
     device = _common_device(op, args)
@@ -487,7 +514,7 @@ def prepare(op: Op, args: Sequence[Any]) -> Sequence[Any]:
     common = _common_dtype(op, tensors)
     if common is None:
         return tensors
-    xp = backend.namespace(device)
+    xp: Any = backend.namespace(device)
     for i, t in enumerate(tensors):
         if op.arguments[i] not in op.rules and op.rules:
             if not isinstance(t, Tensor) and t is not None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from . import backend, engine, registry
 from .backend import Array, DTypeLike
+from .cuda import recording
 from .registry import Node, describe, explained, state
 
 _new = object.__new__
@@ -193,6 +194,8 @@ class Tensor:
                 raise ValueError(
                     f".grad: {describe(value)} does not match the tensor, {describe(self)}"
                 )
+        if registry.lift is not None:
+            recording.forget_gradient(self)
         self._grad = value
 
     def backward(

@@ -38,11 +38,15 @@ SCALARS = {
 
 
 class Parameter(NamedTuple):
-    """One parameter of a kernel: a pointer (dtype None) or a scalar of that dtype."""
+    """One parameter of a kernel: a pointer (dtype None) or a scalar of that dtype.
+
+    ``constant`` tells that the kernel only reads what a pointer points to.
+    """
 
     name: str
     type: str
     dtype: np.dtype | None
+    constant: bool = False
 
 
 # the dtype of the array that a pointer to this C type wants

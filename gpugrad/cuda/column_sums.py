@@ -6,6 +6,8 @@ alone, so that a gradient has the same bits on every GPU and in the emulator.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from .. import backend
@@ -49,6 +51,19 @@ def column_sums(x: Any, dtype: Any, out: Any = None) -> Any:
     partial = empty((stripes, columns), backend.float32, like=x)
     _launch("column_sums", x, (tiles, stripes), team, partial, x.dtype)
     return _total(partial, out)
+
+
+def sums(x: Any, axes: Sequence[int], dtype: Any) -> Any:
+    """Return the sums over some axes, which stay with length 1, accumulated in float32.
+
+    The conditions are those of ``column_sums``.
+    """
+    gone = [axis % x.ndim for axis in axes]
+    kept = [axis for axis in range(x.ndim) if axis not in gone]
+    rows = math.prod(x.shape[axis] for axis in gone)
+    matrix = x.transpose([*gone, *kept]).reshape(rows, x.size // rows)
+    shape = [1 if axis in gone else n for axis, n in enumerate(x.shape)]
+    return column_sums(matrix, dtype).reshape(shape)
 
 
 def add_partial(partial: Any, dtype: Any) -> Any:

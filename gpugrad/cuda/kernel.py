@@ -27,6 +27,7 @@ from .emulation import settings
 if TYPE_CHECKING:
     from pathlib import Path
 
+EMULATED = 1000  # the compute capability of the emulator: it lacks nothing
 OLDEST = 75  # compute capability that kernels need, unless they say otherwise
 DTYPE_CODES = {backend.float32: 0, backend.bfloat16: 1, backend.float16: 2}  # GPUGRAD_DTYPE
 
@@ -59,7 +60,19 @@ def fits(*arrays: Any, since: int = OLDEST) -> bool:
     found = {a.dtype for a in given if backend.is_float(a.dtype)}
     if len(found) != 1 or not found <= DTYPE_CODES.keys():
         return False
-    return isinstance(given[0], np.ndarray) or _capability(given[0].device) >= since
+    return capability(given[0]) >= since
+
+
+def capability(array: Any) -> int:
+    """Return the compute capability of the GPU an array is on, major and minor digit as in 90.
+
+    In the emulator, which runs the kernels of any GPU, it is EMULATED.
+    """
+    if isinstance(array, np.ndarray):
+        return EMULATED
+    if isinstance(array, backend.Symbolic):
+        return int(_module("cuda.recording").active().capability)
+    return _capability(array.device)
 
 
 @functools.cache
@@ -91,7 +104,7 @@ def empty(shape: int | Sequence[int], dtype: Any, like: Any) -> Any:
     In the checked emulator its bytes count as uninitialised until a kernel writes them.
     """
     if not isinstance(like, np.ndarray):
-        return backend.xp_of(like).empty(shape, dtype)
+        return backend.xp_of(like).empty(shape, dtype)  # a GPU's, or a recorded one
     how = settings()
     if how is not None and how.mode == "checked":
         return _module("emulator").empty(shape, dtype, how.poison)
@@ -106,7 +119,12 @@ def contiguous(array: Any) -> Any:
 
 
 def address(array: Any) -> int:
-    """Return where an array begins in its device's memory, for tables of pointers."""
+    """Return where an array begins in its device's memory, for tables of pointers.
+
+    A recorded array has no place yet; what is returned then has the alignment that it will have.
+    """
+    if isinstance(array, backend.Symbolic):
+        return int(_module("cuda.recording").address(array))
     return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
 
 
@@ -157,19 +175,27 @@ class Source:
         args: Sequence[Any],
         shared_mem: int = 0,
         reachable: Sequence[Any] = (),
+        written: Sequence[Any] = (),
         **defines: object,
     ) -> None:
         """Run a kernel on cupy arrays on their GPU, on numpy arrays in the emulator.
 
         ``args``: C-contiguous arrays (or ``strided``), None for a null pointer, numbers, which are
-        cast to the declared types. ``reachable`` are arrays whose addresses lie in memory.
-        ``shared_mem`` is in bytes. On a GPU the launch is queued on the current stream.
+        cast to the declared types. ``reachable`` and ``written`` are arrays whose addresses lie in
+        memory, those the kernel only reads and those it writes. ``shared_mem`` is in bytes. On a
+        GPU the launch is queued on the current stream; with recorded arrays (``recording``) it is
+        appended to the list.
 
         Raises TypeError, ValueError and OverflowError for what a GPU would refuse or silently
         misread, RuntimeError where numpy arrays come while the emulator is off, Fault for what
         the emulator finds. Messages hold the kernel and the arguments.
         """
-        devices = {_device(value) for value in (*args, *reachable)} - {None}
+        devices = {_device(value) for value in (*args, *reachable, *written)} - {None}
+        if "recorded" in devices:
+            _module("cuda.recording").launch(
+                self, kernel, grid, block, args, shared_mem, reachable, written, defines
+            )
+            return
         if len(devices) != 1:
             raise ValueError(
                 f"kernel {kernel!r}: its arrays are on {sorted(map(str, devices)) or 'no device'}, "
@@ -181,9 +207,9 @@ class Source:
         if function is None:
             function = self._functions[key] = self._function(kernel, device, defines)
         if not self.large:
-            self._refuse_large(kernel, args)
+            self.refuse_large(kernel, args)
         try:
-            function(grid, block, args, shared_mem, reachable=reachable)
+            function(grid, block, args, shared_mem, reachable=(*reachable, *written))
         except Exception as error:
             text = str(error)
             error.args = (f"{text}{self._shown(args)}", *error.args[1:])
@@ -204,7 +230,8 @@ class Source:
         function = module.get_function(kernel)
         return _Emulated(function) if device == "cpu" else function
 
-    def _refuse_large(self, kernel: str, args: Sequence[Any]) -> None:
+    def refuse_large(self, kernel: str, args: Sequence[Any]) -> None:
+        """Raise ValueError for an array that 32 bits cannot index."""
         for value in args:
             array = value.array if isinstance(value, Strided) else value
             if backend.is_array(array) and array.size > LARGEST:
@@ -238,8 +265,10 @@ def _module(name: str) -> Any:
 
 
 def _device(value: Any) -> Any:
-    """Return "cpu", the number of a GPU, or None for what is no array."""
+    """Return "cpu", the number of a GPU, "recorded", or None for what is no array."""
     array = value.array if isinstance(value, Strided) else value
+    if isinstance(array, backend.Symbolic):
+        return "recorded"
     if isinstance(array, np.ndarray):
         return "cpu"
     return array.device.id if backend.is_array(array) else None

@@ -187,7 +187,8 @@ def _parameter(kernel: str, declaration: str) -> Parameter:
     stars = words.count("*") + any(w[0] == "[" for w in tokens)
     kind = _integer([w for w in words if w != "*"])
     if stars and not {"(", "&"} & set(words):
-        return Parameter(name, kind + " " + "*" * stars, None)
+        constant = "const" in tokens[: tokens.index("*")] if "*" in tokens else "const" in tokens
+        return Parameter(name, kind + " " + "*" * stars, None, constant)
     if stars or kind not in SCALARS:
         kind = " ".join(declaration.split()) if stars else kind
         raise ValueError(

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import backend, cuda, engine
+from .. import backend, cuda, engine, registry
 from ..registry import OPS, Node, Sample, explained, state
 from ..tensor import Tensor
 
@@ -88,7 +88,9 @@ class Fused:
         empty arrays. A traced function becomes a kernel itself, so there it is the spec.
         """
         on_cpu = all(a is None or isinstance(a, np.ndarray) for a in arrays)
-        if not on_cpu and any(isinstance(a, backend.Symbolic) for a in arrays):
+        if not on_cpu and any(
+            isinstance(a, backend.Symbolic) and a.device == "symbolic" for a in arrays
+        ):
             return "spec"
         candidates = ["numpy"] if on_cpu else []
         if (not on_cpu or cuda.emulated()) and all(a is None or a.size for a in arrays):
@@ -101,6 +103,8 @@ class Fused:
 
     def __call__(self, *args: Tensor | None, **statics: Any) -> Any:
         """Run the operation on tensors (None for an argument not given)."""
+        if registry.lift is not None:
+            registry.lift([a for a in args if a is not None])
         arrays = [None if a is None else a._data for a in args]
         devices = {backend.device_of(a) for a in arrays if a is not None}
         if len(devices) > 1:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from .. import backend
+from .. import backend, registry
+from ..cuda import recording
 from ..ops import zeros_like
 from ..registry import describe
 from ..tensor import Tensor
@@ -38,6 +39,8 @@ class Module:
     forward: Callable[..., Any] = _no_forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if registry.lift is not None:
+            recording.calls(self)
         return self.forward(*args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -213,6 +216,8 @@ class Module:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters, or with set_to_none=False make them zeros."""
         for parameter in self.parameters():
+            if registry.lift is not None:
+                recording.forget_gradient(parameter)
             kept = not set_to_none and parameter.grad is not None
             parameter.grad = zeros_like(parameter) if kept else None
 

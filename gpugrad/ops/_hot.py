@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import registry
 from ..registry import Op, explained, prepare, state
 from ..tensor import Tensor
 
@@ -26,7 +27,7 @@ def unary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any]
     def function(x: Any) -> Any:
         if isinstance(x, Tensor):
             data = x._data
-            if data.__class__ is ndarray and data.dtype.kind == "f":
+            if data.__class__ is ndarray and data.dtype.kind == "f" and registry.lift is None:
                 out = numpy_function(data)
                 if out.__class__ is not ndarray:
                     out = asarray(out)
@@ -54,7 +55,8 @@ def binary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any
             if isinstance(y, Tensor):
                 yd = y._data
                 if not (
-                    xd.dtype is yd.dtype
+                    registry.lift is None
+                    and xd.dtype is yd.dtype
                     and xd.__class__ is ndarray
                     and yd.__class__ is ndarray
                     and xd.dtype.kind == "f"
@@ -89,7 +91,7 @@ def binary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any
                     node = None
                 return wrap(out, node)
             if (y.__class__ is float or y.__class__ is int) and (
-                xd.__class__ is ndarray and xd.dtype.kind == "f"
+                xd.__class__ is ndarray and xd.dtype.kind == "f" and registry.lift is None
             ):
                 out = numpy_function(xd, y)
                 if out.__class__ is not ndarray:

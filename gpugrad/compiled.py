@@ -1,0 +1,250 @@
+"""``compile``: a step function recorded once, then replayed without Python between the launches."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+
+from . import backend, cuda
+from .cuda import recording, replay
+from .cuda.recording import Buffer, Trace
+from .ops import random
+from .registry import state
+from .tensor import Tensor
+
+MOST_RECORDINGS = 16  # of one function: shapes should repeat
+
+
+class _Recording(NamedTuple):
+    """One recorded run of a function: when it holds, what it launches, what it returns."""
+
+    trace: Trace
+    replay: replay.Replay
+    draws: Any  # how many random numbers a run takes
+    random_state: Buffer
+    result: Any  # the function's result, with Buffers in the place of arrays
+    changed: list[tuple[Tensor, Tensor | None]]  # leaves whose gradient is another one afterwards
+    kept: list[tuple[Any, Any]]  # leaves and the gradient they must come with
+
+    def holds(self) -> bool:
+        """Return whether everything from outside is as it was when the function was recorded."""
+        trace = self.trace
+        return (
+            all(leaf.tensor._data is leaf.array for leaf in trace.leaves)
+            and all(leaf._grad is gradient for leaf, gradient in self.kept)
+            and all(module.training is mode for module, mode in trace.modules.items())
+        )
+
+
+class Compiled:
+    """A function that is recorded when it is first called, and replayed afterwards.
+
+    See ``compile``. ``recordings`` counts how often it was recorded.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._found: dict[Any, list[_Recording]] = {}
+
+    @property
+    def recordings(self) -> int:
+        """How many recordings there are: one for each combination of shapes, modes and numbers."""
+        return sum(map(len, self._found.values()))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the step: record it if nothing recorded fits, and replay it."""
+        if recording.current() is not None:
+            return self._function(*args, **kwargs)  # part of another step
+        device = _device(args, kwargs)
+        if device == "cpu" and not cuda.emulated():
+            return self._function(*args, **kwargs)
+        arrays: list[Any] = []
+        key = (device, state.make_node is None, _flat((args, kwargs), arrays))
+        found = self._found.setdefault(key, [])
+        chosen = next((r for r in found if r.holds()), None)
+        if chosen is None:
+            if self.recordings >= MOST_RECORDINGS:
+                raise recording.NotRecordable(
+                    f"gg.compile: {self._function.__name__!r} was recorded {MOST_RECORDINGS} times, for "
+                    "other shapes, numbers, parameters or gradients each time; pass what changes "
+                    "as an array, pad to few shapes, and call zero_grad() inside of the step"
+                )
+            chosen = self._record(device, args, kwargs)
+            found.insert(0, chosen)
+        return _run(chosen, arrays)
+
+    def _record(self, device: str, args: tuple, kwargs: dict[str, Any]) -> _Recording:
+        trace = Trace(_capability(device))
+        random_state = trace.input((2,), backend.uint64)
+        with recording.recording(trace), random.recording(random_state) as draws:
+            given, keywords = _symbolic((args, kwargs), trace)
+            result = self._function(*given, **keywords)
+            outputs: list[Buffer] = []
+            result = _replaced(result, lambda a: _output(trace, a, outputs))
+            gradients = _end_gradients(trace)
+        kept_buffers = [b for _, b in gradients if b is not None]
+        made = replay.Replay(trace, device, outputs, kept_buffers)
+        changed = [
+            (leaf, None if b is None else Tensor._wrap(made.array(b), None))
+            for leaf, b in gradients
+        ]
+        kept = [
+            (leaf.tensor, leaf.gradient)
+            for leaf in trace.leaves
+            if leaf.tensor not in trace.cleared and _is_used(leaf, trace)
+        ]
+        return _Recording(trace, made, draws, random_state, result, changed, kept)
+
+
+@overload
+def compile(function: Callable[..., Any]) -> Compiled: ...
+
+
+@overload
+def compile(function: None = None) -> Callable[[Callable[..., Any]], Compiled]: ...
+
+
+def compile(function: Callable[..., Any] | None = None) -> Any:
+    """Return a function that does the same with no Python between its launches; also a decorator.
+
+    ::
+
+        @gg.compile
+        def step(x, y):
+            loss = model.loss(x, y)
+            loss.backward()
+            norm = optimizer.step(max_norm=1.0)
+            optimizer.zero_grad()
+            return loss, norm
+
+    The first call with arguments of certain shapes and dtypes records what is launched, by running
+    the function with arrays that have no elements; memory for all temporaries is planned as one
+    arena. Later calls replay the list, on a GPU as one CUDA graph. What a step may change from call
+    to call without being recorded again: the elements of arguments, parameters and optimiser
+    state, learning rates and other settings in ``param_groups``, the state of ``gg.random``.
+    Other shapes, dtypes or numbers among the arguments, another training mode of a module or other
+    parameter arrays record again. Python code in the function runs only while it is recorded.
+
+    Arguments and results are tensors, arrays, numbers, None, or lists, tuples and dicts of them.
+    Results are copies that belong to the caller, without a graph; reading them waits for a GPU.
+    Gradients that the step leaves in ``.grad`` are overwritten by the next call; those it comes
+    with are added to in place. While kernels run nowhere (on the CPU without the emulator) the
+    function is called as it is.
+
+    Raises NotRecordable where the function looks at values (``float(loss)``, ``if x.any()``) or
+    uses an operation that has no kernel, naming it and the line.
+    """
+    return Compiled if function is None else Compiled(function)
+
+
+def _run(chosen: _Recording, arrays: Sequence[Any]) -> Any:
+    runner, trace = chosen.replay, chosen.trace
+    now = random.get_state()
+    runner.write(chosen.random_state, np.array([now["seed"], now["offset"]], np.uint64))
+    for buffer, value in zip(trace.inputs[1:], arrays, strict=True):
+        runner.write(buffer, value)
+    runner.run()
+    if chosen.draws.blocks:
+        random.reserve(chosen.draws.blocks)
+    for leaf, gradient in chosen.changed:
+        leaf._grad = gradient
+    return _replaced(chosen.result, lambda b: Tensor._wrap(runner.read(b), None))
+
+
+def _device(args: tuple, kwargs: dict[str, Any]) -> str:
+    """Return where the step runs: where arguments are on a GPU, or else the default device."""
+    arrays: list[Any] = []
+    _flat((args, kwargs), arrays)
+    places = {backend.device_of(a) for a in arrays} - {"cpu"}
+    if len(places) > 1:
+        raise ValueError(f"gg.compile: the arguments are on {' and '.join(sorted(places))}")
+    device = places.pop() if places else backend.default_device()
+    return "cuda:0" if device == "cuda" else device
+
+
+def _capability(device: str) -> int:
+    if device == "cpu":
+        return cuda.EMULATED
+    return cuda.capability(backend.namespace(device).empty(0))
+
+
+def _flat(value: Any, arrays: list[Any]) -> Any:
+    """Return what a recording depends on of arguments; append their arrays to a list."""
+    if isinstance(value, Tensor) or backend.is_array(value):
+        array = value._data if isinstance(value, Tensor) else value
+        arrays.append(array)
+        return "array", array.shape, array.dtype.name
+    if isinstance(value, (list, tuple)):
+        return type(value).__name__, *(_flat(v, arrays) for v in value)
+    if isinstance(value, dict):
+        return "dict", *((k, _flat(v, arrays)) for k, v in value.items())
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"gg.compile: an argument is a {type(value).__name__}; arguments are tensors, arrays, "
+            "numbers, strings, None, and lists, tuples and dicts of them"
+        ) from None
+    return type(value), value
+
+
+def _symbolic(value: Any, trace: Trace) -> Any:
+    return _replaced(
+        value, lambda a: Tensor._wrap(trace.input(a.shape, a.dtype), None), tensors=True
+    )
+
+
+def _replaced(value: Any, function: Callable[[Any], Any], tensors: bool = True) -> Any:
+    """Return nested lists, tuples and dicts with something else in the place of arrays."""
+    if tensors and isinstance(value, Tensor):
+        return function(value._data)
+    if backend.is_array(value):
+        return function(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_replaced(v, function) for v in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(_replaced(v, function) for v in value)
+    if isinstance(value, dict):
+        return {k: _replaced(v, function) for k, v in value.items()}
+    return value
+
+
+def _output(trace: Trace, array: Any, outputs: list[Buffer]) -> Buffer:
+    buffer = array if isinstance(array, Buffer) else trace.lift(array)
+    buffer.settle()
+    outputs.append(buffer)
+    return buffer
+
+
+def _end_gradients(trace: Trace) -> list[tuple[Tensor, Buffer | None]]:
+    """Return the leaves that the step leaves with another gradient, and that, None for none.
+
+    A gradient that was added to one the leaf came with is written there, which is no change.
+    """
+    ends: list[tuple[Tensor, Buffer | None]] = []
+    seen = set()
+    for leaf in trace.leaves:
+        tensor, now = leaf.tensor, leaf.tensor._grad
+        if tensor in seen or now is leaf.gradient:
+            continue
+        seen.add(tensor)
+        if now is None or not isinstance(now._data, Buffer):
+            ends.append((tensor, None))
+            continue
+        made = now._data.settle()
+        if leaf.gradient is not None and tensor not in trace.cleared:
+            recording.copy_to(trace.lift(leaf.gradient._data), made)
+        else:
+            ends.append((tensor, made))
+    return ends
+
+
+def _is_used(leaf: recording.Leaf, trace: Trace) -> bool:
+    """Return whether a recording depends on the gradient that a leaf came with."""
+    if leaf.gradient is not None:
+        return id(leaf.gradient._data) in trace.real
+    return leaf.tensor._requires_grad

@@ -1,0 +1,234 @@
+"""Running a recorded list of launches: memory laid out once, then the same calls every time.
+
+On a GPU the first run makes the calls one by one, the second captures them into a CUDA graph, and
+all later ones launch that graph. In the emulator every run makes the calls.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import backend
+from . import arena, kernel
+from .arguments import Strided
+from .emulation import settings
+from .recording import (
+    ARENA,
+    CONSTANT,
+    META,
+    REAL,
+    Buffer,
+    Launch,
+    NotRecordable,
+    Storage,
+    Trace,
+    array_at,
+)
+
+
+class Layout:
+    """Where the temporaries of a trace lie in one arena.
+
+    ``kept`` are Buffers that live outside of the arena, beyond the step; ``outputs`` are those
+    that are read after the last launch.
+    """
+
+    def __init__(
+        self, trace: Trace, outputs: Sequence[Buffer] = (), kept: Sequence[Buffer] = ()
+    ) -> None:
+        apart = {b.storage for b in kept}
+        first: dict[Storage, int] = {}
+        last: dict[Storage, int] = {}
+        for number, launch in enumerate(trace.launches):
+            for buffer in (*launch.reads, *launch.writes):
+                first.setdefault(buffer.storage, number)
+                last[buffer.storage] = number
+        for buffer in outputs:
+            first.setdefault(buffer.storage, len(trace.launches))
+            last[buffer.storage] = len(trace.launches)
+        self.storages = [s for s in first if s.kind == ARENA and s not in apart]
+        self.first = [first[s] for s in self.storages]
+        self.last = [last[s] for s in self.storages]
+        self.others = [s for s in {**first, **dict.fromkeys(apart)} if s not in {*self.storages}]
+        sizes = [s.nbytes for s in self.storages]
+        self.plan = arena.plan(sizes, self.first, self.last)
+        self.offsets = dict(zip(self.storages, self.plan.offsets, strict=True))
+
+
+class Replay:
+    """A trace with memory: ``write`` the inputs, ``run``, ``read`` what came out.
+
+    ``device`` is "cpu" (the emulator) or "cuda:N". Real arrays that are on another device are
+    copied there once if nothing writes them, otherwise NotRecordable is raised.
+    """
+
+    def __init__(
+        self, trace: Trace, device: str, outputs: Sequence[Buffer], kept: Sequence[Buffer]
+    ) -> None:
+        self.device, self.trace = device, trace
+        self.layout = Layout(trace, outputs, kept)
+        self.counts: collections.Counter[str] = collections.Counter()
+        self._xp = backend.namespace(device)
+        self._roots: dict[Storage, Any] = {}
+        self._arrays: dict[Buffer, Any] = {}
+        self._lay_out()
+        self._calls = [self._bound(launch) for launch in trace.launches]
+        self._runs = 0
+        self._graph: Any = None
+
+    # Memory
+
+    def _lay_out(self) -> None:
+        self.arena = _bytes(self._xp, self.layout.plan.size)
+        for storage, offset in self.layout.offsets.items():
+            self._roots[storage] = _part(self.arena, offset, storage.nbytes)
+        written = {b.storage for launch in self.trace.launches for b in launch.writes}
+        constants = []
+        for storage in (*self.layout.others, *(b.storage for b in self.trace.inputs)):
+            if storage.kind == META:
+                raise NotRecordable("a model on device 'meta' has no memory: nothing can run on it")
+            if storage.kind == REAL:
+                self._roots[storage] = self._real(storage, storage in written)
+            elif storage not in self._roots:
+                self._roots[storage] = _bytes(self._xp, storage.nbytes)
+                if storage.kind == CONSTANT:
+                    constants.append(storage)
+        for storage in constants:
+            values = np.ascontiguousarray(storage.build(self.address))
+            root = self._roots[storage]
+            root[: values.nbytes] = backend.to_device(
+                values.reshape(-1).view(np.uint8), self.device
+            )
+
+    def _real(self, storage: Storage, is_written: bool) -> Any:
+        """Return the bytes of a real array, or of a copy on this device."""
+        array = storage.array
+        if backend.device_of(array) != self.device:
+            if is_written:
+                raise NotRecordable(
+                    f"gg.compile: an array on {backend.device_of(array)} changes in a step that "
+                    f"runs on {self.device}; move it there first"
+                )
+            array = backend.to_device(np.ascontiguousarray(array), self.device)
+        address = kernel.address(array)
+        if self._xp is np:
+            return array_at((array.nbytes,), (1,), np.uint8, address, array)
+        memory = self._xp.cuda.UnownedMemory(address, array.nbytes, array, array.device.id)
+        return self._xp.ndarray((array.nbytes,), np.uint8, self._xp.cuda.MemoryPointer(memory, 0))
+
+    def array(self, buffer: Buffer) -> Any:
+        """Return the NumPy or CuPy array on the memory of a Buffer."""
+        found = self._arrays.get(buffer)
+        if found is None:
+            storage = buffer.storage
+            real = storage.array
+            if (
+                storage.kind == REAL
+                and backend.device_of(real) == self.device
+                and (buffer.shape, buffer.strides, buffer.offset) == (real.shape, real.strides, 0)
+            ):
+                found = real
+            else:
+                found = self._view(self._roots[storage], buffer)
+            self._arrays[buffer] = found
+        return found
+
+    def _view(self, root: Any, buffer: Buffer) -> Any:
+        shape, dtype, strides = buffer.shape, buffer.dtype, buffer.strides
+        if not buffer.size:
+            return self._xp.empty(shape, dtype)
+        if self._xp is np:
+            return np.ndarray(shape, dtype, root, buffer.offset, strides)
+        return self._xp.ndarray(shape, dtype, root.data + buffer.offset, strides=strides)
+
+    def address(self, array: Any) -> int:
+        """Return where a Buffer's memory, or a real array, begins."""
+        if not isinstance(array, Buffer):
+            return kernel.address(array)
+        return kernel.address(self._roots[array.storage]) + array.offset
+
+    # Calls
+
+    def _bound(self, launch: Launch) -> Callable[[], None]:
+        args, kwargs = self._concrete(launch.args), self._concrete(launch.kwargs)
+        if launch.function.__name__ == "launch":
+            self.counts[launch.name] += 1
+        return lambda: launch.function(*args, **kwargs)
+
+    def _concrete(self, value: Any) -> Any:
+        if isinstance(value, Buffer):
+            return self.array(value)
+        if isinstance(value, Strided):
+            return Strided(self._concrete(value.array))
+        if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+            return type(value)(self._concrete(v) for v in value)
+        if isinstance(value, dict):
+            return {k: self._concrete(v) for k, v in value.items()}
+        return value
+
+    def write(self, buffer: Buffer, value: Any) -> None:
+        """Fill an input from an array of its shape and dtype, on the CPU or the device."""
+        target = self.array(buffer)
+        if self._xp is not np and isinstance(value, np.ndarray):
+            target.set(np.ascontiguousarray(value))
+        else:
+            target[...] = value
+
+    def read(self, buffer: Buffer) -> Any:
+        """Return a copy of what the last run left in a Buffer; a GPU is not waited for."""
+        return self.array(buffer).copy()
+
+    def run(self) -> None:
+        """Make all calls, in order; on a GPU queue them on the current stream."""
+        for callback in self.trace.callbacks:
+            callback()
+        self._runs += 1
+        if self._xp is np:
+            how = settings()
+            if how is not None and how.mode == "checked":
+                self.arena[...] = how.poison
+            self._make_calls()
+        elif self._runs == 1:  # loads modules, tunes products: what a capture cannot do
+            self._make_calls()
+        else:
+            if self._graph is None:
+                self._graph = self._captured()
+            self._graph.launch(self._xp.cuda.get_current_stream())
+            kernel.launches.update(self.counts)
+
+    def _make_calls(self) -> None:
+        for call in self._calls:
+            call()
+
+    def _captured(self) -> Any:
+        before = kernel.launches.copy()
+        stream = self._xp.cuda.Stream(non_blocking=True)
+        with stream:
+            stream.begin_capture()
+            try:
+                self._make_calls()
+            finally:
+                graph = stream.end_capture()
+        kernel.launches.clear()
+        kernel.launches.update(before)
+        return graph
+
+
+def _bytes(xp: Any, size: int) -> Any:
+    """Return memory that begins at a multiple of the arena's alignment."""
+    if xp is not np:
+        return xp.empty(max(1, size), np.uint8)  # CuPy's pool aligns to 512
+    memory = np.zeros(size + arena.ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % arena.ALIGNMENT
+    return memory[start : start + size]
+
+
+def _part(memory: Any, offset: int, size: int) -> Any:
+    """Return some bytes of an arena, as an array that knows of no others."""
+    if isinstance(memory, np.ndarray):
+        return array_at((size,), (1,), np.uint8, memory.ctypes.data + offset, memory)
+    return memory[offset : offset + size]

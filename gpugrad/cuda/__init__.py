@@ -3,9 +3,11 @@
 from .arguments import Strided
 from .gemm import gemm
 from .kernel import (
+    EMULATED,
     SOURCES,
     Source,
     address,
+    capability,
     contiguous,
     dtype_code,
     empty,
@@ -17,10 +19,12 @@ from .kernel import (
 )
 
 __all__ = [
+    "EMULATED",
     "SOURCES",
     "Source",
     "Strided",
     "address",
+    "capability",
     "contiguous",
     "dtype_code",
     "empty",

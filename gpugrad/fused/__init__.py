@@ -14,6 +14,8 @@ from .embedding import embedding
 from .gelu import bias_gelu, gelu
 from .kernel import Kernel, kernel
 from .layer_norm import layer_norm
+from .linear_cross_entropy import linear_cross_entropy
+from .mlp import mlp
 from .packed_attention import packed_attention
 from .rms_norm import rms_norm
 from .rotary import rotary
@@ -34,7 +36,9 @@ __all__ = [
     "gelu",
     "kernel",
     "layer_norm",
+    "linear_cross_entropy",
     "log_softmax",
+    "mlp",
     "packed_attention",
     "rms_norm",
     "rotary",

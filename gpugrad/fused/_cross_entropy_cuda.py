@@ -19,7 +19,7 @@ PER_BLOCK = 16 * SUM_THREADS  # values
 MOST_PARTS = 128
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """What every kernel gets: contiguous arrays, and the statics as the kernels want them."""
 
     logits: Any
@@ -38,12 +38,13 @@ class _Rows(NamedTuple):
         SOURCE.launch(kernel, grid, block, args, shared_mem, GPUGRAD_DTYPE=self.code)
 
 
-def _rows(logits: Any, target: Any, weight: Any, ignored: int, smoothing: float) -> _Rows:
+def rows_of(logits: Any, target: Any, weight: Any, ignored: int, smoothing: float) -> Rows:
+    """Return what the kernels get for these arguments of an operation."""
     xp = backend.xp_of(logits)
     if target.dtype not in (np.int32, np.int64):
         target = target.astype(np.int64)
     columns = logits.shape[-1]
-    return _Rows(
+    return Rows(
         xp.ascontiguousarray(logits),
         xp.ascontiguousarray(target),
         target.dtype == np.int64,
@@ -70,17 +71,15 @@ def forward(
     reduction: str,
 ) -> tuple[Any, tuple]:
     """Return the loss, and for the backward the maxima, the totals and two sums of weights."""
-    rows = _rows(logits, target, weight, ignore_index, label_smoothing)
+    rows = rows_of(logits, target, weight, ignore_index, label_smoothing)
     weight_total = _weight_total(rows)
-    losses, tops, totals = (cuda.empty(rows.rows, np.float32, like=rows.logits) for _ in range(3))
-    args = [rows.logits, rows.target, rows.wide, rows.weight, weight_total, losses, tops, totals]
-    args += [rows.rows, rows.columns, rows.ignored, rows.smoothing]
-    rows.launch("cross_entropy_forward", args)
-    count = _count(rows) if reduction == "mean" else None
+    losses = cuda.empty(rows.rows, np.float32, like=rows.logits)
+    tops, totals = write_losses(rows, losses, weight_total)
+    count = count_of(rows) if reduction == "mean" else None
     residuals = tops, totals, weight_total, count
     if reduction == "none":
         return losses.reshape(target.shape), residuals
-    return _sum(losses, rows.code, count), residuals
+    return sum_of(losses, rows.code, count), residuals
 
 
 def backward(
@@ -95,7 +94,7 @@ def backward(
     """Return the gradient of the logits."""
     logits, target, weight = arrays
     tops, totals, weight_total, count = residuals
-    rows = _rows(logits, target, weight, ignore_index, label_smoothing)
+    rows = rows_of(logits, target, weight, ignore_index, label_smoothing)
     g = backend.xp_of(g).ascontiguousarray(g)
     dx = cuda.empty(logits.shape, logits.dtype, like=rows.logits)
     args = [rows.logits, rows.target, rows.wide, rows.weight, weight_total, tops, totals]
@@ -119,17 +118,35 @@ def in_place(
     ``scale`` is a number, or a contiguous float32 array with one element or, without reduction,
     one for each row.
     """
-    rows = _rows(logits, target, weight, ignore_index, label_smoothing)
-    weight_total = _weight_total(rows)
-    count = _count(rows) if reduction == "mean" else None
+    rows = rows_of(logits, target, weight, ignore_index, label_smoothing)
+    count = count_of(rows) if reduction == "mean" else None
     losses = cuda.empty(rows.rows, np.float32, like=logits)
+    write_gradient(rows, losses, scale, count, _weight_total(rows))
+    return losses.reshape(target.shape) if reduction == "none" else sum_of(losses, rows.code, count)
+
+
+# One launch over the rows
+
+
+def write_losses(rows: Rows, losses: Any, weight_total: Any = None) -> tuple[Any, Any]:
+    """Write the loss of each row; return the rows' maxima and totals."""
+    tops, totals = (cuda.empty(rows.rows, np.float32, like=rows.logits) for _ in range(2))
+    args = [rows.logits, rows.target, rows.wide, rows.weight, weight_total, losses, tops, totals]
+    args += [rows.rows, rows.columns, rows.ignored, rows.smoothing]
+    rows.launch("cross_entropy_forward", args)
+    return tops, totals
+
+
+def write_gradient(
+    rows: Rows, losses: Any, scale: Any, count: Any = None, weight_total: Any = None
+) -> None:
+    """Write the loss of each row, and over its logits the gradient of scale times it over count."""
     upstream, factor = (scale, 1.0) if backend.is_array(scale) else (None, scale)
     step = 0 if upstream is None or upstream.size == 1 else 1
-    packs, shared_mem = room(rows.columns, teams(rows.rows, rows.columns)[1], logits)
-    args = [logits, rows.target, rows.wide, rows.weight, weight_total, upstream, step, factor]
+    packs, shared_mem = room(rows.columns, teams(rows.rows, rows.columns)[1], rows.logits)
+    args = [rows.logits, rows.target, rows.wide, rows.weight, weight_total, upstream, step, factor]
     args += [count, losses, rows.rows, rows.columns, rows.ignored, rows.smoothing, packs]
     rows.launch("cross_entropy_in_place", args, shared_mem)
-    return losses.reshape(target.shape) if reduction == "none" else _sum(losses, rows.code, count)
 
 
 # Sums over the rows
@@ -140,7 +157,7 @@ def _parts(count: int) -> int:
     return min(MOST_PARTS, -(-count // PER_BLOCK))
 
 
-def _sum(values: Any, code: int, divisor: Any = None) -> Any:
+def sum_of(values: Any, code: int, divisor: Any = None) -> Any:
     """Return the sum of contiguous float32 values, divided by the divisor, as an array ().
 
     The dtype's code only says which variant is in use anyway.
@@ -155,18 +172,18 @@ def _sum(values: Any, code: int, divisor: Any = None) -> Any:
     return total
 
 
-def _count(rows: _Rows) -> Any:
+def count_of(rows: Rows) -> Any:
     """Return how many targets count, or the sum of their weights."""
     parts = _parts(rows.rows)
     partial = cuda.empty(parts if parts > 1 else (), np.float32, like=rows.logits)
     args = [rows.target, rows.wide, rows.weight, partial, rows.rows, rows.columns, rows.ignored]
     _launch_sum("cross_entropy_count", parts, args, rows.code)
-    return _sum(partial, rows.code) if parts > 1 else partial
+    return sum_of(partial, rows.code) if parts > 1 else partial
 
 
-def _weight_total(rows: _Rows) -> Any:
+def _weight_total(rows: Rows) -> Any:
     """Return the sum of the class weights where it is needed."""
-    return None if rows.weight is None or not rows.smoothing else _sum(rows.weight, rows.code)
+    return None if rows.weight is None or not rows.smoothing else sum_of(rows.weight, rows.code)
 
 
 def _launch_sum(kernel: str, blocks: int, args: Sequence[Any], code: int) -> None:

@@ -130,14 +130,13 @@ def cross_entropy(
     """
     logits = asarray(logits)
     _check_logits(logits)
-    statics = _checked_statics(ignore_index, label_smoothing, reduction)
+    statics = checked_statics(ignore_index, label_smoothing, reduction)
     target = on_device_of(target, logits)
     if backend.is_float(target.dtype):
         _check_probabilities(logits, target, ignore_index)
         target = target.astype(wide_dtype(logits.dtype))
     else:
-        _check_ids(logits, target)
-        _check_range(logits, target, ignore_index)
+        target = checked_ids(target, logits, logits.shape, ignore_index)
     if weight is not None:
         weight = on_device_of(weight, logits)
         _check_weight(logits, weight)
@@ -178,10 +177,10 @@ def cross_entropy_in_place(
             f"cross_entropy_in_place: logits must have rows, be C-contiguous and writeable, got "
             f"{describe(logits)}"
         )
-    statics = _checked_statics(ignore_index, label_smoothing, reduction)
-    _check_ids(logits, target)
+    statics = checked_statics(ignore_index, label_smoothing, reduction)
+    _check_ids(logits.shape, target)
     xp, wide = backend.xp_of(logits), wide_dtype(logits.dtype)
-    _check_range(logits, Tensor._wrap(target, None), ignore_index)
+    _check_range(logits.shape, Tensor._wrap(target, None), ignore_index)
     if weight is not None:
         _check_weight(logits, weight)
         weight = weight.astype(wide, copy=False)
@@ -204,7 +203,8 @@ def cross_entropy_in_place(
     return loss
 
 
-def _checked_statics(ignore_index: int, label_smoothing: float, reduction: str) -> dict[str, Any]:
+def checked_statics(ignore_index: int, label_smoothing: float, reduction: str) -> dict[str, Any]:
+    """Return what decides the loss beside its arguments; raise ValueError for what cannot be."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"cross_entropy: reduction must be none, sum or mean, got {reduction!r}")
     if not 0 <= label_smoothing <= 1:
@@ -240,18 +240,26 @@ def _check_probabilities(logits: Tensor, target: Tensor, ignore_index: int) -> N
         )
 
 
-def _check_ids(logits: Any, target: Any) -> None:
+def checked_ids(target: Any, x: Tensor, logits: tuple[int, ...], ignore_index: int) -> Tensor:
+    """Return the ids of rows of logits of a shape, on the device of x; raise what does not fit."""
+    target = on_device_of(target, x)
+    _check_ids(logits, target)
+    _check_range(logits, target, ignore_index)
+    return target
+
+
+def _check_ids(logits: tuple[int, ...], target: Any) -> None:
     refuse_non_integer("cross_entropy", "target", target)
-    if target.shape != logits.shape[:-1]:
+    if target.shape != logits[:-1]:
         raise ValueError(
-            f"cross_entropy: target ids have shape {target.shape}, but logits {logits.shape} need "
-            f"{logits.shape[:-1]}, one id for each row; the classes are the last axis"
+            f"cross_entropy: target ids have shape {target.shape}, but logits {logits} need "
+            f"{logits[:-1]}, one id for each row; the classes are the last axis"
         )
 
 
-def _check_range(logits: Any, target: Tensor, ignore_index: int) -> None:
+def _check_range(logits: tuple[int, ...], target: Tensor, ignore_index: int) -> None:
     what = "the number of classes is"
-    refuse_out_of_range("cross_entropy", "target", target, logits.shape[-1], what, ignore_index)
+    refuse_out_of_range("cross_entropy", "target", target, logits[-1], what, ignore_index)
 
 
 def _check_weight(logits: Any, weight: Any) -> None:

@@ -215,7 +215,8 @@ def _bias_gelu(x, bias, approximate):
     return _gaussian(wide + bias.astype(wide.dtype), approximate).astype(x.dtype)
 
 
-def _checked(op: str, approximate: str) -> str:
+def checked(op: str, approximate: str) -> str:
+    """Return the name of a form of gelu, refusing others."""
     if approximate not in ("none", "tanh"):
         raise ValueError(f'{op}: approximate must be "none" or "tanh", got {approximate!r}')
     return approximate
@@ -227,7 +228,7 @@ def gelu(x: Any, approximate: str = "none") -> Tensor:
     ``approximate="tanh"`` is GPT-2's form, within 5e-4 of the exact one. Any shape; the result has
     the dtype of x and is computed in at least float32. Raises ValueError for another name.
     """
-    return _gelu(floating(x), approximate=_checked("gelu", approximate))
+    return _gelu(floating(x), approximate=checked("gelu", approximate))
 
 
 def bias_gelu(x: Any, bias: Any, approximate: str = "none") -> Tensor:
@@ -240,4 +241,4 @@ def bias_gelu(x: Any, bias: Any, approximate: str = "none") -> Tensor:
     if bias is None:
         raise TypeError("bias_gelu: bias is None; gelu takes no bias")
     bias = parameter("bias_gelu", "bias", bias, x)
-    return _bias_gelu(x, bias, approximate=_checked("bias_gelu", approximate))
+    return _bias_gelu(x, bias, approximate=checked("bias_gelu", approximate))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .. import backend, ops
+from ..fused import linear_cross_entropy
 from ..nn import Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, TransformerBlock, init
 from ..nn import functional as F
 from ..nn.transformer import Recompute, Stream, added
@@ -112,13 +113,31 @@ class GPT(Module):
         logits = self.logits(self.features(ids, cache, recompute=recompute))
         if targets is None:
             return logits, None
-        targets = self._ids("targets", targets)
-        if targets.shape != logits.shape[:2]:
-            raise ValueError(
-                f"GPT: targets {targets.shape} must have ids' shape {tuple(logits.shape[:2])}"
-            )
+        targets = self._targets(targets, logits)
         flat = ops.reshape(logits, (-1, self.config.vocab_size))
         return logits, F.cross_entropy(flat, ops.reshape(targets, (-1,)))
+
+    def loss(
+        self,
+        ids: Any,
+        targets: Any,
+        reduction: str = "mean",
+        *,
+        head_chunk: int | None = None,
+        recompute: Recompute = "none",
+    ) -> Tensor:
+        """Return the cross-entropy of targets as forward does, but no logits: what training uses.
+
+        ids and targets as in forward. reduction: "mean", "sum", or "none" for (B, T). head_chunk:
+        how many positions have their logits in memory at the same time, None for all. recompute as
+        in features. See ``fused.linear_cross_entropy`` for what the backward pass keeps.
+        """
+        features = self.features(ids, recompute=recompute)
+        targets = self._targets(targets, features)
+        head = self.tokens if self.head is None else self.head
+        return linear_cross_entropy(
+            features, head.weight, targets, reduction=reduction, chunk=head_chunk
+        )
 
     def features(
         self, ids: Any, cache: KVCache | None = None, *, recompute: Recompute = "none"
@@ -210,6 +229,14 @@ class GPT(Module):
                 f"GPT: {name} must be integers of shape (B, T) with T >= 1, got {describe(ids)}"
             )
         return Tensor(backend.to_device(ids._data, self.tokens.weight.device))
+
+    def _targets(self, targets: Any, like: Tensor) -> Tensor:
+        targets = self._ids("targets", targets)
+        if targets.shape != like.shape[:2]:
+            raise ValueError(
+                f"GPT: targets {targets.shape} must have ids' shape {tuple(like.shape[:2])}"
+            )
+        return targets
 
     def _heads(self, layer: int, start: int, cache: KVCache | None) -> Callable | None:
         """Return what is done to a layer's queries, keys and values before they meet."""

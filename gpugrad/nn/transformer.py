@@ -8,7 +8,6 @@ from .. import fused, ops
 from ..backend import DTypeLike
 from ..tensor import Tensor
 from ..transforms import checkpoint
-from . import functional as F
 from .attention import Heads, MultiHeadAttention
 from .dropout import Dropout
 from .linear import Linear
@@ -44,10 +43,9 @@ class MLP(Module):
 
     def forward(self, input: Any) -> Tensor:
         """Return a tensor of the same shape."""
-        if self.up.bias is None:
-            return self.down(F.gelu(self.up(input), self.approximate))
-        x = F.linear(input, self.up.weight)
-        return self.down(fused.bias_gelu(x, self.up.bias, approximate=self.approximate))
+        up, down = self.up, self.down
+        parameters = up.weight, up.bias, down.weight, down.bias
+        return fused.mlp(input, *parameters, approximate=self.approximate)
 
 
 class TransformerBlock(Module):

@@ -1,0 +1,342 @@
+"""Arrays without elements: a shape, a dtype, and a place in memory that is laid out later."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import operator
+import weakref
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ... import backend
+
+ARENA, INPUT, CONSTANT, REAL, META = "arena", "input", "constant", "real", "meta"
+
+
+class Storage:
+    """Some bytes of memory that Buffers look at.
+
+    ``kind``: "arena" for what lives within a step, "input" for an argument of the step, "real" for
+    an array that was there before (``array``), "constant" for what is filled once when addresses
+    are known (``build``), "meta" for parameters without elements.
+    """
+
+    __slots__ = ("__weakref__", "array", "build", "kind", "nbytes", "readers")
+
+    def __init__(self, kind: str, nbytes: int, array: Any = None, build: Any = None) -> None:
+        self.kind = kind
+        self.nbytes = nbytes
+        self.array = array
+        self.build = build
+        self.readers: list[weakref.ref[Buffer]] = []  # expressions that wait and will read it
+
+
+@functools.cache
+def _dummy(dtype: np.dtype) -> np.ndarray:
+    return np.zeros(1, dtype)
+
+
+def shadow_of(shape: Sequence[int], dtype: Any, strides: Sequence[int] | None = None) -> np.ndarray:
+    """Return a NumPy array to ask for shapes, strides and views; its elements are no memory."""
+    base = _dummy(np.dtype(dtype))
+    shape = tuple(map(operator.index, (shape,) if isinstance(shape, int) else shape))
+    if strides is None:
+        lengths = [max(n, 1) for n in shape]
+        strides = [base.itemsize * math.prod(lengths[i + 1 :]) for i in range(len(shape))]
+    return np.lib.stride_tricks.as_strided(base, shape, tuple(strides), writeable=False)
+
+
+def _address(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def new(kind: str, shape: Sequence[int], dtype: Any) -> Buffer:
+    """Return a C-contiguous Buffer of a new storage."""
+    shadow = shadow_of(shape, dtype)
+    return Buffer(Storage(kind, shadow.nbytes), 0, shadow)
+
+
+class Buffer(backend.Symbolic):
+    """An array without elements: its bytes will lie ``offset`` into ``storage``.
+
+    A result of elementwise operations has no storage yet: it is an expression that becomes part of
+    its reader's kernel if that is elementwise too, and a launch of its own otherwise.
+    """
+
+    __slots__ = ("__weakref__", "_expression", "_offset", "_operations", "_shadow", "_storage")
+    __array_ufunc__ = None  # NumPy's arrays and numbers leave operators to the Buffer
+    device = "meta"
+
+    namespace: Any  # the array library that records: library.py sets it
+
+    def __init__(
+        self, storage: Storage | None, offset: int, shadow: np.ndarray, expression: Any = None
+    ) -> None:
+        self._storage = storage
+        self._offset = offset
+        self._shadow = shadow
+        self._expression: tuple[str, tuple] | None = expression
+        self._operations = 0
+        if expression is not None:
+            args = [a for a in expression[1] if isinstance(a, Buffer)]
+            self._operations = 1 + sum(a._operations for a in args)
+
+    def settle(self) -> Buffer:
+        """Append the launch that computes this expression, if it still waits; return self."""
+        if self._storage is None:
+            self.namespace.compute(self)
+        return self
+
+    @property
+    def storage(self) -> Storage:
+        """The memory it looks at; an expression that waited gets some."""
+        self.settle()
+        assert self._storage is not None
+        return self._storage
+
+    @property
+    def offset(self) -> int:
+        """Where it begins in its storage, in bytes."""
+        self.settle()
+        return self._offset
+
+    shape = property(lambda self: self._shadow.shape)
+    dtype = property(lambda self: self._shadow.dtype)
+    strides = property(lambda self: self._shadow.strides)
+    ndim = property(lambda self: self._shadow.ndim)
+    size = property(lambda self: self._shadow.size)
+    itemsize = property(lambda self: self._shadow.itemsize)
+    nbytes = property(lambda self: self._shadow.nbytes)
+    flags = property(lambda self: self._shadow.flags)
+    base = None  # nothing but the trace changes it in place
+
+    def __len__(self) -> int:
+        return len(self._shadow)
+
+    def __repr__(self) -> str:
+        return f"<recorded {self.dtype}{list(self.shape)}>"
+
+    # Views
+
+    def _view(self, shadow: np.ndarray) -> Buffer:
+        self.settle()
+        return Buffer(
+            self._storage, self._offset + _address(shadow) - _address(self._shadow), shadow
+        )
+
+    @property
+    def T(self) -> Buffer:
+        """The axes in reverse order."""
+        return self._view(self._shadow.T)
+
+    @property
+    def mT(self) -> Buffer:
+        """The last two axes swapped."""
+        return self._view(self._shadow.swapaxes(-1, -2))
+
+    def transpose(self, *axes: Any) -> Buffer:
+        """Return the axes in another order."""
+        return self._view(self._shadow.transpose(*axes))
+
+    def swapaxes(self, first: int, second: int) -> Buffer:
+        """Return two axes in each other's place."""
+        return self._view(self._shadow.swapaxes(first, second))
+
+    def squeeze(self, axis: Any = None) -> Buffer:
+        """Return it without axes of length 1."""
+        return self._view(self._shadow.squeeze(axis))
+
+    def reshape(self, *shape: Any) -> Buffer:
+        """Return the elements in another shape, copied where no view will do."""
+        wanted = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        lengths = _lengths(self, tuple(map(operator.index, wanted)))
+        if lengths == self.shape:
+            return self
+        if self.flags.c_contiguous:
+            return Buffer(self.storage, self._offset, shadow_of(lengths, self.dtype))
+        strides = _merged(self._shadow, lengths)
+        if strides is None:
+            return self.copy().reshape(lengths)
+        return Buffer(self.storage, self._offset, shadow_of(lengths, self.dtype, strides))
+
+    def ravel(self) -> Buffer:
+        """Return the elements in one axis."""
+        return self.reshape(-1)
+
+    def __getitem__(self, index: Any) -> Buffer:
+        items = index if isinstance(index, tuple) else (index,)
+        for item in items:
+            if not (item is None or item is Ellipsis or isinstance(item, (int, np.integer, slice))):
+                raise self.namespace.not_recordable(f"indexing with {type(item).__name__}")
+        if Ellipsis not in items:
+            items = (*items, Ellipsis)  # a view of no dimension, where NumPy would read an element
+        return self._view(self._shadow[items])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.namespace.copy_to(self if index is Ellipsis else self[index], value)
+
+    # Copies
+
+    def astype(self, dtype: Any, copy: bool = True) -> Buffer:
+        """Return the values in another dtype."""
+        wanted = np.dtype(dtype)
+        return self if wanted == self.dtype else self.namespace.cast(self, wanted)
+
+    def copy(self, order: str = "C") -> Buffer:
+        """Return the elements in C order in memory of their own."""
+        if order != "C":
+            raise self.namespace.not_recordable(f"a copy in order {order!r}")
+        out = self.namespace.empty(self.shape, self.dtype)
+        self.namespace.copy_to(out, self)
+        return out
+
+    def fill(self, value: float) -> None:
+        """Overwrite every element with a number."""
+        self.namespace.fill(self, value)
+
+    # What cannot be known
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise self.namespace.not_recordable(
+            f"reading the values of {self.dtype}{list(self.shape)} (print, float, item, numpy, if)"
+        )
+
+    item = tolist = __float__ = __int__ = __index__ = __bool__ = __array__ = _refuse
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if hasattr(np.ndarray, name):
+            return functools.partial(getattr(self.namespace, name), self)
+        raise AttributeError(f"an array has no {name!r}")
+
+    __hash__ = object.__hash__
+
+    def __neg__(self) -> Buffer:
+        return self.namespace.negative(self)
+
+    def __pos__(self) -> Buffer:
+        return self
+
+    def __abs__(self) -> Buffer:
+        return self.namespace.abs(self)
+
+    def __invert__(self) -> Buffer:
+        return self.namespace.invert(self)
+
+    def __eq__(self, other: object) -> Any:
+        return self.namespace.equal(self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return self.namespace.not_equal(self, other)
+
+
+def _operators(symbol: str, name: str, reflected: bool) -> None:
+    def forward(self: Buffer, other: Any) -> Buffer:
+        return getattr(self.namespace, name)(self, other)
+
+    def backward(self: Buffer, other: Any) -> Buffer:
+        return getattr(self.namespace, name)(other, self)
+
+    def in_place(self: Buffer, other: Any) -> Buffer:
+        value = getattr(self.namespace, name)(self, other)
+        self.namespace.copy_to(self, value.astype(self.dtype))
+        return self
+
+    setattr(Buffer, f"__{symbol}__", forward)
+    if reflected:
+        setattr(Buffer, f"__r{symbol}__", backward)
+        setattr(Buffer, f"__i{symbol}__", in_place)
+
+
+for _symbol, _name in {
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "divide",
+    "pow": "power",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "xor": "bitwise_xor",
+    "mod": "remainder",
+    "floordiv": "floor_divide",
+}.items():
+    _operators(_symbol, _name, True)
+for _symbol in ("lt", "le", "gt", "ge"):
+    _word = {"l": "less", "g": "greater"}[_symbol[0]]
+    _operators(_symbol, _word + "_equal" * (_symbol[1] == "e"), False)
+
+
+def address(buffer: Buffer) -> int:
+    """Return what the address of a Buffer is sure to be a multiple of, as if it were that."""
+    start = (
+        0
+        if buffer.storage.array is None
+        else importlib.import_module("gpugrad.cuda.kernel").address(buffer.storage.array)
+    )
+    return int(start) + buffer.offset
+
+
+def _lengths(x: Buffer, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if -1 in shape:
+        known = math.prod(n for n in shape if n != -1)
+        missing = x.size // known if known else 0
+        shape = tuple(missing if n == -1 else n for n in shape)
+    if math.prod(shape) != x.size:
+        raise ValueError(f"cannot reshape array of size {x.size} into shape {shape}")
+    return shape
+
+
+class _Placed:
+    """What NumPy makes an array of at an address."""
+
+    def __init__(self, like: np.ndarray, address: int, keep: Any = None) -> None:
+        kind = {1: "|u1", 2: "<u2", 4: "<u4", 8: "<u8"}[like.itemsize]
+        self.keep = keep
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": like.shape,
+            "strides": like.strides,
+            "typestr": kind,
+            "data": (address, False),
+        }
+
+
+def array_at(
+    shape: Sequence[int], strides: Sequence[int], dtype: Any, address: int, keep: Any
+) -> Any:
+    """Return a NumPy array on memory at an address, which ``keep`` owns."""
+    like = shadow_of(shape, dtype, strides)
+    array = np.asarray(_Placed(like, address, keep))
+    return array if array.dtype == like.dtype else array.view(like.dtype)
+
+
+def _merged(shadow: np.ndarray, shape: tuple[int, ...]) -> list[int] | None:
+    """Return the strides of a view in another shape, None where there is no such view."""
+    groups: list[list[int]] = []  # lengths and strides of axes that lie one behind the other
+    for length, stride in zip(shadow.shape, shadow.strides, strict=True):
+        if length == 1:
+            continue
+        if groups and groups[-1][1] == length * stride:
+            groups[-1] = [groups[-1][0] * length, stride]
+        else:
+            groups.append([length, stride])
+    strides: list[int] = []
+    rest = list(reversed(groups))
+    left, step = (rest.pop(0)) if rest else (1, shadow.itemsize)
+    for length in reversed(shape):
+        if length == 1:
+            strides.append(step)
+            continue
+        if left == 1 and rest:
+            left, step = rest.pop(0)
+        if left % length:
+            return None
+        strides.append(step)
+        left //= length
+        step *= length
+    return strides[::-1]

@@ -1,0 +1,109 @@
+"""What is appended to a trace: kernels, matrix products, copies and fills."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ... import backend
+from ..arguments import Strided, checked, checked_sizes
+from ..copy import copy_strided
+from .buffer import Buffer
+from .trace import active
+
+
+def launch(
+    source: Any,
+    kernel: str,
+    grid: Any,
+    block: Any,
+    args: Sequence[Any],
+    shared_mem: int,
+    reachable: Sequence[Any],
+    written: Sequence[Any],
+    defines: dict[str, object],
+) -> None:
+    """Append the launch of a kernel, its arguments checked as a launch would check them."""
+    trace = active()
+    for value in args:
+        array = value.array if isinstance(value, Strided) else value
+        if isinstance(array, Buffer):
+            array.settle()
+    parameters = importlib.import_module("gpugrad.cuda.source").signatures(source.text)[kernel]
+    checked_sizes(kernel, grid, block, shared_mem)
+    checked(kernel, parameters, args, defines)
+    if not source.large:
+        source.refuse_large(kernel, args)
+    reads, writes = list(reachable), list(written)
+    for parameter, value in zip(parameters, args, strict=True):
+        array = value.array if isinstance(value, Strided) else value
+        if backend.is_array(array):
+            (reads if parameter.constant else writes).append(array)
+    trace.record(
+        source.launch,
+        (kernel, grid, block, list(args)),
+        {
+            "shared_mem": shared_mem,
+            "reachable": list(reachable),
+            "written": list(written),
+            **defines,
+        },
+        reads=reads,
+        writes=writes,
+        name=kernel,
+    )
+
+
+def product(
+    run: Callable[..., Any], problem: Any, a: Any, b: Any, out: Any, bias: Any, aux: Any, alpha: Any
+) -> None:
+    """Append a matrix product, which ``run(problem, ...)`` computes."""
+    reads, writes = [a, b], [out]
+    if problem.beta:
+        reads.append(out)
+    if backend.is_array(alpha):
+        reads.append(alpha)
+    if bias is not None:
+        (writes if problem.epilogue in ("dgelu_bgrad", "bgrad") else reads).append(bias)
+    if aux is not None:
+        (writes if problem.epilogue == "gelu" else reads).append(aux)
+    epilogue = f" {problem.epilogue}" if problem.epilogue else ""
+    batch = f"{problem.batch}x" if problem.batch > 1 else ""
+    active().record(
+        run,
+        (problem, a, b, out, bias, aux, alpha),
+        reads=reads,
+        writes=writes,
+        name=f"gemm {batch}{problem.m}x{problem.n}x{problem.k}{epilogue}",
+        flops=2 * problem.batch * problem.m * problem.n * problem.k,
+    )
+
+
+def copy_to(out: Buffer, value: Any) -> None:
+    """Append a copy of a value, broadcast and cast, to the elements of out."""
+    if not isinstance(value, Buffer):
+        if not backend.is_array(value):
+            if out.flags.c_contiguous:
+                fill(out, value)
+                return
+            value = np.asarray(value, out.dtype)
+        value = active().lift(value)
+    source = value.namespace.broadcast_to(value.astype(out.dtype), out.shape)
+    if out.size:
+        copy_strided(source, out)
+
+
+def fill(out: Buffer, value: float) -> None:
+    """Append a fill with one number."""
+    active().record(_fill, (out, value), writes=[out], name="fill")
+
+
+def _fill(array: Any, value: float) -> None:
+    """Overwrite an array; zeros without a kernel."""
+    if isinstance(array, np.ndarray) or value:
+        array.fill(value)
+    else:
+        array.data.memset_async(0, array.nbytes)

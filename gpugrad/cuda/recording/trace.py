@@ -1,0 +1,241 @@
+"""What a step launches, in order, and the memory it touches."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ... import backend
+from ..arguments import Strided
+from .buffer import CONSTANT, INPUT, REAL, Buffer, Storage, new, shadow_of
+
+NAME = "gg.compile"
+
+
+class NotRecordable(RuntimeError):
+    """What a step does depends on more than the shapes of its arrays, or no kernel computes it."""
+
+
+class Launch(NamedTuple):
+    """One entry of the list: ``function(*args, **kwargs)`` on arrays in the place of Buffers.
+
+    ``reads`` and ``writes`` are all Buffers it touches; what is read and written is in both.
+    ``operation`` names what it belongs to, ``flops`` are those of matrix products.
+    """
+
+    function: Callable[..., Any]
+    args: tuple
+    kwargs: dict[str, Any]
+    reads: tuple[Buffer, ...]
+    writes: tuple[Buffer, ...]
+    name: str
+    operation: str
+    flops: int
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes it moves if it touches every element once."""
+        return sum(b.nbytes for b in (*self.reads, *self.writes))
+
+
+class Leaf(NamedTuple):
+    """A tensor from outside of the step, its array and the gradient it came with."""
+
+    tensor: Any
+    array: Any
+    gradient: Any
+
+
+class Trace:
+    """The launches of a step in order, and the memory they touch.
+
+    ``capability`` is that of the GPU it is meant for (major and minor digit). ``inputs`` are the
+    Buffers of arguments, ``before`` what the host does ahead of each run of the list.
+    """
+
+    def __init__(self, capability: int = 90) -> None:
+        self.capability = capability
+        self.launches: list[Launch] = []
+        self.inputs: list[Buffer] = []
+        self.callbacks: list[Callable[[], Any]] = []
+        self.operations: list[str] = []  # what is being recorded, the innermost last
+        self.real: dict[int, Buffer] = {}  # by the id of the array
+        self.leaves: list[Leaf] = []  # tensors that were there before
+        self.cleared: set[Any] = set()  # of these, whose gradient the step forgets
+        self.modules: dict[Any, bool] = {}  # those that were called, and whether in training
+        self.gradients: list[Any] = []  # of the leaves, at the end of the step
+
+    # Memory
+
+    def input(self, shape: Sequence[int], dtype: Any) -> Buffer:
+        """Return an argument of the step: filled before each run."""
+        buffer = new(INPUT, shape, dtype)
+        self.inputs.append(buffer)
+        return buffer
+
+    def constant(
+        self, build: Callable[[Callable[[Any], int]], np.ndarray], shape: Any, dtype: Any
+    ) -> Buffer:
+        """Return an array that ``build(address_of)`` makes once memory has been laid out.
+
+        ``address_of`` takes a Buffer or a real array and returns where it begins.
+        """
+        buffer = new(CONSTANT, shape, dtype)
+        buffer.storage.build = build
+        return buffer
+
+    def lift(self, array: Any) -> Buffer:
+        """Return the Buffer that stands for a real array, for one array always the same."""
+        found = self.real.get(id(array))
+        if found is None:
+            storage = Storage(REAL, array.nbytes, array)
+            shadow = shadow_of(array.shape, array.dtype, array.strides)
+            found = self.real[id(array)] = Buffer(storage, 0, shadow)
+        return found
+
+    def lift_tensors(self, tensors: Sequence[Any]) -> None:
+        """Give tensors a Buffer for their array, until ``restore``, if one has to be recorded."""
+        given = [t for t in tensors if hasattr(t, "_requires_grad")]
+        if not any(isinstance(t._data, Buffer) or t._requires_grad for t in given):
+            return  # a constant, computed once
+        for tensor in given:
+            if not isinstance(tensor._data, backend.Symbolic):
+                self.leaves.append(Leaf(tensor, tensor._data, tensor._grad))
+                tensor._data = self.lift(tensor._data)
+
+    def restore(self) -> list[Any]:
+        """Give the lifted tensors back what they held; return the gradients they had at the end."""
+        ends = [leaf.tensor._grad for leaf in self.leaves]
+        for leaf in reversed(self.leaves):
+            leaf.tensor._data, leaf.tensor._grad = leaf.array, leaf.gradient
+        return ends
+
+    # Launches
+
+    def before(self, callback: Callable[[], Any]) -> None:
+        """Have the host call something ahead of each run: it may change real arrays in place."""
+        self.callbacks.append(callback)
+
+    def record(
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any] | None = None,
+        *,
+        reads: Sequence[Any] = (),
+        writes: Sequence[Any] = (),
+        name: str = "",
+        flops: int = 0,
+    ) -> None:
+        """Append ``function(*args, **kwargs)``; arrays among the arguments may lie in lists.
+
+        ``reads`` and ``writes`` are the arrays it touches, real ones too.
+        """
+        read = tuple(self._settled(a) for a in reads)
+        written = tuple(self._settled(a) for a in writes)
+        for buffer in written:  # who still wants the old values takes them now
+            readers, buffer.storage.readers = buffer.storage.readers, []
+            for reference in readers:
+                waiting = reference()
+                if waiting is not None:
+                    waiting.settle()
+        operation = self.operations[-1] if self.operations else ""
+        given = (tuple(args), dict(kwargs or {}))
+        self.launches.append(
+            Launch(function, *given, read, written, name or function.__name__, operation, flops)
+        )
+
+    def _settled(self, array: Any) -> Buffer:
+        if isinstance(array, Strided):
+            array = array.array
+        buffer = array if isinstance(array, Buffer) else self.lift(array)
+        buffer.settle()
+        return buffer
+
+
+_current: contextvars.ContextVar[Trace | None] = contextvars.ContextVar("trace", default=None)
+
+
+def current() -> Trace | None:
+    """Return the trace that this thread records to now, if any."""
+    return _current.get()
+
+
+def active() -> Trace:
+    """Return the trace that this thread records to; raise NotRecordable where there is none."""
+    trace = _current.get()
+    if trace is None:
+        raise NotRecordable(
+            f"an array without elements is used outside of {NAME}: it was made while a step was "
+            "recorded (return it from the step), or for the device 'meta'"
+        )
+    return trace
+
+
+@contextlib.contextmanager
+def recording(trace: Trace) -> Iterator[Trace]:
+    """Record to a trace inside the ``with`` block; lifted tensors get their arrays back at its end.
+
+    Not reentrant: a step that is being recorded runs other compiled steps as plain functions.
+    """
+    registry = importlib.import_module("gpugrad.registry")
+    token = _current.set(trace)
+    with registry.lifting(_lift_tensors):
+        try:
+            yield trace
+        finally:
+            trace.gradients = trace.restore()
+            _current.reset(token)
+
+
+def _lift_tensors(tensors: Sequence[Any]) -> None:
+    """Lift tensors where this thread records; others may compute meanwhile."""
+    trace = _current.get()
+    if trace is not None:
+        trace.lift_tensors(tensors)
+
+
+def forget_gradient(tensor: Any) -> None:
+    """Note that the step forgets the gradient a tensor comes with, whatever that is."""
+    trace = _current.get()
+    if trace is not None:
+        trace.lift_tensors([tensor])
+        trace.cleared.add(tensor)
+
+
+def calls(module: Any) -> None:
+    """Note that a step calls a module: whether it is in training then is part of the recording."""
+    trace = _current.get()
+    if trace is not None:
+        trace.modules.setdefault(module, module.training)
+
+
+@contextlib.contextmanager
+def operation(name: str) -> Iterator[None]:
+    """Say what the launches inside belong to, for tables of costs."""
+    trace = _current.get()
+    if trace is None:
+        yield
+        return
+    trace.operations.append(name)
+    try:
+        yield
+    finally:
+        trace.operations.pop()
+
+
+def not_recordable(what: str) -> NotRecordable:
+    """Return the error that says what a step did, and in which line."""
+    engine = importlib.import_module("gpugrad.engine")
+    trace = _current.get()
+    inside = f" (in {trace.operations[-1]})" if trace is not None and trace.operations else ""
+    return NotRecordable(
+        f"{NAME}: {what} cannot be recorded{inside}, at {engine.user_line()}. A recorded step is a "
+        "list of launches over static shapes: do it outside of the step, or with operations that "
+        "have kernels"
+    )

@@ -10,7 +10,6 @@ macros) and architecture.
 from __future__ import annotations
 
 import collections
-import functools
 import importlib
 import itertools
 import os
@@ -75,10 +74,14 @@ def capability(array: Any) -> int:
     return _capability(array.device)
 
 
-@functools.cache
+_capabilities: dict[int, int] = {}  # by the number of a GPU: CuPy's devices have no hash
+
+
 def _capability(device: Any) -> int:
     """Return a GPU's compute capability; warn once of one that few kernels or none can run on."""
-    capability = int(device.compute_capability)
+    if device.id in _capabilities:
+        return _capabilities[device.id]
+    capability = _capabilities[device.id] = int(device.compute_capability)
     if capability < 80:
         warnings.warn(
             f"GPU {device.id} has compute capability {capability / 10}: gpugrad's kernels need "

@@ -159,9 +159,11 @@ def test_sizes_may_be_numbers_and_tensors_are_named(source):
 def test_a_gpu_too_old_for_a_kernel_does_without(capability, since, expected, monkeypatch):
     class Old:
         dtype = np.dtype("float32")
-        device = type("Device", (), {"id": 0, "compute_capability": str(capability)})()
+        device = type(
+            "Device", (), {"id": 0, "compute_capability": str(capability), "__hash__": None}
+        )()
 
-    kernel._capability.cache_clear()
+    monkeypatch.setattr(kernel, "_capabilities", {})
     if capability < 80:
         with pytest.warns(UserWarning, match=r"GPU 0 has compute capability 7\.5"):
             assert cuda.fits(Old(), since=since) == expected

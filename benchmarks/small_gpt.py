@@ -29,6 +29,7 @@ class Run:
     block: int = 64
     batch: int = 12
     steps: int = 50
+    vocabulary: int = VOCABULARY
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -49,7 +50,7 @@ class Run:
         """Return the model with the initial weights of this seed, equal on every device."""
         gg.manual_seed(self.seed)
         config = GPTConfig(
-            vocab_size=VOCABULARY,
+            vocab_size=self.vocabulary,
             block_size=self.block,
             n_layer=self.layers,
             n_head=self.heads,

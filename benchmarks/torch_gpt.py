@@ -8,10 +8,11 @@ in gpugrad, so that a state dict fits both.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from small_gpt import VOCABULARY, Run
+from small_gpt import Run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -59,7 +60,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
     def __init__(self, run: Run) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(VOCABULARY, run.width)
+        self.tokens = nn.Embedding(run.vocabulary, run.width)
         self.positions = nn.Embedding(run.block, run.width)
         self.blocks = nn.ModuleList(Block(run.width, run.heads) for _ in range(run.layers))
         self.norm = nn.LayerNorm(run.width)
@@ -72,14 +73,11 @@ class GPT(nn.Module):
         return F.linear(self.norm(x), self.tokens.weight)
 
 
-def train(run: Run, weights: Mapping[str, np.ndarray]) -> list[float]:
-    """Train on the CPU from the given weights, in their dtype, and return the losses."""
-    model = GPT(run)
-    state = {name: torch.tensor(array) for name, array in weights.items()}
-    model.to(next(iter(state.values())).dtype).load_state_dict(state)
+def adamw(model: nn.Module, run: Run, **how: Any) -> torch.optim.AdamW:
+    """Return the optimiser of a run: matrices decay, vectors do not."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
+    return torch.optim.AdamW(
         [
             {"params": matrices, "weight_decay": run.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
@@ -87,7 +85,16 @@ def train(run: Run, weights: Mapping[str, np.ndarray]) -> list[float]:
         lr=run.lr,
         betas=run.betas,
         eps=run.eps,
+        **how,
     )
+
+
+def train(run: Run, weights: Mapping[str, np.ndarray]) -> list[float]:
+    """Train on the CPU from the given weights, in their dtype, and return the losses."""
+    model = GPT(run)
+    state = {name: torch.tensor(array) for name, array in weights.items()}
+    model.to(next(iter(state.values())).dtype).load_state_dict(state)
+    optimizer = adamw(model, run)
     losses = []
     for x, y in run.batches():
         logits = model(torch.from_numpy(x))

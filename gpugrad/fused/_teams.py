@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
+from .. import cuda
 
 PACK = 16  # bytes
 RESERVED = 1 << 10  # bytes of shared memory for the kernel's own arrays and the system
 EMULATED_SHARED = 227 << 10  # bytes of a block in the emulator, as on sm_90
-
-_limits: dict[int, int] = {}  # bytes of shared memory a block can have, by GPU
+# KiB of shared memory that a block can have, by compute capability: CUDA C++ Programming Guide,
+# "Technical Specifications per Compute Capability"
+_SHARED = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227}
+_SHARED |= {120: 99, 121: 99}
+_LEAST_SHARED = 99  # of any GPU that is newer
 
 
 def teams(rows: int, columns: int) -> tuple[tuple[int], tuple[int, int]]:
@@ -32,8 +35,7 @@ def room(columns: int, block: tuple[int, int], x: Any, kept: int = 1) -> tuple[i
 
 def shared_limit(x: Any) -> int:
     """Return how many bytes of shared memory a block can have where x is."""
-    if isinstance(x, np.ndarray):
+    capability = cuda.capability(x)
+    if capability == cuda.EMULATED:
         return EMULATED_SHARED
-    if x.device.id not in _limits:
-        _limits[x.device.id] = x.device.attributes["MaxSharedMemoryPerBlockOptin"]
-    return _limits[x.device.id]
+    return _SHARED.get(capability, _LEAST_SHARED) << 10

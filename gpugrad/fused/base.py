@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import backend, cuda, engine, registry
+from ..cuda import recording
 from ..registry import OPS, Node, Sample, explained, state
 from ..tensor import Tensor
 
@@ -117,7 +118,8 @@ class Fused:
         if chosen == "spec":
             return self.spec(*args, **statics)
         try:
-            out, residuals = self.implementations[chosen].forward(*arrays, **statics)
+            with recording.operation(self.name):
+                out, residuals = self.implementations[chosen].forward(*arrays, **statics)
         except (ValueError, TypeError, IndexError) as error:
             raise explained(error, self.name, self.arguments, arrays, statics) from error
         wanted = tuple(
@@ -183,7 +185,8 @@ class _Launch:
             g = [g.get(i) for i in range(self.outputs)]
         parents = iter(node.parents)
         wanted = tuple(w and (needed is None or next(parents) in needed) for w in self.wanted)
-        grads = backward(wanted, g, arrays, residuals, **self.statics)
+        with recording.operation(f"{self.fused.name}_backward"):
+            grads = backward(wanted, g, arrays, residuals, **self.statics)
         return [
             grad if still else None
             for grad, still, w in zip(grads, wanted, self.wanted, strict=True)

@@ -215,18 +215,22 @@ def calls(module: Any) -> None:
         trace.modules.setdefault(module, module.training)
 
 
-@contextlib.contextmanager
-def operation(name: str) -> Iterator[None]:
-    """Say what the launches inside belong to, for tables of costs."""
-    trace = _current.get()
-    if trace is None:
-        yield
-        return
-    trace.operations.append(name)
-    try:
-        yield
-    finally:
-        trace.operations.pop()
+class operation:
+    """Context that says what the launches inside belong to: for tables of costs, and messages."""
+
+    __slots__ = ("name", "trace")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        self.trace = _current.get()
+        if self.trace is not None:
+            self.trace.operations.append(self.name)
+
+    def __exit__(self, *error: object) -> None:
+        if self.trace is not None:
+            self.trace.operations.pop()
 
 
 def not_recordable(what: str) -> NotRecordable:

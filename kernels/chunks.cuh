@@ -11,14 +11,15 @@
 constexpr int THREADS = 256;
 enum Type { FLOAT32, BFLOAT16, FLOAT16 };  // as GPUGRAD_DTYPE
 
-// `narrow` is the parameter in half precision beside its float32 master copy `x`, or null. `row`
-// is the tensor's row of 8 numbers.
+// `narrow` is the parameter in half precision beside its float32 master copy `x`, or null. `step`
+// counts the steps taken with it, this one included. `row` is its row of 8 settings.
 struct Tensor {
     float* x;
     uint16_t* narrow;
     void* g;
     float* first;
     float* second;
+    int32_t* step;
     int64_t length;
     int32_t narrow_type;
     int32_t g_type;
@@ -90,7 +91,7 @@ __device__ __forceinline__ void update_elements(const Tensor& t, int from, int t
                 if (widened(rounded(value, t.narrow_type), t.narrow_type) != now) value = now;
             }
             float gradient = wide ? g.values[k] : widened(half_g.values[k], t.g_type);
-            if (factor < 1.0) gradient = static_cast<float>(gradient * factor);
+            if (factor != 1.0) gradient = static_cast<float>(gradient * factor);
             step(value, gradient, first.values[k], second.values[k]);
             narrow.values[k] = rounded(value, t.narrow_type);
         }
@@ -101,14 +102,16 @@ __device__ __forceinline__ void update_elements(const Tensor& t, int from, int t
     }
 }
 
-// One block's chunk of an optimiser's step on STATES float32 arrays per parameter. `clip` holds the
-// norm of all gradients and the factor for each of them, NaN for no step at all (grad_norm.cu);
-// null: the factor is 1.
+// What to multiply gradients with. `clip` holds the norm of all gradients and this factor, NaN for
+// no step at all (grad_norm.cu); null: the factor is 1.
+__device__ __forceinline__ double factor_of(const double* clip) { return clip ? clip[1] : 1.0; }
+
+// One block's chunk of an optimiser's step on STATES float32 arrays per parameter.
 template <int STATES, typename Step>
 __device__ __forceinline__ void update_chunk(Tensor t, Chunk c, int chunk, const double* clip,
                                              const Step& step) {
-    const double factor = clip ? clip[1] : 1.0;
-    if (!(factor <= 1.0)) return;
+    const double factor = factor_of(clip);
+    if (isnan(factor)) return;
     const int64_t start = chunk_start(c, chunk);
     const int count = chunk_length(t, start, chunk);
     const int g_size = t.g_type == FLOAT32 ? 4 : 2;

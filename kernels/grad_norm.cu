@@ -1,14 +1,22 @@
-// The norm of many gradients together, and clipping by it.
+// The norm of many gradients together, clipping by it, and what an optimiser's step does once.
 //
 // grad_norm_partial: one block per chunk of a gradient (chunks.cuh; only `g` counts) writes the sum
 // of its squares. grad_norm_finish: one block adds those up, in one order whatever ran when, and
-// writes the norm and the factor min(1, max_norm / (norm + 1e-6)), NaN if the norm is not finite.
-// grad_scale: one block per chunk multiplies by that factor, unless it is 1 or NaN. Nothing has to
-// come back to the host in between.
+// writes the norm and the factor min(1, max_norm / (norm + 1e-6)), NaN if the norm is not finite;
+// if it is, every tensor of the table that counts its steps has taken one more. Gradients of a loss
+// that was scaled, against the underflow of float16, are divided by `scale`: so are norm and factor
+// then, and the scale is adapted for the next loss. counts[0] are the steps since it last changed,
+// counts[1] those with a norm that was not finite: these shrink it by `backoff`, `interval` others
+// in a row let it grow by `growth`, as far as it stays a normal number of float32.
+// count_steps: one block counts the steps where nobody wants the norm. grad_scale: one block per
+// chunk multiplies by the factor, unless it is 1 or NaN. Nothing has to come back to the host in
+// between.
 // Sums are float64: squares of float32 (1e-90 to 1e77) leave the range of float32, but none is lost
 // here. The product with the factor is float64: 1e-40 has no accurate value in float32.
 // Bytes: sizeof(G) per element for the norm, 2 sizeof(G) for scaling. FLOPs: 2 and 1 per element.
 #include "chunks.cuh"
+
+constexpr float SMALLEST_NORMAL = 1.17549435e-38f;
 
 __device__ __forceinline__ double warp_sum(double x) {
     for (int offset = WARP / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(FULL, x, offset);
@@ -90,18 +98,45 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) partials[blockIdx.x] = total;
 }
 
+__device__ __forceinline__ void count(const Tensor* tensors, int members) {
+    for (int i = threadIdx.x; i < members; i += THREADS)
+        if (tensors[i].step) *tensors[i].step += 1;
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS)
-    grad_norm_finish(const double* partials, int count, double max_norm, double* result) {
+    grad_norm_finish(const double* partials, int count_of_partials, double max_norm, double* result,
+                     const Tensor* tensors, int members, float* scale, int32_t* counts,
+                     float growth, float backoff, int interval) {
     __shared__ double scratch[THREADS / WARP];
+    __shared__ int finite[1];
     double total = 0.0;
-    for (int i = threadIdx.x; i < count; i += THREADS) total += partials[i];
+    for (int i = threadIdx.x; i < count_of_partials; i += THREADS) total += partials[i];
     total = block_sum(total, scratch);
     if (threadIdx.x == 0) {
-        const double norm = sqrt(total);
+        const double unit = scale ? *scale : 1.0;
+        const double norm = sqrt(total) / unit;
         const double factor = max_norm / (norm + 1e-6);
+        finite[0] = isfinite(norm);
         result[0] = norm;
-        result[1] = !isfinite(norm) ? value_nan() : factor < 1.0 ? factor : 1.0;
+        result[1] = finite[0] ? (factor < 1.0 ? factor : 1.0) / unit : value_nan();
+        if (scale && !finite[0]) {
+            const float smaller = *scale * backoff;
+            if (smaller >= SMALLEST_NORMAL) *scale = smaller;
+            counts[0] = 0;
+            counts[1] += 1;
+        } else if (scale && ++counts[0] == interval) {
+            const float larger = *scale * growth;
+            if (isfinite(larger)) *scale = larger;
+            counts[0] = 0;
+        }
     }
+    __syncthreads();
+    if (finite[0]) count(tensors, members);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    count_steps(const Tensor* tensors, int members, const double* clip) {
+    if (!isnan(factor_of(clip))) count(tensors, members);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)

@@ -1,4 +1,4 @@
-"""Optimisers with PyTorch's names and arguments, gradient clipping, learning-rate schedules."""
+"""Optimisers with PyTorch's names and arguments, clipping, loss scaling, schedules."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from .adam import Adam, AdamW
 from .clip import clip_grad_norm_
 from .groups import decay_groups
 from .optimizer import Optimizer
+from .scaler import LossScaler
 from .schedule import LRScheduler
 from .sgd import SGD
 
@@ -15,6 +16,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "LRScheduler",
+    "LossScaler",
     "Optimizer",
     "clip_grad_norm_",
     "decay_groups",

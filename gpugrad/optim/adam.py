@@ -54,6 +54,11 @@ class Adam(Optimizer):
             require(self._name, f"betas[{i}]", beta, 0, 1)
         group["betas"] = tuple(betas)
 
+    def settings(self, group: Group) -> tuple[float, ...]:
+        """Return what the kernel computes the same numbers from."""
+        values = group["lr"], *group["betas"], group["eps"], group["weight_decay"], self.decoupled
+        return tuple(map(float, values))
+
     def numbers(self, group: Group, step: int) -> tuple[float, ...]:
         """Return the constants of one step, with both bias corrections folded into two numbers.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import backend, registry
 from ..tensor import Tensor
-from .state import State
+from .state import State, real
 
 
 def label_of(group: Mapping[str, Any], position: int, index: int) -> str:
@@ -72,10 +72,11 @@ def refuse_misfits(name: str, label: str, p: Tensor, state: State) -> None:
             f"{name}.step: {label} is {registry.describe(p)} but its gradient is "
             f"{registry.describe(p._grad)}; call zero_grad() after changing .data"
         )
+    place = backend.device_of(real(p._data))
     for what, a in (("gradient", p._grad._data), *state.arrays.items()):
-        if backend.device_of(a) != p.device:
+        if not isinstance(a, backend.Symbolic) and backend.device_of(a) != place:
             raise RuntimeError(
-                f"{name}.step: {label} is on {p.device} but its {what} is on "
+                f"{name}.step: {label} is on {place} but its {what} is on "
                 f"{backend.device_of(a)}; move the model before making the optimiser"
             )
     if isinstance(p._data, np.ndarray) and not p._data.flags.writeable:

@@ -14,6 +14,7 @@ from ..engine import mutations
 from ..tensor import Tensor
 from .blocks import blocks
 from .chunks import THREADS, Row, Table, table, takes
+from .scaler import NO_SCALE, LossScaler
 
 SOURCE = cuda.Source("grad_norm.cu", large=True)
 
@@ -49,7 +50,7 @@ def clip_grad_norm_(
         norm = norm_of(gradients)
     else:
         result = measure(found, max_norm)
-        found.launch(SOURCE, "grad_scale", result)
+        found.launch(SOURCE, "grad_scale", result, writes=("g",))
         norm = float(result[0])
     if not math.isfinite(norm):
         if error_if_nonfinite:
@@ -64,18 +65,40 @@ def clip_grad_norm_(
     return norm
 
 
-def measure(gradients: Table, max_norm: float) -> Array:
+def measure(gradients: Table, max_norm: float, scaler: LossScaler | None = None) -> Array:
     """Return the norm of the gradients and the factor that clips them, float64, on their device.
 
-    The factor is min(1, max_norm / (norm + 1e-6)), or NaN if the norm is not finite. Nothing waits
-    for the result: the kernels of the optimisers read it there.
+    The factor is min(1, max_norm / (norm + 1e-6)), or NaN if the norm is not finite; if it is, the
+    rows that count steps have taken one more. With a scaler the gradients are those of a scaled
+    loss: the norm is that without the scale, the factor undoes the scale as well, and the scale is
+    adapted. Nothing waits for the result: the kernels of the optimisers read it there.
     """
     blocks = len(gradients.chunks)
     partials = cuda.empty(blocks, backend.float64, gradients.tensors)
     result = cuda.empty(2, backend.float64, gradients.tensors)
-    gradients.launch(SOURCE, "grad_norm_partial", partials)
-    SOURCE.launch("grad_norm_finish", (1,), (THREADS,), [partials, blocks, float(max_norm), result])
+    gradients.launch(SOURCE, "grad_norm_partial", partials, reads=("g",))
+    SOURCE.launch(
+        "grad_norm_finish",
+        (1,),
+        (THREADS,),
+        [
+            *(partials, blocks, float(max_norm), result, gradients.tensors, len(gradients.rows)),
+            *(NO_SCALE if scaler is None else scaler.arguments()),
+        ],
+        written=gradients.arrays("step"),
+    )
     return result
+
+
+def count_steps(gradients: Table, clip: Array | None) -> None:
+    """Count a step of every row, unless the factor in ``clip`` is NaN."""
+    SOURCE.launch(
+        "count_steps",
+        (1,),
+        (THREADS,),
+        [gradients.tensors, len(gradients.rows), clip],
+        written=gradients.arrays("step"),
+    )
 
 
 def _table(gradients: list[Array]) -> Table | None:

@@ -2,30 +2,35 @@
 
 A subclass gives the names of its state arrays (``slots``), the numbers of one step (``numbers``)
 and the arithmetic on one cache-sized piece (``update``). On a GPU the kernel of the subclass, if
-it has one, takes all parameters in one launch. Moments and momentum are float64 for float64
-parameters and float32 for all others. Parameters of half precision have a float32 master copy,
-from which they are rounded after each step: their last bit is larger than most updates.
+it has one, takes all parameters in one launch, and reads from device memory what may change:
+gradients, steps taken, settings. Moments and momentum are float64 for float64 parameters and
+float32 for all others. Parameters of half precision have a float32 master copy, from which they
+are rounded after each step: their last bit is larger than most updates.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from .. import backend, cuda
+from .. import backend, cuda, registry
 from ..backend import Array
+from ..cuda import recording
 from ..engine import enable_grad, mutations
 from ..tensor import Tensor
 from .blocks import Scratch, blocks
 from .checks import check_max_norm, label_of, leaves, refuse_misfits
-from .chunks import Row, Table, table, takes, write_numbers
-from .clip import factor_of, measure, norm_of
-from .state import MASTER, State, follow, lay_out
+from .chunks import SETTINGS, Row, Table, table, takes, write_settings
+from .clip import count_steps, factor_of, measure, norm_of
+from .scaler import LossScaler, check_scaler
+from .state import MASTER, State, follow, lay_out, real, zeros
 
 Group: TypeAlias = dict[str, Any]
+Member: TypeAlias = tuple[Tensor, Group]
 Parameters: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[Group]
 
 
@@ -43,7 +48,7 @@ class Optimizer:
         self.param_groups: list[Group] = []
         self._states: dict[Tensor, State] = {}
         self._scratch = Scratch()
-        self._numbers: dict[str, Array] = {}  # of the kernel, by device
+        self._settings: dict[str, Array] = {}  # for the kernel, by device
         if isinstance(params, (Tensor, Mapping, str)) or not isinstance(params, Iterable):
             raise TypeError(
                 f"{self._name}: params must be a list of tensors or of groups, such as "
@@ -76,10 +81,11 @@ class Optimizer:
         raise NotImplementedError
 
     def numbers(self, group: Group, step: int) -> tuple[float, ...]:
-        """Return what ``update`` needs to know of a group, at a parameter's step 1, 2, ...
+        """Return what ``update`` needs to know of a group, at a parameter's step 1, 2, ..."""
+        raise NotImplementedError
 
-        The kernel gets the same, as a row of float32: at most eight numbers.
-        """
+    def settings(self, group: Group) -> tuple[float, ...]:
+        """Return what the kernel needs to know of a group beside the step: at most 8 numbers."""
         raise NotImplementedError
 
     def update(
@@ -111,14 +117,19 @@ class Optimizer:
         """Forget the gradients, or replace those there are by zeros."""
         for group in self.param_groups:
             for p in group["params"]:
+                if registry.lift is not None:
+                    recording.forget_gradient(p)
                 if set_to_none or p._grad is None:
                     p._grad = None
                 else:
-                    zeros = backend.xp_of(p._data).zeros_like(p._data)
-                    p._grad = Tensor._wrap(zeros, None)
+                    p._grad = Tensor._wrap(backend.xp_of(p._data).zeros_like(p._data), None)
 
     def step(
-        self, closure: Callable[[], Any] | None = None, *, max_norm: float | None = None
+        self,
+        closure: Callable[[], Any] | None = None,
+        *,
+        max_norm: float | None = None,
+        scaler: LossScaler | None = None,
     ) -> Any:
         """Update every parameter that has a gradient; return what ``closure`` returns, if given.
 
@@ -126,12 +137,21 @@ class Optimizer:
 
         With ``max_norm`` > 0 the update is that of gradients clipped to this common 2-norm, by
         ``clip_grad_norm_``'s factor over all parameters of the optimiser, and the norm before
-        clipping is returned: a float64 tensor without dimensions, on the parameters' device.
-        ``.grad`` stays as it is. Where the norm is NaN or infinite no parameter and no moment
-        changes, though the step counts. Kernels read the factor where it lies, so nothing waits
-        for a GPU, unless there are gradients that its kernels do not take (float64, or on a second
-        device). Raises ValueError for another ``max_norm``, TypeError if ``closure`` is given too.
+        clipping is returned: a float64 tensor without dimensions, on the parameters' device. With
+        ``scaler`` the gradients are those of ``scaler.scale(loss)``: the update and the norm are
+        those without the scale, which is then adapted. ``.grad`` stays as it is in both cases.
+        Where the norm is NaN or infinite no parameter and no moment changes and no step counts:
+        bias corrections are those of the steps that were taken.
+
+        On a GPU this is three launches however many parameters there are: two measure the norm, the
+        last one updates. Without a norm a launch that counts the steps takes the place of the two.
+        Kernels read factor and steps where they lie, so nothing waits for the GPU, unless there
+        are parameters that its kernels do not take (float64, or on a second device).
+
+        Raises ValueError for another ``max_norm``, TypeError if ``closure`` is given too or
+        ``scaler`` is no LossScaler.
         """
+        check_scaler(self._name, scaler)
         if max_norm is not None:
             check_max_norm(self._name, max_norm)
             if closure is not None:
@@ -142,31 +162,31 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        for index, group in enumerate(self.param_groups):
-            self.check(group)
-            self._lay_out(group)
-            for position, p in enumerate(group["params"]):
-                refuse_misfits(self._name, label_of(group, position, index), p, self._states[p])
-        moving = [(p, g) for g in self.param_groups for p in g["params"] if p._grad is not None]
+        moving = self._ready()
         taken, others = self._split(moving)
-        tables = {device: self._prepare(device, members) for device, members in taken.items()}
+        tables = {device: self._table(members) for device, members in taken.items()}
+        limit = math.inf if max_norm is None else float(max_norm)
         clip: Array | None = None  # the norm and the factor
         factor = 1.0
-        if max_norm is not None and len(tables) == 1 and not any(p.size for p, _ in others):
+        if max_norm is None and scaler is None:
+            self._count(tables, None)
+        elif len(tables) == 1 and not others:
             (found,) = tables.values()
-            clip = measure(found, max_norm)
-        elif max_norm is not None:
-            norm = norm_of([p._grad._data for p, _ in moving if p._grad is not None])
-            factor = factor_of(norm, max_norm)
-            clip = np.array([norm, factor])
+            clip = measure(found, limit, scaler)
+        else:
+            clip = self._measured(moving, limit, scaler)
+            factor = float(clip[1])
+            self._count(tables, clip)
+        if scaler is not None:
+            scaler.changed(f"{self._name}.step")
         for device, members in taken.items():
             self._by_kernel(device, members, tables[device], clip)
         for p, group in others:
             self._step(p, group, factor)
-        if clip is None:
+        if max_norm is None or clip is None:
             return loss
         device = self.param_groups[0]["params"][0].device
-        return Tensor._wrap(backend.to_device(clip[0, ...], device), None)
+        return Tensor._wrap(backend.to_device(clip[:1].reshape(()), device), None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state, as NumPy arrays and plain numbers a checkpoint can hold.
@@ -252,23 +272,93 @@ class Optimizer:
             for name, array in new.arrays.items():
                 state.arrays.setdefault(name, array)
 
-    def _split(
-        self, moving: list[tuple[Tensor, Group]]
-    ) -> tuple[dict[str, list[tuple[Tensor, Group]]], list[tuple[Tensor, Group]]]:
+    def _ready(self) -> list[Member]:
+        """Return the parameters that have a gradient, with state for all; raise where one misfits.
+
+        In a step that is recorded the settings are checked ahead of each run as well.
+        """
+        for index, group in enumerate(self.param_groups):
+            self.check(group)
+            self._lay_out(group)
+            for position, p in enumerate(group["params"]):
+                refuse_misfits(self._name, label_of(group, position, index), p, self._states[p])
+        return [(p, g) for g in self.param_groups for p in g["params"] if p._grad is not None]
+
+    def _split(self, moving: list[Member]) -> tuple[dict[str, list[Member]], list[Member]]:
         """Return what the kernel takes, by device, and the other parameters."""
         on_gpu = any(not isinstance(p._data, np.ndarray) for p, _ in moving)
         if self.source is None or not (on_gpu or cuda.emulated()):
-            return {}, moving
-        taken: dict[str, list[tuple[Tensor, Group]]] = {}
-        others: list[tuple[Tensor, Group]] = []
-        for p, group in moving:
-            assert p._grad is not None
-            fits = takes(p._data) and cuda.fits(p._grad._data)
-            (taken.setdefault(p.device, []) if fits else others).append((p, group))
+            taken: dict[str, list[Member]] = {}
+            others = moving
+        else:
+            taken, others = {}, []
+            for p, group in moving:
+                assert p._grad is not None
+                fits = takes(p._data) and cuda.fits(p._grad._data)
+                device = backend.device_of(real(p._data))
+                (taken.setdefault(device, []) if fits else others).append((p, group))
+            for device in [
+                d for d, members in taken.items() if not any(p.size for p, _ in members)
+            ]:
+                others += taken.pop(device)
+        if recording.current() is not None and (others or len(taken) > 1):
+            kinds = ", ".join({str(p.dtype) for p, _ in others} or taken)
+            raise recording.not_recordable(
+                f"{self._name}.step of parameters that one launch does not take ({kinds})"
+            )
         return taken, others
 
+    def _table(self, members: list[Member]) -> Table:
+        """Write the groups' settings to the members' device and return the table of their arrays.
+
+        A step that is recorded writes them ahead of each run instead.
+        """
+        rows = []
+        groups: list[Group] = []
+        for p, group in members:
+            assert p._grad is not None
+            if not groups or groups[-1] is not group:
+                groups.append(group)
+            g, state = p._grad._data, self._states[p]
+            master = state.arrays.get(MASTER)
+            x, narrow = (p._data, None) if master is None else (master, p._data)
+            kept = [state.arrays[name] for name in self.slots(group)]
+            first, second = (*kept, None, None)[:2]
+            g = g if takes(g) else g.copy()  # a transposed one, for example
+            rows.append(Row(g, x, narrow, first, second, state.steps, len(groups) - 1))
+        like = real(members[0][0]._data)
+        device, shape = backend.device_of(like), (len(groups), SETTINGS)
+        if device not in self._settings or self._settings[device].shape != shape:
+            self._settings[device] = zeros(shape, backend.float64, like)
+        write = functools.partial(self._write, self._settings[device], groups)
+        trace = recording.current()
+        if trace is None:
+            write()
+        elif not isinstance(like, backend.Symbolic):
+            trace.before(write)
+        return table(rows)
+
+    def _write(self, into: Array, groups: list[Group]) -> None:
+        for group in groups:
+            self.check(group)
+        write_settings(into, [self.settings(group) for group in groups])
+
+    def _count(self, tables: Mapping[str, Table], clip: Array | None) -> None:
+        """Count a step of all that kernels update, unless the factor in ``clip`` is NaN."""
+        for device, found in tables.items():
+            count_steps(found, None if clip is None else backend.to_device(clip, device))
+
+    def _measured(self, moving: list[Member], limit: float, scaler: LossScaler | None) -> Array:
+        """Return what ``clip.measure`` does, by way of the host."""
+        norm = norm_of([p._grad._data for p, _ in moving if p._grad is not None])
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        norm /= scale
+        if scaler is not None and moving:
+            scaler.update(math.isfinite(norm))
+        return np.array([norm, factor_of(norm, limit) / scale])
+
     def _by_kernel(
-        self, device: str, members: list[tuple[Tensor, Group]], prepared: Table, clip: Array | None
+        self, device: str, members: list[Member], found: Table, clip: Array | None
     ) -> None:
         """Update all parameters of a device in one launch, by gradients clipped as ``clip`` says.
 
@@ -276,39 +366,24 @@ class Optimizer:
         """
         assert self.source is not None
         factor = None if clip is None else backend.to_device(clip, device)
-        prepared.launch(self.source, self.kernel, self._numbers[device], factor)
+        found.launch(
+            self.source,
+            self.kernel,
+            self._settings[device],
+            factor,
+            reads=("g", "step"),
+            writes=("x", "narrow", "first", "second"),
+        )
         for p, _ in members:
             mutations.record(p._data, f"{self._name}.step")
-
-    def _prepare(self, device: str, members: list[tuple[Tensor, Group]]) -> Table:
-        """Count a step of each of the parameters and write its numbers to the device."""
-        numbers: list[tuple[float, ...]] = []
-        places: dict[tuple[int, int], int] = {}  # of the numbers of a group at a step
-        rows = []
-        for p, group in members:
-            assert p._grad is not None
-            g, state = p._grad._data, self._states[p]
-            state.step += 1
-            key = id(group), state.step
-            if key not in places:
-                places[key] = len(numbers)
-                numbers.append(self.numbers(group, state.step))
-            master = state.arrays.get(MASTER)
-            x, narrow = (p._data, None) if master is None else (master, p._data)
-            kept = [state.arrays[name] for name in self.slots(group)]
-            first, second = (*kept, None, None)[:2]
-            g = g if takes(g) else g.copy()  # a transposed one, for example
-            rows.append(Row(g, x, narrow, first, second, places[key]))
-        self._numbers[device] = write_numbers(self._numbers.get(device), numbers, device)
-        return table(rows)
 
     def _step(self, p: Tensor, group: Group, factor: float) -> None:
         """Update one parameter by its gradient times the factor, piece by piece; by NaN, not."""
         assert p._grad is not None
         state = self._states[p]
-        state.step += 1
         if math.isnan(factor):
             return
+        state.steps += 1
         numbers = self.numbers(group, state.step)
         kept = [state.arrays[name] for name in self.slots(group)]
         master = state.arrays.get(MASTER)
@@ -323,7 +398,7 @@ class Optimizer:
                 piece = master[flat]
                 follow(piece, target.reshape(-1))
             gradient = g[rows].reshape(-1)
-            if factor < 1:  # a small factor has no accurate value in float32
+            if factor != 1:  # a small factor has no accurate value in float32
                 gradient = gradient.astype(backend.float64)
                 gradient *= factor
             gradient = gradient.astype(work_dtype, copy=False)

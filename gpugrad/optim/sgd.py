@@ -59,6 +59,10 @@ class SGD(Optimizer):
                 f"momentum={group['momentum']} and dampening={group['dampening']}"
             )
 
+    def settings(self, group: Group) -> tuple[float, ...]:
+        """Return the settings in the order of the arguments."""
+        return tuple(float(group[key]) for key in self.defaults)
+
     def numbers(self, group: Group, step: int) -> tuple[float, ...]:
         """Return the settings; the first step's momentum takes the gradient undamped."""
         keys = ("lr", "momentum", "dampening", "weight_decay")

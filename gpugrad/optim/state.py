@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
+from ..cuda import recording
 from ..tensor import Tensor
 
 MASTER = "master"
@@ -19,15 +20,24 @@ CPU_ALIGNMENT, GPU_ALIGNMENT = 1, 32
 
 
 class State:
-    """The steps taken with one parameter, and its 1-D parts of the flat buffers."""
+    """The steps taken with one parameter, and its 1-D parts of the flat buffers.
 
-    __slots__ = ("arrays", "dtype", "shape", "step")
+    ``steps`` is one int32 beside the parameter: a kernel counts there, as it alone knows whether a
+    step was taken.
+    """
 
-    def __init__(self, parameter: Tensor, arrays: dict[str, Array]) -> None:
-        self.step = 0
+    __slots__ = ("arrays", "dtype", "shape", "steps")
+
+    def __init__(self, parameter: Tensor, steps: Array, arrays: dict[str, Array]) -> None:
+        self.steps = steps
         self.arrays = arrays
         self.dtype = parameter.dtype
         self.shape = parameter.shape
+
+    @property
+    def step(self) -> int:
+        """The steps taken; this waits for a GPU."""
+        return int(self.steps[0])
 
     def copied(self) -> dict[str, Any]:
         """Return the steps and copies of the arrays, as NumPy arrays of the parameter's shape."""
@@ -44,7 +54,7 @@ class State:
         step = saved["step"]
         if not isinstance(step, int) or step < 0:
             raise ValueError(f"{label}: step must be an integer >= 0, got {step!r}")
-        self.step = step
+        self.steps[0] = step
         for name, array in self.arrays.items():
             value = saved[name]
             value = value._data if isinstance(value, Tensor) else value
@@ -57,27 +67,44 @@ class State:
 def lay_out(parameters: Sequence[Tensor], names: Sequence[str]) -> dict[Tensor, State]:
     """Return new states of zeros: per dtype and device, one flat buffer for each name.
 
-    Parameters of half precision get a float32 ``master`` copy beside.
+    Parameters of half precision get a float32 ``master`` copy beside. State is made at once, also
+    while a step is recorded.
     """
     kinds: dict[tuple, list[Tensor]] = {}
     for p in parameters:
-        kinds.setdefault((p.dtype, p.device), []).append(p)
+        kinds.setdefault((p.dtype, backend.device_of(real(p._data))), []).append(p)
     states = {}
     for (dtype, _), members in kinds.items():
-        xp = backend.xp_of(members[0]._data)
+        like = real(members[0]._data)
         work = backend.float64 if dtype == backend.float64 else backend.float32
-        unit = CPU_ALIGNMENT if xp is np else GPU_ALIGNMENT
+        unit = CPU_ALIGNMENT if isinstance(like, np.ndarray) else GPU_ALIGNMENT
         total = sum(-(-p.size // unit) * unit for p in members)
         kept = [*names] if dtype == work else [*names, MASTER]
-        buffers = {name: xp.zeros(total, work) for name in kept}
+        buffers = {name: zeros((total,), work, like) for name in kept}
+        steps = zeros((len(members),), backend.int32, like)
         start = 0
-        for p in members:
+        for i, p in enumerate(members):
             part = slice(start, start + p.size)
             start += -(-p.size // unit) * unit
-            states[p] = State(p, {name: buffer[part] for name, buffer in buffers.items()})
-            if MASTER in buffers:
-                buffers[MASTER][part] = p._data.reshape(-1)
+            arrays = {name: buffer[part] for name, buffer in buffers.items()}
+            states[p] = State(p, steps[i : i + 1], arrays)
+            if MASTER in buffers and not isinstance(like, backend.Symbolic):
+                buffers[MASTER][part] = real(p._data).reshape(-1)
     return states
+
+
+def real(array: Array) -> Array:
+    """Return the array that a recorded one stands for, if there is one; else the same."""
+    if isinstance(array, recording.Buffer) and array.storage.array is not None:
+        return array.storage.array
+    return array
+
+
+def zeros(shape: tuple[int, ...], dtype: np.dtype, like: Array) -> Array:
+    """Return zeros where ``like`` is; memory without elements for a model without any."""
+    if isinstance(like, backend.Symbolic):
+        return recording.new(recording.META, shape, dtype)
+    return backend.xp_of(like).zeros(shape, dtype)
 
 
 def follow(master: Array, x: Array) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import cuda, emulator, testing
-from gpugrad.optim import SGD, Adam, AdamW, chunks, state
+from gpugrad.optim import SGD, Adam, AdamW, chunks, clip, state
 
 SHAPES = [(), (1,), (3,), (0, 4), (1023,), (5, 7, 2), (2011, 3), (64, 16)]
 SETTINGS = {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.3}
@@ -309,35 +309,39 @@ def test_tables_stay_while_the_arrays_do():
     set_gradients(params, 0)
     with emulator.enabled():
         optimizer.step()
-        numbers = optimizer._numbers["cpu"]
+        settings = optimizer._settings["cpu"]
         members = [(p, optimizer.param_groups[0]) for p in params]
-        one = optimizer._prepare("cpu", members)
-        two = optimizer._prepare("cpu", members)
+        one = optimizer._table(members)
+        two = optimizer._table(members)
         assert one.tensors is two.tensors
         assert one.chunks is two.chunks
-        assert optimizer._numbers["cpu"] is numbers
+        assert optimizer._settings["cpu"] is settings
         params[0].data = params[0].data.copy()
-        assert optimizer._prepare("cpu", members).tensors is not one.tensors
+        assert optimizer._table(members).tensors is not one.tensors
 
 
 def test_a_prepared_launch_follows_the_schedule():
-    """Launched again as it was, it takes learning rate and bias corrections from device memory."""
+    """Launched again as they were, kernels take settings and steps from device memory."""
     params, twins = made([(5,), (300,)]), made([(5,), (300,)])
     optimizer, other = AdamW(params, lr=0.1), AdamW(twins, lr=0.1)
-    other._lay_out(other.param_groups[0])
-    members = [(p, other.param_groups[0]) for p in twins]
+    (group,) = other.param_groups
+    other._lay_out(group)
     set_gradients(params, 0)
     set_gradients(twins, 0)
-    captured = None
     with emulator.enabled("checked"):
+        table = other._table([(p, group) for p in twins])
+        settings = other._settings["cpu"]
         for lr in (0.1, 0.01, 0.02):
-            optimizer.param_groups[0]["lr"] = other.param_groups[0]["lr"] = lr
+            optimizer.param_groups[0]["lr"] = group["lr"] = lr
             optimizer.step()
-            prepared = other._prepare("cpu", members)
-            captured = captured or (prepared, other._numbers["cpu"])
-            table, numbers = captured
-            table.launch(other.source, other.kernel, numbers, None)
+            other._write(settings, [group])
+            clip.count_steps(table, None)
+            arrays = ("x", "first", "second")
+            table.launch(
+                other.source, other.kernel, settings, None, reads=("g", "step"), writes=arrays
+            )
     assert_same(arrays_of(params, optimizer), arrays_of(twins, other))
+    assert [other._states[p].step for p in twins] == [3, 3]
 
 
 def test_another_update_does_not_inherit_the_kernel():

@@ -236,7 +236,7 @@ def test_no_step_where_the_norm_is_not_finite(bad):
         for p, x in zip(parameters, moved, strict=True):
             assert not x.any()
             assert not optimizer._states[p].arrays["exp_avg"].any()
-            assert optimizer._states[p].step == 1
+            assert optimizer._states[p].step == 0
 
 
 def test_one_norm_of_what_kernels_take_and_what_they_do_not():

@@ -109,11 +109,11 @@ def _write_gradient(dweight: Any, ids: Any, g: Any, padding_idx: int | None, add
     if chunks > 1:
         partial = cuda.empty((chunks, 2, columns), backend.float32, like=dweight)
     warps = (chunks + (0 if add else -(-rows // 32))) * tiles
-    args = keys, order, g, dweight, partial, ids.size, rows, columns, add
-    _launch("embedding_backward", -(-warps // _WARPS), dweight, *args)
+    arrays, sizes = (keys, order, g, dweight, partial), (ids.size, rows, columns)
+    _launch("embedding_backward", -(-warps // _WARPS), dweight, *arrays, *sizes, add)
     if partial is not None:
-        args = keys, partial, dweight, ids.size, columns, add
-        _launch("embedding_join", (chunks - 1) * tiles, dweight, *args)
+        joined = keys, partial, dweight, ids.size, columns, add
+        _launch("embedding_join", (chunks - 1) * tiles, dweight, *joined)
 
 
 def add_to(dweight: Any, ids: Any, g: Any, padding_idx: int | None = None) -> None:
@@ -121,7 +121,7 @@ def add_to(dweight: Any, ids: Any, g: Any, padding_idx: int | None = None) -> No
 
     For a table that is used twice, as GPT's is by its head. All are arrays, not tensors: dweight
     (V, C), C-contiguous and writeable, ids (...) of integers, g (..., C) of the dtype of dweight.
-    A sum is rounded once. Only rows that ids name are read and written; ids out of range and
+    A sum is rounded once. Rows that no id names are not touched; ids out of range and
     ``padding_idx``, from 0 to V - 1, count for nothing. Raises ValueError where shapes or dtypes do
     not fit.
     """

@@ -17,7 +17,7 @@ class Embedding(Module):
     """Integer ids (...) to the rows they name, (..., embedding_dim); weight is (num, dim).
 
     Rows start standard normal; the row ``padding_idx`` starts as zeros and gets no gradient.
-    Ids out of range raise IndexError.
+    Ids out of range raise IndexError, on a GPU they give rows of NaN.
     """
 
     def __init__(

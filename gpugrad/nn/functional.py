@@ -45,13 +45,14 @@ __all__ = [
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
     """Return input @ weight.T + bias: input (..., in), weight (out, in), bias (out)."""
-    return ops.linear(input, weight, bias)
+    return ops.linear(input, weight) if bias is None else fused.affine(input, weight, bias)
 
 
 def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Tensor:
     """Return the rows of weight (V, C) that the ids of input (...) name: (..., C).
 
-    The row padding_idx gets no gradient. Raises IndexError naming the first id out of range.
+    The row padding_idx gets no gradient. Raises IndexError naming the first id out of range; on a
+    GPU, where ids are not looked at, such an id gives a row of NaN.
     """
     return fused.embedding(input, weight, padding_idx=padding_idx)
 
@@ -60,7 +61,7 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
     """Return int64 vectors that are 1 at the class and 0 elsewhere: (..., num_classes).
 
     By default there are as many classes as the largest one asks for. Raises IndexError naming a
-    class out of range.
+    class out of range; on a GPU, where classes are not looked at, such a class gives zeros.
     """
     classes = asarray(tensor)
     refuse_non_integer("one_hot", "tensor", classes)

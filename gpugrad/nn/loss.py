@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, fused, ops
-from ..fused._ids import refuse_non_integer, refuse_out_of_range
+from ..fused._ids import in_range, refuse_non_integer, refuse_out_of_range
 from ..fused.fuse import fuse
 from ..ops import asarray
 from ..registry import describe
@@ -59,6 +59,9 @@ def cross_entropy(
     ``target`` holds class numbers, (N, d1, ...), or probabilities in the shape of input; a single
     input is (C,). ``weight`` (C) weighs the classes, and the mean is over the weights of the
     targets; those equal to ignore_index count nothing (a mean over none is NaN).
+
+    Raises IndexError naming a class out of range; on a GPU, where classes are not looked at, loss
+    and gradient of such a row are NaN.
     """
     x, target = _classes_last("cross_entropy", input, target)
     return fused.cross_entropy(
@@ -81,7 +84,8 @@ def nll_loss(
 ) -> Tensor:
     """Return -input[target], input being logarithms of probabilities; otherwise cross_entropy.
 
-    Raises IndexError naming a class out of range.
+    Raises IndexError naming a class out of range; on a GPU, where classes are not looked at, loss
+    and gradient of such a row are NaN.
     """
     x, target = _classes_last("nll_loss", input, target)
     classes = x.shape[-1]
@@ -89,10 +93,11 @@ def nll_loss(
     refuse_out_of_range(
         "nll_loss", "target", target, classes, "the number of classes is", ignore_index
     )
-    valid = target != ignore_index
-    known = ops.where(valid, target, 0)
-    picked = ops.take_along_axis(x, ops.expand_dims(known, -1), -1)
-    losses = ops.where(valid, -ops.squeeze(picked, -1), 0)
+    valid, inside = target != ignore_index, in_range(target, classes)
+    known = ops.where(valid & inside, target, 0)
+    picked = ops.squeeze(ops.take_along_axis(x, ops.expand_dims(known, -1), -1), -1)
+    sign = ops.where(inside | (target == ignore_index), -1, np.nan)
+    losses = ops.where(valid, sign * picked, 0)
     weights = valid.astype(x.dtype)
     if weight is not None:
         if np.shape(weight) != (classes,):

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 from gpugrad import backend, cuda, emulator
-from gpugrad.cuda import arguments, device
+from gpugrad.cuda import arguments, device, kernel
 from gpugrad.cuda.compiler import Cubin
-from gpugrad.fused import FUSED, _teams
+from gpugrad.fused import FUSED, cross_entropy, embedding
+from gpugrad.fused.embedding import add_to
+from gpugrad.tensor import Tensor
 from gpugrad.testing.kernels import drawn
 
 cupy = pytest.importorskip("cupy")
@@ -107,7 +109,6 @@ class _Function:
 
 
 SOURCES: dict[bytes, tuple[str, dict]] = {}
-BY_CUPY = {"embedding"}  # its gradient sorts the ids
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     importing = types.SimpleNamespace(import_module=modules.__getitem__)
     monkeypatch.setattr(device, "importlib", importing)
     monkeypatch.setattr(backend, "cupy_module", lambda: fake)
-    monkeypatch.setitem(_teams._limits, 0, arguments.MAX_SHARED)  # else asked of the driver
+    monkeypatch.setitem(kernel._capabilities, 0, 90)
     cupy.cuda.set_allocator(made.allocate)
     yield made
     cupy.cuda.set_allocator(None)
@@ -186,16 +187,37 @@ def test_cupy_arrays_give_what_numpy_arrays_give(op, sample, dtype, host):
 
 
 def both(op, implementation, arrays, statics, to_device, view):
-    """Return results and gradients, these unless CuPy itself has to compute something for them."""
+    """Return results and gradients."""
     out, kept = implementation.forward(*arrays, **statics)
     outs = out if isinstance(out, tuple) else (out,)
     upstream = [to_device(np.cos(np.arange(o.size)).reshape(o.shape).astype(o.dtype)) for o in outs]
-    if op.name in BY_CUPY:
-        return [view(o) for o in outs]
     wanted = tuple(a is not None and backend.is_float(a.dtype) for a in arrays)
     g = upstream if isinstance(out, tuple) else upstream[0]
     grads = implementation.backward(wanted, g, arrays, kept, **statics)
     return [x if x is None else view(x) for x in (*outs, *grads)]
+
+
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+def test_a_gradient_of_many_ids_is_added_to_a_part(kind, host):
+    rng = np.random.default_rng(3)
+    ids = rng.integers(-1, 301, (5, 1000)).astype(kind)
+    there, g = (rng.integers(-9, 9, (*n, 2)).astype(np.float32) for n in [(300,), ids.shape])
+    expected, on_device = there.copy(), host.to_device(there)
+    with emulator.enabled("plain"):
+        add_to(expected, ids, g)
+    add_to(on_device, host.to_device(ids), host.to_device(g))
+    assert host.launched[0] == "sort_ids_count"
+    np.testing.assert_array_equal(host.view(on_device), expected)
+    assert (expected != there).any()
+
+
+def test_ids_on_a_gpu_are_not_looked_at(host):
+    """CuPy can compute nothing here: a look at values would be an error of the driver."""
+    ids = Tensor(host.to_device(np.array([0, 7, -1])))
+    x, table = (Tensor(host.to_device(np.ones((n, 7), np.float32))) for n in (3, 7))
+    for found in (embedding(ids, table), cross_entropy(x, ids, reduction="none")):
+        rows = host.view(found._data).reshape(3, -1)
+        assert np.isnan(rows).all(1).tolist() == [False, True, True]
 
 
 def test_much_shared_memory_is_asked_for_once(host, tmp_path):

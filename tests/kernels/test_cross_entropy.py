@@ -248,6 +248,41 @@ def test_an_id_out_of_range_that_nobody_checked_gives_nan_for_its_row():
     assert np.isfinite(x[[0, 3]]).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["equal", "weighted"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("columns", [1, 7, 1031])
+def test_an_unchecked_id_gives_nan_forward_and_backward(columns, smoothing, weight, dtype):
+    x = drawn((6, columns)).astype(dtype)
+    target = np.array([0, columns, -1, -100, columns - 1, 2**40])
+    weight = None if weight is None else np.resize(WEIGHT, columns).astype(np.float32) + 1
+    given = {**STATICS, "label_smoothing": smoothing}
+    upstream = np.linspace(1, 2, 6, dtype=np.float32)
+
+    def run():
+        loss, kept = kernels.forward(x, target, weight, **given)
+        arrays = x, target, weight
+        return loss, kernels.backward((True,) * 3, upstream, arrays, kept, **given)[0]
+
+    loss, g = emulator.sweep(run, emulator.SWEEP[:2])
+    assert np.isnan(loss).tolist() == [False, True, True, False, False, True]
+    assert np.isnan(g.astype(np.float32)).all(1).tolist() == np.isnan(loss).tolist()
+    assert np.isfinite(g[[0, 3, 4]].astype(np.float32)).all()
+    # the definition says the same
+    by_spec = spec(x, target, weight, dtype, **given)[0]
+    np.testing.assert_allclose(loss, by_spec, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_the_definition_gives_nan_for_an_id_out_of_range(reduction):
+    loss, g = spec(drawn((4, 5)), np.array([0, 5, -100, -1]), None, "float64", reduction=reduction)
+    rows = [False, True, False, True]
+    assert np.isnan(loss).tolist() == (rows if reduction == "none" else True)
+    if reduction == "none":
+        assert np.isnan(g).all(1).tolist() == rows
+        assert np.isfinite(g[[0, 2]]).all()
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_an_unchecked_id_reads_nothing_beyond_the_row_or_the_weights(reduction):
     x, target, weight = np.float32(drawn((1, 9))), np.array([9]), np.ones(9, np.float32)

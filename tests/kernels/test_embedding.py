@@ -7,7 +7,10 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import emulator, testing
+from gpugrad.cuda import launches
+from gpugrad.cuda.emulation import disabled
 from gpugrad.fused import FUSED, embedding
+from gpugrad.fused.embedding import add_to
 
 DTYPES = ["float32", "bfloat16", "float16"]
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
@@ -86,14 +89,182 @@ def test_every_way_an_id_meets_the_chunks(lengths, padding_idx):
     np.testing.assert_array_equal(g, expected)
 
 
-@pytest.mark.parametrize("features", [2, 4])
-def test_many_ids(features):
-    check(text(70_000, 3000), table(3000, features), "float32", settings=())
+@pytest.mark.parametrize(("rows", "features"), [(3000, 2), (3000, 4), (70_001, 1)])
+def test_many_ids(rows, features):
+    check(text(70_000, rows), table(rows, features), "float32", settings=())
 
 
 def test_one_id_everywhere():
     ids, weight = np.zeros(20_000, np.int64), table(2, 8)
     check(ids, weight, "float32", settings=())
+
+
+def gradient(ids, upstream, rows):
+    """Return the gradient of the table by NumPy, exact for small whole numbers."""
+    found = np.zeros((rows, upstream.shape[1]), np.float32)
+    np.add.at(found, ids, upstream.astype(np.float32))
+    return found
+
+
+def whole(count, features, seed=5):
+    return np.random.default_rng(seed).integers(-8, 9, (count, features)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["equal", "ascending", "descending", "last rows", "first rows"])
+@pytest.mark.parametrize(("rows", "features"), [(997, 1), (997, 40)])
+def test_rows_that_no_id_names_are_zero(kind, rows, features):
+    """In tables of several digits, where the ids lie in one place or everywhere."""
+    ids = {
+        "equal": np.full(130, 501),
+        "ascending": np.arange(0, 997, 3),
+        "descending": np.arange(996, -1, -2),
+        "last rows": np.array([996, 995, 996]),
+        "first rows": np.array([0, 1, 0, 33]),
+    }[kind]
+    upstream, weight = whole(len(ids), features), table(rows, features)
+    _, g = emulator.sweep(
+        lambda: results(ids, weight, "float32", upstream=upstream), emulator.SWEEP[:2]
+    )
+    np.testing.assert_array_equal(g, gradient(ids, upstream, rows))
+
+
+def test_few_ids_of_a_large_table():
+    ids, upstream = np.array([65_535, 3, 69_999, 65_536, 3]), whole(5, 2)
+    weight = gg.zeros(70_000, 2)
+    with emulator.enabled("plain"):
+        _, g = results(ids, weight, "float32", upstream=upstream)
+    np.testing.assert_array_equal(g, gradient(ids, upstream, 70_000))
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_table_of_one_row(count):
+    upstream = whole(count, 3)
+    ids = np.zeros(count, np.int64)
+    _, g = emulator.sweep(lambda: results(ids, table(1, 3), "float32", upstream=upstream))
+    np.testing.assert_array_equal(g, upstream.sum(0, keepdims=True))
+
+
+@pytest.mark.parametrize(
+    ("count", "rows", "kernels"),
+    [
+        (32, 1000, {"sort_ids_block": 1, "embedding_backward": 1}),
+        (33, 1000, {"sort_ids_block": 1, "embedding_backward": 1, "embedding_join": 1}),
+        (
+            5000,
+            1000,
+            {
+                "sort_ids_count": 1,
+                "sort_ids_place": 2,
+                "embedding_backward": 1,
+                "embedding_join": 1,
+            },
+        ),
+    ],
+)
+def test_launches_of_a_gradient(count, rows, kernels):
+    before = launches.copy()
+    with emulator.enabled("plain"):
+        results(text(count, rows), table(rows, 2), "float32")
+    assert launches - before == {"embedding_forward": 1, **kernels}
+
+
+# ids that nobody checked: on a GPU they are not looked at
+
+
+@dtypes
+@pytest.mark.parametrize("features", [3, 16])
+@pytest.mark.parametrize("bad", [7, -1, 2**31 - 1, -(2**31), 2**40, -(2**63)])
+def test_an_id_out_of_range_gives_a_row_of_nan_and_no_gradient(bad, features, dtype):
+    wide = not -(2**31) <= bad < 2**31
+    ids = text(70, 7).astype("int64" if wide else "int32")
+    ids[::9] = bad
+    implementation = FUSED["embedding"].implementations["cuda"]
+    weight, upstream = table(7, features).data.astype(dtype), whole(70, features).astype(dtype)
+    upstream[ids == bad] = np.nan
+
+    def run():
+        out, kept = implementation.forward(ids, weight, padding_idx=None)
+        arrays = ids, weight
+        return out, *implementation.backward((False, True), upstream, arrays, kept, None)[1:]
+
+    out, g = emulator.sweep(run, emulator.SWEEP[:3])
+    good = ids != bad
+    np.testing.assert_array_equal(out[good], weight[ids[good]])
+    assert np.isnan(out[~good].astype(np.float32)).all()
+    np.testing.assert_array_equal(g, gradient(ids[good], upstream[good], 7).astype(dtype))
+
+
+@pytest.mark.parametrize("padding_idx", [None, 1])
+def test_the_definition_says_the_same_of_ids_out_of_range(padding_idx):
+    weight, ids = table(3, 2), np.array([2, 3, -1, 0, 1, 2])
+    known = gg.Tensor(np.where((ids < 0) | (ids > 2), 0, ids))
+    out = FUSED["embedding"].spec(gg.Tensor(ids), weight, padding_idx=padding_idx)
+    expected = FUSED["embedding"].spec(known, weight, padding_idx=padding_idx).data.copy()
+    expected[1:3] = np.nan
+    np.testing.assert_array_equal(out.data, expected)
+    upstream = whole(6, 2).astype(np.float64)
+    (g,) = gg.grad(out, weight, gg.Tensor(upstream))
+    counted = [0, 3, 5] if padding_idx == 1 else [0, 3, 4, 5]
+    np.testing.assert_array_equal(g.data, gradient(ids[counted], upstream[counted], 3))
+
+
+# into a gradient that is there
+
+
+@dtypes
+@pytest.mark.parametrize("padding_idx", [None, 4])
+@pytest.mark.parametrize(("count", "features"), [(5, 3), (100, 16), (300, 264)])
+def test_adds_to_what_is_there(count, features, padding_idx, dtype):
+    ids = text(count, 47)
+    ids[::13] = [-1, 50] * (len(ids[::13]) // 2) + [60] * (len(ids[::13]) % 2)
+    there, g = (whole(n, features, n).astype(dtype) for n in (50, count))
+    there[48], there[47] = np.nan, -0.0  # no id names them
+    counts = (ids >= 0) & (ids < 50) & (ids != padding_idx)
+    expected = there.astype(np.float32) + gradient(ids[counts], g[counts], 50)
+
+    def run():
+        dweight = there.copy()
+        add_to(dweight, ids, g, padding_idx)
+        return dweight
+
+    before = launches["embedding_backward"]
+    found = emulator.sweep(run, emulator.SWEEP[:3])
+    assert launches["embedding_backward"] == before + 3
+    for result in (found, run()):  # by the kernels, by NumPy
+        np.testing.assert_array_equal(
+            result.astype(np.float32), expected.astype(dtype).astype(np.float32)
+        )
+    untouched = np.setdiff1d(np.arange(49), ids)  # ids out of range add zeros to the last row
+    assert found[untouched].tobytes() == there[untouched].tobytes()
+
+
+def test_a_sum_is_rounded_once():
+    there, g = np.full((2, 8), 256, "bfloat16"), np.ones((2, 8), "bfloat16")  # 257 rounds to 256
+    for kernels in (True, False):
+        dweight = there.copy()
+        with emulator.enabled("checked") if kernels else disabled():
+            add_to(dweight, np.zeros((1, 2), int), g.reshape(1, 2, 8))
+        np.testing.assert_array_equal(dweight.astype(np.float32), [[258] * 8, [256] * 8])
+
+
+def test_nothing_is_added_for_no_ids():
+    dweight = whole(3, 2)
+    with emulator.enabled("checked"):
+        add_to(dweight, np.zeros((0, 4), int), np.zeros((0, 4, 2), np.float32))
+    np.testing.assert_array_equal(dweight, whole(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("dweight", "ids", "g", "message"),
+    [
+        (np.zeros((3, 4)).T, [0], np.zeros((1, 3)), "C-contiguous"),
+        (np.zeros((4, 3)), [0], np.zeros((1, 3), np.float32), "have its dtype"),
+        (np.zeros((4, 3)), [0, 1], np.zeros((1, 3)), r"g has shape \(1, 3\), .* need \(2, 3\)"),
+    ],
+)
+def test_what_cannot_be_added(dweight, ids, g, message):
+    with pytest.raises(ValueError, match=f"embedding: .*{message}"):
+        add_to(dweight, np.array(ids), g)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -128,6 +128,18 @@ def test_unknown_class_is_refused(name, bad) -> None:
         getattr(F, name)(gg.zeros(2, 7), gg.tensor([0, bad]))
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("bad", [7, -1])
+def test_unknown_class_that_nobody_checked_gives_nan(bad, reduction, monkeypatch) -> None:
+    monkeypatch.setattr(nn.loss, "refuse_out_of_range", lambda *given: None)
+    x, target = normal((4, 7)), gg.tensor([0, bad, -100, 6])
+    losses = F.nll_loss(x, target, reduction=reduction)
+    losses.sum().backward()
+    rows = [False, True, False, False]
+    assert np.isnan(losses.data).tolist() == (rows if reduction == "none" else True)
+    assert np.isnan(x.grad.data).any(1).tolist() == rows
+
+
 @pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
 @pytest.mark.parametrize(
     ("shape", "target"),

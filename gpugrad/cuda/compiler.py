@@ -16,11 +16,12 @@ import json
 import os
 import re
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from . import cache as files
 
 HEADERS = ("cuda_bf16.h", "cuda_fp16.h")  # that kernels include
 NO_HEADERS = (
@@ -192,27 +193,13 @@ def _resources(log: str) -> dict[str, Resources]:
 
 def _write(path: Path, cubin: Cubin) -> None:
     head = json.dumps({"resources": cubin.resources, "log": cubin.log}).encode() + b"\n"
-    body = head + cubin.code
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_MAGIC + hashlib.sha256(body).digest() + body)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    files.write(path, _MAGIC, head + cubin.code)
 
 
 def _read(path: Path) -> Cubin | None:
     """Return the cached entry; None if there is none or it is damaged."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    start = len(_MAGIC) + 32
-    body = data[start:]
-    if data[: len(_MAGIC)] != _MAGIC or hashlib.sha256(body).digest() != data[len(_MAGIC) : start]:
+    body = files.read(path, _MAGIC)
+    if body is None:
         return None
     head, _, code = body.partition(b"\n")
     entry = json.loads(head)

@@ -24,7 +24,9 @@ from . import _gemm_numpy
 from ._gemm_problem import Problem, checked, describe, is_fused, readable
 from .column_sums import column_sums
 from .kernel import (
+    EMULATED,
     Source,
+    capability,
     contiguous,
     dtype_code,
     empty,
@@ -94,10 +96,25 @@ def _product(
         for i in range(out.shape[axis]):
             x, y, z = (_part(array, i, axis - out.ndim) for array in (a, b, out))
             _product(x, y, z, epilogue, bias, aux, alpha, beta)
-    elif (isinstance(a, np.ndarray) and not emulated()) or is_fused(problem):
+    elif (isinstance(out, np.ndarray) and not emulated()) or _is_one_launch(problem, out):
         _run(problem, a, b, out, bias, aux, alpha)
     else:
         _composed(problem, a, b, out, bias, aux, alpha)
+
+
+def _is_one_launch(problem: Problem, out: Any) -> bool:
+    """Return whether one launch computes a problem; on a GPU cublasLt itself has the last word."""
+    if not is_fused(problem):
+        return False
+    if isinstance(out, backend.Symbolic):
+        on_gpu = capability(out) != EMULATED and backend.cuda_is_available()
+    else:
+        on_gpu = not isinstance(out, np.ndarray)
+    return not on_gpu or _plans().supports(problem)
+
+
+def _plans() -> Any:
+    return importlib.import_module("gpugrad.cuda.gemm_plans")  # which only GPUs need
 
 
 def _run(problem: Problem, a: Any, b: Any, out: Any, bias: Any, aux: Any, alpha: Any) -> None:
@@ -109,7 +126,7 @@ def _run(problem: Problem, a: Any, b: Any, out: Any, bias: Any, aux: Any, alpha:
     elif isinstance(out, np.ndarray):
         _gemm_numpy.run(a, b, out, problem.epilogue, bias, aux, alpha, problem.beta)
     else:
-        importlib.import_module("gpugrad.cuda.cublaslt").run(problem, a, b, out, bias, aux, alpha)
+        _plans().run(problem, a, b, out, bias, aux, alpha)
 
 
 def _composed(problem: Problem, a: Any, b: Any, out: Any, bias: Any, aux: Any, alpha: Any) -> None:

@@ -6,6 +6,7 @@ its pair of functions beside that one in the decorator of the spec: ``cuda=Imple
 
 from __future__ import annotations
 
+from .affine import affine
 from .attention import scaled_dot_product_attention
 from .base import FUSED, Cost, Fused, Implementation, fused
 from .cross_entropy import cross_entropy
@@ -27,6 +28,7 @@ __all__ = [
     "Fused",
     "Implementation",
     "Kernel",
+    "affine",
     "bias_gelu",
     "cross_entropy",
     "dropout",

@@ -32,6 +32,7 @@ from ..tensor import Tensor
 from ..transforms import checkpoint
 from . import _cross_entropy_cuda as kernels
 from ._arguments import floating
+from .affine import as_matrix
 from .base import Cost, Implementation, fused
 from .cross_entropy import _cross_entropy, checked_ids, checked_statics
 
@@ -42,11 +43,6 @@ _SCALE = 2.0**15  # of the gradient of the logits in float16
 
 def _scale(x: Any) -> float:
     return _SCALE if x.dtype == backend.float16 else 1.0
-
-
-def _rows(x: Any) -> Any:
-    """Return an array (..., C) as a matrix (N, C)."""
-    return cuda.contiguous(x).reshape(-1, x.shape[-1])
 
 
 def _cuda_forward(
@@ -63,7 +59,7 @@ def _cuda_forward(
 
     ``needs`` says whether x and weight want a gradient.
     """
-    rows, ids = _rows(x), cuda.contiguous(target).reshape(-1)
+    rows, ids = as_matrix(x), cuda.contiguous(target).reshape(-1)
     size, (classes, features) = len(rows), weight.shape
     labels = kernels.rows_of(rows, ids, None, ignore_index, label_smoothing)
     labels = labels._replace(columns=classes)
@@ -111,7 +107,7 @@ def _cuda_backward(
         g = g * back
         dx = (dx * g).astype(x.dtype).reshape(x.shape) if wanted[0] else None
         return dx, (dweight * g).astype(weight.dtype) if wanted[1] else None, None
-    rows = _rows(x)
+    rows = as_matrix(x)
     if reduction == "none":  # one g for each row
         g = g.reshape(-1, 1)
         if wanted[0]:

@@ -14,20 +14,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import cuda
-from ..cuda.column_sums import column_sums
 from ..ops import asarray, linear
 from ..registry import Sample, describe
 from ..tensor import Tensor
 from . import _gelu_cuda
+from .affine import as_matrix, parameter_gradients
 from .base import Cost, Implementation, fused
 from .gelu import bias_gelu, checked, gelu
 
 # CUDA
-
-
-def _rows(x: Any) -> Any:
-    """Return an array (..., C) as a matrix (N, C)."""
-    return cuda.contiguous(x).reshape(-1, x.shape[-1])
 
 
 def _cuda_forward(
@@ -37,7 +32,7 @@ def _cuda_forward(
 
     Before GELU is with the bias if GELU is by tanh, without it if it is exact.
     """
-    rows, up_bias, down_bias = _rows(x), cuda.contiguous(up_bias), cuda.contiguous(down_bias)
+    rows, up_bias, down_bias = as_matrix(x), cuda.contiguous(up_bias), cuda.contiguous(down_bias)
     if approximate == "tanh":
         before, after = (cuda.empty((len(rows), len(up_weight)), x.dtype, like=x) for _ in range(2))
         cuda.gemm(rows, up_weight.mT, after, epilogue="gelu", bias=up_bias, aux=before)
@@ -58,8 +53,8 @@ def _cuda_backward(
 ) -> Sequence[Any]:
     x, up_weight, up_bias, down_weight, down_bias = arrays
     before, after = residuals
-    g = _rows(g)
-    of_down = _parameters(wanted[3:], g, after, down_bias)
+    g = as_matrix(g)
+    of_down = parameter_gradients(wanted[3:], g, after, down_bias)
     if not any(wanted[:3]):
         return None, None, None, *of_down
     of_bias = cuda.empty(up_bias.shape, up_bias.dtype, like=g) if wanted[2] else None
@@ -70,20 +65,9 @@ def _cuda_backward(
     else:
         args = (True, wanted[2]), cuda.gemm(g, down_weight), (before, up_bias), ()
         d, of_bias = _gelu_cuda.backward(*args, approximate)
-    of_weight, _ = _parameters((wanted[1], False), d, _rows(x), None)
+    of_weight, _ = parameter_gradients((wanted[1], False), d, as_matrix(x), None)
     dx = cuda.gemm(d, up_weight).reshape(x.shape) if wanted[0] else None
     return dx, of_weight, of_bias, *of_down
-
-
-def _parameters(wanted: Sequence[bool], g: Any, x: Any, bias: Any) -> tuple[Any, Any]:
-    """Return the gradients of the weight and the bias of a linear layer from x (N, in), g (N, out).
-
-    The bias' gradient comes with the weight's, in one launch.
-    """
-    if not wanted[0]:
-        return None, column_sums(g, bias.dtype) if wanted[1] else None
-    of_bias = cuda.empty(bias.shape, bias.dtype, like=g) if wanted[1] else None
-    return cuda.gemm(g.mT, x, epilogue="bgrad" if wanted[1] else None, bias=of_bias), of_bias
 
 
 # The definition

@@ -1,0 +1,90 @@
+"""A linear layer with a bias, out = x @ weight.T + bias.
+
+On a GPU the products do the rest as well: the bias is added as the result is written, and the
+gradient of the bias, a sum over the rows of g, comes with that of the weight. ``ops.linear`` is the
+same as a row of the registry, in which every gradient is computed on its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import cuda, ops
+from ..cuda.column_sums import column_sums
+from ..cuda.emulation import expected
+from ..ops import asarray
+from ..registry import Sample
+from ..tensor import Tensor
+from .base import Cost, Implementation, fused
+
+# CUDA
+
+
+def as_matrix(x: Any) -> Any:
+    """Return an array (..., C) as a C-contiguous matrix (N, C)."""
+    return cuda.contiguous(x).reshape(-1, x.shape[-1])
+
+
+def parameter_gradients(wanted: Sequence[bool], g: Any, x: Any, bias: Any) -> tuple[Any, Any]:
+    """Return the gradients of weight and bias, those that are wanted, for x (N, in), g (N, out)."""
+    if not wanted[0]:
+        return None, column_sums(g, bias.dtype) if wanted[1] else None
+    of_bias = cuda.empty(bias.shape, bias.dtype, like=g) if wanted[1] else None
+    return cuda.gemm(g.mT, x, epilogue="bgrad" if wanted[1] else None, bias=of_bias), of_bias
+
+
+def _cuda_forward(x: Any, weight: Any, bias: Any) -> tuple[Any, tuple]:
+    out = cuda.gemm(as_matrix(x), weight.mT, epilogue="bias", bias=cuda.contiguous(bias))
+    return out.reshape(*x.shape[:-1], len(weight)), ()
+
+
+def _cuda_backward(
+    wanted: tuple[bool, ...], g: Any, arrays: Sequence[Any], residuals: tuple
+) -> Sequence[Any]:
+    x, weight, bias = arrays
+    g = as_matrix(g)
+    dx = cuda.gemm(g, weight).reshape(x.shape) if wanted[0] else None
+    return dx, *parameter_gradients(wanted[1:], g, as_matrix(x), bias)
+
+
+# The definition
+
+
+def _cost(x: Any, weight: Any, bias: Any) -> Cost:
+    """Return what one call cannot do without; the bias counts for nothing."""
+    rows, size = math.prod(x.shape[:-1]), x.dtype.itemsize
+    out, features = weight.shape
+    moved = (rows * (features + out) + out * features) * size
+    flops = 2 * rows * out * features
+    return Cost(moved, flops, moved + (rows + out) * features * size, 2 * flops)
+
+
+@fused(
+    [
+        Sample((3, 4), (5, 4), (5,)),
+        Sample((2, 3, 4), (1, 4), (1,)),
+        Sample((4,), (2, 4), (2,)),
+    ],
+    arguments=("x", "weight", "bias"),
+    cuda=Implementation(_cuda_forward, _cuda_backward, cuda.fits),
+    cost=_cost,
+)
+def _affine(x, weight, bias):
+    return ops.linear(x, weight, bias)
+
+
+def affine(x: Any, weight: Any, bias: Any) -> Tensor:
+    """Return x @ weight.T + bias: x (..., in), weight (out, in), bias (out), result (..., out).
+
+    Raises ValueError naming the shapes that do not fit.
+    """
+    x, weight, bias = asarray(x), asarray(weight), asarray(bias)
+    if x._data.__class__ is np.ndarray and not expected():
+        return ops.linear(x, weight, bias)  # the common case on a CPU, without a detour
+    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:] or bias.shape != weight.shape[:1]:
+        return ops.linear(x, weight, bias)  # which says what is wrong
+    return _affine(x, weight, bias)

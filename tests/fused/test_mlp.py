@@ -1,0 +1,83 @@
+"""affine and mlp without kernels: the compositions they stand for, bit for bit, and errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpugrad as gg
+import gpugrad.nn.functional as F
+from gpugrad import nn, ops
+from gpugrad.fused import FUSED, affine, mlp
+
+
+def drawn(*shapes, dtype="float32"):
+    rng = np.random.default_rng(0)
+    return [
+        None if s is None else gg.Tensor(rng.normal(size=s).astype(dtype), requires_grad=True)
+        for s in shapes
+    ]
+
+
+def bits(out, inputs):
+    upstream = gg.Tensor(np.cos(np.arange(out.size)).reshape(out.shape).astype(out.dtype))
+    grads = gg.grad(out, [x for x in inputs if x is not None], upstream)
+    return [t.data.tobytes() for t in (out, *grads)]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("biases", [True, False])
+@pytest.mark.parametrize("form", ["none", "tanh"])
+def test_mlp_is_its_parts(form, biases, dtype):
+    inputs = drawn((2, 3, 7), (9, 7), (9,) if biases else None, (5, 9), (5,) if biases else None)
+    inputs = [x if x is None else gg.Tensor(x.data, dtype, requires_grad=True) for x in inputs]
+    x, up, up_bias, down, down_bias = inputs
+    hidden = ops.linear(x, up)
+    hidden = gg.fused.bias_gelu(hidden, up_bias, form) if biases else F.gelu(hidden, form)
+    expected = bits(ops.linear(hidden, down, down_bias), inputs)
+    assert bits(mlp(*inputs, approximate=form), inputs) == expected
+
+
+def test_affine_is_linear():
+    inputs = drawn((2, 3, 7), (5, 7), (5,))
+    assert bits(affine(*inputs), inputs) == bits(ops.linear(*inputs), inputs)
+    before = FUSED["affine"].launches.copy()
+    affine(*inputs)
+    nn.Linear(7, 5)(inputs[0])
+    assert FUSED["affine"].launches == before  # on a CPU there is no detour
+
+
+def test_parameters_may_be_of_another_dtype():
+    x, *parameters = drawn((3, 4), (6, 4), (6,), (4, 6), (4,))
+    out = mlp(gg.Tensor(x.data, "bfloat16"), *parameters)
+    assert out.dtype == gg.float32
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((3, 4), (6, 5), (6,), (4, 6), (4,)), r"x float32\[3, 4\], up_weight float32\[6, 5\]"),
+        (((3, 4), (6, 4), (6,), (4, 5), (4,)), r"down_weight float32\[4, 5\] do not fit"),
+        (((), (6, 4), (6,), (4, 6), (4,)), r"must be \(\.\.\., C\), \(H, C\) and \(D, H\)"),
+        (((3, 4), (4,), None, (4, 6), None), "do not fit"),
+        (((3, 4), (6, 4), (4,), (4, 6), (4,)), r"up_bias float32\[4\] must have shape \(6,\)"),
+        (((3, 4), (6, 4), (6,), (4, 6), (6,)), r"down_bias float32\[6\] must have shape \(4,\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(shapes, message):
+    with pytest.raises(ValueError, match=message):
+        mlp(*drawn(*shapes))
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ValueError, match='mlp: approximate must be "none" or "tanh", got \'erf\''):
+        mlp(*drawn((3, 4), (6, 4), (6,), (4, 6), (4,)), approximate="erf")
+
+
+@pytest.mark.parametrize("emulated", [False, True])
+def test_affine_names_shapes_that_do_not_fit(emulated):
+    with gg.emulator.enabled() if emulated else gg.no_grad():
+        with pytest.raises(ValueError, match=r"linear: input \(3, 4\) and weight \(6, 5\)"):
+            affine(*drawn((3, 4), (6, 5), (6,)))
+        with pytest.raises(ValueError, match=r"linear: bias \(5,\) and weight \(6, 4\)"):
+            affine(*drawn((3, 4), (6, 4), (5,)))

@@ -210,7 +210,8 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned; steps, moments and settings are restored.
 
-        Raises ValueError, changing nothing, if groups, shapes or names do not match.
+        State stays in its memory, where recorded steps find it. Raises ValueError, changing
+        nothing, if groups, shapes or names do not match.
         """
         saved_groups = state_dict["param_groups"]
         counts = [len(group["params"]) for group in saved_groups]
@@ -242,7 +243,9 @@ class Optimizer:
                 f"{self._name}.load_state_dict: state for parameter {min(saved_state)}, but "
                 f"there are only {number}"
             )
-        self._states = layouts
+        for p, loaded_state in layouts.items():
+            if not (p in self._states and self._states[p].take(loaded_state)):
+                self._states[p] = loaded_state
         for group, loaded in zip(self.param_groups, groups, strict=True):
             group.update(loaded)
 
@@ -330,7 +333,8 @@ class Optimizer:
         device, shape = backend.device_of(like), (len(groups), SETTINGS)
         if device not in self._settings or self._settings[device].shape != shape:
             self._settings[device] = zeros(shape, backend.float64, like)
-        write = functools.partial(self._write, self._settings[device], groups)
+        slots = [self.slots(group) for group in groups]
+        write = functools.partial(self._write, self._settings[device], groups, slots)
         trace = recording.current()
         if trace is None:
             write()
@@ -338,9 +342,15 @@ class Optimizer:
             trace.before(write)
         return table(rows)
 
-    def _write(self, into: Array, groups: list[Group]) -> None:
-        for group in groups:
+    def _write(self, into: Array, groups: list[Group], slots: list[tuple[str, ...]]) -> None:
+        """Write the settings of groups, which have to be such that the same state is needed."""
+        for group, kept in zip(groups, slots, strict=True):
             self.check(group)
+            if self.slots(group) != kept:
+                raise RuntimeError(
+                    f"{self._name}: a recorded step updates {kept or 'no state'}, but the settings "
+                    f"now need {self.slots(group) or 'none'}; record it anew"
+                )
         write_settings(into, [self.settings(group) for group in groups])
 
     def _count(self, tables: Mapping[str, Table], clip: Array | None) -> None:

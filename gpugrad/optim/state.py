@@ -46,6 +46,21 @@ class State:
         }
         return {"step": self.step, **arrays}
 
+    def take(self, other: State) -> bool:
+        """Copy another state of the same parameter into this one's memory; return if it fits."""
+        if self.arrays.keys() != other.arrays.keys() or self.dtype != other.dtype:
+            return False
+        pairs = [(self.arrays[name], other.arrays[name]) for name in self.arrays]
+        pairs.append((self.steps, other.steps))
+        if any(
+            backend.device_of(a) != backend.device_of(b) or a.shape != b.shape for a, b in pairs
+        ):
+            return False
+        self.shape = other.shape
+        for mine, new in pairs:
+            mine[...] = new
+        return True
+
     def load(self, saved: Mapping[str, Any], label: str) -> None:
         """Take over what ``copied`` returned; ValueError, starting with label, if it cannot be."""
         names = {"step", *self.arrays}

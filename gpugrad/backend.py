@@ -162,6 +162,9 @@ class Symbolic:
     device: Any = "symbolic"
     namespace: Any = None
 
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        raise TypeError("an array without elements cannot become a NumPy array")
+
 
 def is_array(value: object) -> bool:
     """Return whether value is a numpy or cupy array, or stands for one."""
@@ -199,6 +202,8 @@ def to_device(array: Array, device: str) -> Array:
 
 def to_numpy(array: Array) -> np.ndarray:
     """Return the array as numpy: itself on the CPU, a copy from a GPU."""
+    if isinstance(array, Symbolic):
+        return array.__array__()  # which says that there are no values
     return to_device(array, "cpu")
 
 

@@ -359,6 +359,8 @@ class Tensor:
         grown = self._requires_grad or (isinstance(other, Tensor) and other._requires_grad)
         if state.make_node is not None and grown:
             return self._rebind(op.function(self, other), f"in-place {name}")
+        if registry.lift is not None:
+            recording.changes(self, other)
         value = other._data if isinstance(other, Tensor) else other
         xp = backend.xp_of(self._data)
         try:
@@ -400,6 +402,8 @@ class Tensor:
         if state.make_node is not None and grown:
             self._rebind(registry.recorded.put(self, index, value), "setitem")
             return
+        if registry.lift is not None:
+            recording.changes(self, value)
         raw = registry.recorded.raw_index(index)
         raw_value = value._data if isinstance(value, Tensor) else value
         try:

@@ -19,6 +19,17 @@ from .launches import copy_to, fill
 from .trace import active, current, not_recordable
 
 
+def _elementwise(name: str, *args: Any, out: Any = None, casting: str = "same_kind") -> Buffer:
+    """Return an expression; with ``out`` it is computed and stored there."""
+    value = expression(name, *args)
+    if out is None:
+        return value
+    if not np.can_cast(value.dtype, out.dtype, casting):  # type: ignore[arg-type]
+        raise TypeError(f"{name}: {value.dtype} does not fit {out.dtype} by {casting} casting")
+    copy_to(out, value)
+    return out
+
+
 class Library:
     """The array library of Buffers: NumPy's names; what no kernel computes raises NotRecordable."""
 
@@ -37,7 +48,7 @@ class Library:
                 "logical_not",
             )
         ):
-            return functools.partial(expression, name)
+            return functools.partial(_elementwise, name)
         if name.startswith("__"):
             raise AttributeError(name)
         raise not_recordable(f"{name}")

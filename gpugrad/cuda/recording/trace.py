@@ -104,9 +104,13 @@ class Trace:
         if not any(isinstance(t._data, Buffer) or t._requires_grad for t in given):
             return  # a constant, computed once
         for tensor in given:
-            if not isinstance(tensor._data, backend.Symbolic):
-                self.leaves.append(Leaf(tensor, tensor._data, tensor._grad))
-                tensor._data = self.lift(tensor._data)
+            self.lift_tensor(tensor)
+
+    def lift_tensor(self, tensor: Any) -> None:
+        """Give a tensor a Buffer for its array, until ``restore``."""
+        if not isinstance(tensor._data, backend.Symbolic):
+            self.leaves.append(Leaf(tensor, tensor._data, tensor._grad))
+            tensor._data = self.lift(tensor._data)
 
     def restore(self) -> list[Any]:
         """Give the lifted tensors back what they held; return the gradients they had at the end."""
@@ -206,6 +210,14 @@ def forget_gradient(tensor: Any) -> None:
     if trace is not None:
         trace.lift_tensors([tensor])
         trace.cleared.add(tensor)
+
+
+def changes(tensor: Any, by: Any) -> None:
+    """Note that a step changes a tensor in place, by a number or another tensor."""
+    trace = _current.get()
+    if trace is not None:
+        trace.lift_tensor(tensor)
+        trace.lift_tensors([tensor, by])
 
 
 def calls(module: Any) -> None:

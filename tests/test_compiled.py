@@ -1,0 +1,426 @@
+"""gg.compile: what is replayed gives the bits of what is run, and nothing stale is ever used."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import gpugrad as gg
+from gpugrad import cuda, emulator, nn, optim
+from gpugrad.cuda import recording
+from gpugrad.cuda.recording import NotRecordable
+from gpugrad.models import GPT, GPTConfig
+from gpugrad.nn import functional as F
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng()
+
+
+@pytest.fixture(autouse=True)
+def emulated():
+    with emulator.enabled("plain"):
+        yield
+
+
+def bits(x):
+    array = x.numpy() if isinstance(x, gg.Tensor) else np.asarray(x)
+    return array.tobytes()
+
+
+def recorded(function):
+    """Return the only recording of a compiled function."""
+    ((found,),) = function._found.values()
+    return found
+
+
+def gpt(**changes):
+    gg.manual_seed(3)
+    shape = {"vocab_size": 37, "block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 64}
+    return GPT(GPTConfig(**{**shape, **changes}))
+
+
+def batches(rng, count, shape=(2, 12), vocabulary=37):
+    return [tuple(rng.integers(0, vocabulary, (2, *shape))) for _ in range(count)]
+
+
+def trainer(model, compiled, max_norm=1.0):
+    optimizer = optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+
+    def step(x, y):
+        loss = model.loss(x, y)
+        loss.backward()
+        norm = optimizer.step(max_norm=max_norm)
+        optimizer.zero_grad()
+        return loss, norm
+
+    return (gg.compile(step) if compiled else step), optimizer
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_training_step_of_gpt_gives_the_same_bits(dtype, dropout, rng):
+    data = batches(rng, 4)
+    runs = []
+    for compiled in (False, True):
+        model = gpt(dtype=dtype, dropout=dropout)
+        step, optimizer = trainer(model, compiled)
+        results = []
+        for number, (x, y) in enumerate(data):
+            optimizer.param_groups[0]["lr"] = 1e-2 / (number + 1)
+            results += [bits(value) for value in step(x, y)]
+        state = optimizer.state_dict()["state"]
+        moments = [bits(s["exp_avg"]) + bits(s["exp_avg_sq"]) for s in state.values()]
+        runs.append(
+            (results, [bits(p) for p in model.parameters()], moments, gg.random.get_state())
+        )
+        assert {int(s["step"]) for s in state.values()} == {4}
+    assert runs[0] == runs[1]
+
+
+def test_one_recording_serves_many_steps_and_another_shape_makes_one_more(rng):
+    model = gpt()
+    step, _ = trainer(model, True)
+    for x, y in batches(rng, 3):
+        step(x, y)
+    assert step.recordings == 1
+    for x, y in batches(rng, 2, (3, 7)):
+        step(x, y)
+    assert step.recordings == 2
+    step(*batches(rng, 1)[0])
+    assert step.recordings == 2
+
+
+def test_no_two_live_storages_overlap_and_the_arena_is_tight(rng):
+    step, _ = trainer(gpt(n_layer=4), True)
+    step(*batches(rng, 1)[0])
+    layout = recorded(step).replay.layout
+    assert layout.plan.size <= 1.05 * layout.plan.lower_bound
+    rows = sorted(
+        zip(layout.first, layout.last, layout.plan.offsets, layout.storages, strict=True),
+        key=lambda row: row[0],
+    )
+    for i, (first, last, offset, storage) in enumerate(rows):
+        for other_first, other_last, other, stored in rows[i + 1 :]:
+            if other_first <= last and first <= other_last:
+                assert offset + storage.nbytes <= other or other + stored.nbytes <= offset
+
+
+def test_the_checked_build_finds_nothing_in_a_replay(rng):
+    with emulator.enabled("checked", poison=0x7F):
+        step, _ = trainer(gpt(n_layer=1), True)
+        for x, y in batches(rng, 2):
+            loss, norm = step(x, y)
+            assert np.isfinite(loss.item()) and np.isfinite(norm.item())
+
+
+def test_no_launch_is_left_out_of_the_count(rng):
+    x, y = batches(rng, 1)[0]
+    counts = []
+    for compiled in (False, True):
+        step, _ = trainer(gpt(), compiled)
+        before = cuda.launches.copy()
+        step(x, y)
+        counts.append(cuda.launches - before)
+    plain = {k: n for k, n in counts[0].items() if not k.startswith("elementwise")}
+    replayed = {k: n for k, n in counts[1].items() if not k.startswith(("elementwise", "copy"))}
+    assert plain == replayed
+
+
+# Gradients
+
+
+def affine(rng):
+    w = gg.tensor(rng.standard_normal((5, 4)).astype("f"), requires_grad=True)
+
+    def step(x):
+        loss = (F.linear(x, w) ** 2).sum()
+        loss.backward()
+        return loss
+
+    return w, step
+
+
+def test_gradients_stay_in_grad(rng):
+    w, step = affine(rng)
+    compiled = gg.compile(step)
+    for _ in range(3):
+        x = rng.standard_normal((6, 4)).astype("f")
+        w.grad = None
+        step(x)
+        expected = bits(w.grad)
+        w.grad = None
+        compiled(x)
+        assert bits(w.grad) == expected
+    assert compiled.recordings == 1
+
+
+def test_gradients_add_up_over_calls(rng):
+    w, step = affine(rng)
+    compiled = gg.compile(step)
+    xs = [rng.standard_normal((6, 4)).astype("f") for _ in range(4)]
+    for x in xs:
+        step(x)
+    expected = bits(w.grad)
+    for _ in range(2):
+        w.grad = None
+        for x in xs:
+            compiled(x)
+        assert bits(w.grad) == expected
+    assert compiled.recordings == 2  # with and without a gradient to add to
+
+
+def test_zero_grad_inside_forgets_what_was_there(rng):
+    w, step = affine(rng)
+    module = nn.Module()
+    module.w = nn.Parameter(w.data)
+
+    @gg.compile
+    def fresh(x):
+        module.zero_grad()
+        (F.linear(x, module.w) ** 2).sum().backward()
+
+    x = rng.standard_normal((6, 4)).astype("f")
+    fresh(x)
+    first = bits(module.w.grad)
+    fresh(x)
+    assert bits(module.w.grad) == first and fresh.recordings == 1
+
+
+def test_an_error_leaves_parameters_and_gradients_alone(rng):
+    w, _ = affine(rng)
+    data, w.grad = w.data, gg.ones_like(w)
+    gradient = w.grad
+
+    @gg.compile
+    def step(x):
+        w.grad = None
+        loss = F.linear(x, w).sum()
+        loss.backward()
+        return float(loss)
+
+    with pytest.raises(NotRecordable, match=r"reading the values.*test_compiled\.py:\d+"):
+        step(np.ones((2, 4), np.float32))
+    assert w.data is data and w.grad is gradient
+    assert (F.linear(np.ones((1, 4), np.float32), w)).shape == (1, 5)
+
+
+# What a recording depends on
+
+
+def test_modes_of_modules(rng):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5))
+    x = rng.standard_normal((4, 8)).astype("f")
+    run = gg.compile(lambda x: model(x))
+    model.train()
+    kept = run(x).numpy()
+    model.eval()
+    np.testing.assert_array_equal(run(x).numpy(), model(x).numpy())
+    assert (kept == 0).any() and run.recordings == 2
+    model.train()
+    assert bits(run(x)) != bits(run(x)) and run.recordings == 2
+
+
+def test_numbers_and_replaced_parameters(rng):
+    w = gg.tensor(rng.standard_normal((3, 3)).astype("f"), requires_grad=True)
+    run = gg.compile(lambda x, factor: F.linear(x, w) * factor)
+    x = rng.standard_normal((2, 3)).astype("f")
+    one, two = run(x, 1.0).numpy(), run(x, 2.0).numpy()
+    np.testing.assert_array_equal(one * 2, two)
+    w.data = w.data * 3
+    np.testing.assert_allclose(run(x, 1.0).numpy(), one * 3, rtol=1e-5, atol=1e-6)
+    assert run.recordings == 3
+
+
+def test_too_many_recordings_say_so():
+    run = gg.compile(lambda x, k: x * k)
+    x = np.ones(3, np.float32)
+    with pytest.raises(NotRecordable, match="recorded 16 times"):
+        for k in range(20):
+            run(x, k)
+
+
+def test_results_belong_to_the_caller():
+    run = gg.compile(lambda x: {"twice": x * 2, "same": [x, 3, None]})
+    first = run(np.full(4, 1, np.float32))
+    second = run(np.full(4, 5, np.float32))
+    assert first["twice"].tolist() == [2] * 4 and second["twice"].tolist() == [10] * 4
+    assert first["same"][0].tolist() == [1] * 4 and first["same"][1:] == [3, None]
+
+
+def test_without_kernels_the_function_runs_as_it_is():
+    seen = []
+
+    @gg.compile
+    def run(x):
+        seen.append(float(x.sum()))
+        return x
+
+    with cuda.emulation.disabled():
+        run(gg.ones(3))
+        run(gg.ones(4))
+    assert seen == [3, 4] and run.recordings == 0
+
+
+def test_a_compiled_function_inside_of_another():
+    inner = gg.compile(lambda x: x * 2)
+    outer = gg.compile(lambda x: inner(x) + 1)
+    assert outer(np.ones(2, np.float32)).tolist() == [3, 3]
+    assert (inner.recordings, outer.recordings) == (0, 1)
+
+
+# What is changed in place
+
+
+def test_an_expression_is_computed_before_what_it_reads_changes(rng):
+    w = gg.tensor(rng.standard_normal(64).astype("f"), requires_grad=True)
+
+    @gg.compile
+    def step(x):
+        before = w * x  # nobody has read it when w changes
+        with gg.no_grad():
+            w.__isub__(0.5 * x)
+        return before, w * 1.0
+
+    for _ in range(2):
+        x, old = rng.standard_normal(64).astype("f"), w.numpy().copy()
+        before, after = step(x)
+        np.testing.assert_array_equal(before.numpy(), old * x)
+        np.testing.assert_array_equal(after.numpy(), old - np.float32(0.5) * x)
+        np.testing.assert_array_equal(w.numpy(), old - np.float32(0.5) * x)
+
+
+def test_a_plain_tensor_that_a_step_changes():
+    total = gg.zeros(3)
+
+    @gg.compile
+    def add(x):
+        with gg.no_grad():
+            total.__iadd__(x)
+            total[:1] = x[:1] * 100
+
+    for _ in range(3):
+        add(np.ones(3, np.float32))
+    assert total.tolist() == [100, 3, 3]
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda x: x if x.sum() > 0 else -x, "reading the values"),
+        (lambda x: gg.sort(x), "sort"),
+        (lambda x: x.numpy(), "reading the values"),
+        (lambda x: x[x > 0], "indexing with Buffer"),
+        (lambda x: x.astype(gg.float64) * 2, "float64"),
+        (lambda x: gg.max(x), "max"),
+    ],
+    ids=["if", "sort", "numpy", "mask", "float64", "max"],
+)
+def test_what_is_refused_names_itself_and_the_line(function, words):
+    with pytest.raises(NotRecordable, match="test_compiled.py") as caught:
+        gg.compile(function)(np.ones(4, np.float32))
+    assert words in str(caught.value)
+
+
+def test_what_escaped_from_a_recording():
+    kept = []
+    gg.compile(lambda x: kept.append(x * 2))(np.ones(3, np.float32))
+    with pytest.raises(NotRecordable, match="outside of"):
+        (kept[0] + 1).sum()
+
+
+def test_other_arguments():
+    with pytest.raises(TypeError, match="an argument is a set"):
+        gg.compile(lambda x: x)({1})
+
+
+def test_other_threads_compute_meanwhile():
+    w = gg.tensor(np.ones(3, np.float32), requires_grad=True)
+    found = []
+
+    @gg.compile
+    def step(x):
+        other = gg.tensor(np.full(3, 7, np.float32), requires_grad=True)
+        thread = threading.Thread(target=lambda: found.append((other * 2).numpy()))
+        thread.start()
+        thread.join()
+        return w * x
+
+    step(np.ones(3, np.float32))
+    assert found[0].tolist() == [14] * 3
+
+
+# Views
+
+
+def random_view(rng, x):
+    """Return a function that makes a view or copy of an array, of random kind."""
+    kind = rng.integers(6)
+    if kind == 0 and x.ndim:
+        axes = tuple(map(int, rng.permutation(x.ndim)))
+        return lambda a: a.transpose(axes)
+    if kind == 1 and x.ndim:
+        axis = int(rng.integers(x.ndim))
+        start = int(rng.integers(x.shape[axis]))
+        stop = int(rng.integers(start, x.shape[axis])) + 1
+        step = int(rng.integers(1, 3))
+        index = (slice(None),) * axis + (slice(start, stop, step),)
+        return lambda a: a[index]
+    if kind == 2 and x.ndim > 1:
+        index = int(rng.integers(x.shape[0]))
+        return lambda a: a[index]
+    if kind == 3:
+        return lambda a: a.reshape(-1)
+    if kind == 4:
+        factors = [n for n in range(1, x.size + 1) if x.size % n == 0]
+        first = int(rng.choice(factors))
+        rest = x.size // first
+        second = int(rng.choice([n for n in range(1, rest + 1) if rest % n == 0]))
+        return lambda a: a.reshape(first, second, rest // second)
+    return lambda a: a[None]
+
+
+def test_views_are_those_of_numpy(rng):
+    for _ in range(60):
+        x = rng.standard_normal(tuple(rng.integers(1, 5, 3))).astype("f")
+        steps, y = [], x
+        for _ in range(rng.integers(1, 6)):
+            view = random_view(rng, y)
+            steps.append(view)
+            y = view(y)
+
+        def run(a, steps=tuple(steps)):
+            data = a._data
+            for view in steps:
+                data = view(data)
+            return data * 1.0 if data.flags.c_contiguous else data
+
+        trace = recording.Trace(cuda.EMULATED)
+        got = gg.compile(run)(x)
+        np.testing.assert_array_equal(got.numpy(), y)
+        assert got.shape == y.shape and not trace.launches
+
+
+def test_sums_and_joins(rng):
+    x = rng.standard_normal((3, 4, 5)).astype("f")
+
+    @gg.compile
+    def run(x):
+        joined = gg.concat([x, x * 2], axis=1)
+        return [gg.sum(joined, axis=axis) for axis in (0, 1, 2, (0, 2))] + [
+            gg.mean(joined, axis=1, keepdims=True),
+            gg.stack([x, -x], axis=2),
+            joined.sum(),
+        ]
+
+    both = np.concatenate([x, x * 2], axis=1)
+    expected = [both.sum(axis=axis) for axis in (0, 1, 2, (0, 2))]
+    expected += [both.mean(axis=1, keepdims=True), np.stack([x, -x], axis=2), both.sum()]
+    for got, wanted in zip(run(x), expected, strict=True):
+        np.testing.assert_allclose(got.numpy(), wanted, rtol=1e-5, atol=1e-5)

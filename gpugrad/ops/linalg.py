@@ -1,4 +1,8 @@
-"""Matrix products. Reduced precision accumulates in float32."""
+"""Matrix products. Reduced precision accumulates in float32.
+
+On a GPU, in the emulator and in a recorded step they are ``cuda.gemm``, which multiplies bfloat16
+and float16 as they are; NumPy multiplies them widened.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,10 @@ import numpy as np
 
 from .. import backend, cuda
 from ..cuda.column_sums import column_sums
-from ..registry import OPS, Sample, primitive
+from ..cuda.emulation import expected
+from ..cuda.kernel import DTYPE_CODES
+from ..cuda.symbolic import Symbol
+from ..registry import OPS, Sample, prepare, primitive
 from ..tensor import Tensor
 from ._hot import binary_function
 from .elementwise import multiply
@@ -22,7 +29,19 @@ from .shape import asarray, expand_dims, permute_dims, reshape, squeeze
 
 def _times(x: Any, y: Any, xp: Any) -> Any:
     """Return the matrix product of arrays or of tensors."""
+    if xp is np and x.dtype.itemsize != 2 and not expected():
+        return np.matmul(x, y)
     return xp.matmul(x, y) if isinstance(x, Tensor) else _matmul_arrays(xp, x, y)
+
+
+def _takes_gemm(x: Any, y: Any) -> bool:
+    """Return whether arrays are multiplied by cuda.gemm: not NumPy's unless they are emulated."""
+    if x.__class__ is np.ndarray and y.__class__ is np.ndarray:
+        if not (expected() and cuda.emulated()):
+            return False
+    elif isinstance(x, Symbol) or isinstance(y, Symbol):
+        return False
+    return x.dtype == y.dtype and x.dtype in DTYPE_CODES
 
 
 @primitive(
@@ -37,14 +56,16 @@ def _times(x: Any, y: Any, xp: Any) -> Any:
     name="matmul",
     broadcasts=True,
     method=False,
-    x=lambda g, y, xp: xp.matmul(g, y.mT),
-    y=lambda g, x, xp: xp.matmul(x.mT, g),
+    x=lambda g, y, xp: _times(g, y.mT, xp),
+    y=lambda g, x, xp: _times(x.mT, g, xp),
 )
 def _matmul(xp, x, y):
-    return xp.matmul(x, y)
+    return _matmul_arrays(xp, x, y)
 
 
 def _matmul_arrays(xp: Any, x: Any, y: Any) -> Any:
+    if _takes_gemm(x, y):
+        return cuda.gemm(x, y)
     if x.dtype.itemsize == 2 and x.dtype in backend.NARROW:
         wide = _matmul_arrays(xp, x.astype(backend.float32), y.astype(backend.float32))
         return wide.astype(x.dtype)
@@ -52,6 +73,11 @@ def _matmul_arrays(xp: Any, x: Any, y: Any) -> Any:
 
 
 _product = binary_function(OPS["matmul"], np.matmul)
+
+
+def _by_gemm(x: Tensor, y: Tensor) -> Tensor:
+    op = OPS["matmul"]
+    return op(prepare(op, (x, y)), {})
 
 
 def matmul(x: Any, y: Any) -> Any:
@@ -65,14 +91,17 @@ def matmul(x: Any, y: Any) -> Any:
     xd, yd = x._data, y._data
     xs, ys = xd.shape, yd.shape
     if len(xs) > 1 and len(ys) > 1 and xs[-1] == ys[-2]:
-        if xd.itemsize == 2 or yd.itemsize == 2:
+        product: Any = _product
+        if (xd.__class__ is not np.ndarray or expected()) and _takes_gemm(xd, yd):
+            product = _by_gemm
+        elif xd.itemsize == 2 or yd.itemsize == 2:
             narrow = backend.promote(x.dtype, y.dtype)
             if narrow in backend.NARROW:
                 wide = matmul(x.astype(backend.float32), y.astype(backend.float32))
                 return wide.astype(narrow)
         if len(xs) == len(ys) or len(ys) > 2:
-            return _product(x, y)
-        return reshape(_product(reshape(x, (math.prod(xs[:-1]), xs[-1])), y), (*xs[:-1], ys[-1]))
+            return product(x, y)
+        return reshape(product(reshape(x, (math.prod(xs[:-1]), xs[-1])), y), (*xs[:-1], ys[-1]))
     if not xs or not ys:
         raise ValueError(f"matmul: needs at least one dimension, got {xs} and {ys}")
     inner = ys[-2] if len(ys) > 1 else ys[0]
@@ -99,7 +128,7 @@ def _flat(x: Any, xp: Any) -> Any:
 
 def _sum_of_rows(g: Any, xp: Any) -> Any:
     """Return the sums over the rows of a matrix; on a GPU by our own kernel where it can."""
-    if xp is np or isinstance(g, Tensor) or not (g.size and cuda.fits(g)):
+    if isinstance(g, Tensor) or not (g.size and _takes_gemm(g, g) and cuda.fits(g)):
         return backend.total(xp, g, 0)
     return column_sums(g, g.dtype)
 
@@ -119,6 +148,10 @@ def _sum_of_rows(g: Any, xp: Any) -> Any:
     bias=lambda g, xp: _sum_of_rows(_flat(g, xp), xp),
 )
 def _linear(xp, x, weight, bias):
+    if bias is not None and _takes_gemm(x, weight) and bias.dtype == x.dtype:
+        flat = _flat(x, xp)
+        out = cuda.gemm(flat, weight.T, epilogue="bias", bias=cuda.contiguous(bias))
+        return out.reshape(*x.shape[:-1], weight.shape[0])
     out = _matmul_arrays(xp, _flat(x, xp), weight.T)
     if bias is not None:
         out += bias

@@ -202,6 +202,7 @@ def test_a_configuration_file(here, capsys):
         (["plan"], "invalid choice: 'plan'"),
         (["train", "--n-layers", "3"], "argument --n-layers; did you mean '--n-layer'?"),
         (["train", "--n-lay", "3"], "argument --n-lay; did you mean '--n-layer'?"),
+        (["train", "--dtype", "float64"], "argument --dtype; it is called '--precision' now"),
         (["train", "--overwite"], "did you mean '--overwrite'?"),
         (["train", "input.txt"], "unrecognized argument input.txt"),
         (["train", "--n-layer", "two"], "--n-layer: invalid int value: 'two'"),
@@ -292,7 +293,7 @@ def test_version(capsys):
 
 def test_divergence_is_said(here, capsys, monkeypatch):
     monkeypatch.setattr(
-        "gpugrad.train.loop.AdamW.step", lambda self, max_norm: gpugrad.tensor(float("inf"))
+        "gpugrad.train.loop.AdamW.step", lambda self, max_norm, scaler: gpugrad.tensor(float("inf"))
     )
     assert train("--max-steps", "4") == 1
     assert "the norm of the gradient is inf at step 1" in capsys.readouterr().err

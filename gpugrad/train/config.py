@@ -37,7 +37,13 @@ class TrainConfig:
     out: str = _setting("", "folder of the run (default: runs/PRESET)")
     device: str = _setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
     threads: int = _setting(1, "of the CPU's matrix products (0: NumPy decides)", low=0)
-    dtype: str = _setting("float32", "of the parameters", True, choices=("float32", "float64"))
+    precision: str = _setting(
+        "float32",
+        "of parameters and activations; in halves AdamW keeps float32 copies, and float16 scales "
+        "the loss",
+        True,
+        choices=("float32", "bfloat16", "float16", "float64"),
+    )
     seed: int = _setting(1337, "of initial weights, batches and dropout", True, low=0, below=2**64)
 
     data: str = _setting(
@@ -69,6 +75,14 @@ class TrainConfig:
 
     max_steps: int = _setting(2500, "updates of the parameters", low=1)
     batch_size: int = _setting(12, "windows per pass", True, low=1)
+    recompute: str = _setting(
+        "none",
+        "what the backward pass computes again to save memory",
+        choices=("none", "attention", "block"),
+    )
+    head_chunk: int = _setting(
+        0, "positions whose logits are in memory at the same time (0: all)", low=0
+    )
     accumulate: int = _setting(1, "passes per update, their gradients added up", True, low=1)
     lr: float = _setting(3e-3, "highest learning rate", low=0)
     min_lr: float = _setting(3e-4, "learning rate at the end", low=0)
@@ -115,7 +129,7 @@ class TrainConfig:
     def model(self, vocab_size: int) -> GPTConfig:
         """Return the model's configuration."""
         shape = {name: getattr(self, name) for name in SHAPE}
-        return GPTConfig(vocab_size=vocab_size, dtype=self.dtype, **shape)
+        return GPTConfig(vocab_size=vocab_size, dtype=self.precision, **shape)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, fit for JSON."""
@@ -123,6 +137,7 @@ class TrainConfig:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
+RENAMED = {"dtype": "precision"}  # settings that config.json of older runs calls otherwise
 
 
 def resolve(flags: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -141,8 +156,10 @@ def resolve(flags: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> 
 def resumed(saved: Mapping[str, Any], changes: Mapping[str, Any]) -> TrainConfig:
     """Return a run's saved settings with those changes that leave its state meaningful.
 
-    Raises ValueError naming the first setting that cannot change.
+    Settings saved under an older name are understood. Raises ValueError naming the first setting
+    that cannot change.
     """
+    saved = {RENAMED.get(name, name): value for name, value in saved.items()}
     config = TrainConfig(**known(saved, "config.json"))
     changed = dataclasses.replace(config, **known(changes, "TrainConfig"))
     for name, field in FIELDS.items():
@@ -204,6 +221,9 @@ def known(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return '; did you mean ...?' for a mistyped name, or the choices when none is near."""
     names = list(names)
+    new = RENAMED.get(name.lstrip("-"))
+    if new is not None:
+        return f"; it is called {name.replace(name.lstrip('-'), new)!r} now"
     near = difflib.get_close_matches(name, names, n=1)
     if near:
         return f"; did you mean {near[0]!r}?"

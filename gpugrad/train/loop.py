@@ -14,7 +14,7 @@ from .. import backend
 from ..engine import no_grad
 from ..models import GPT, flops_per_token, parameter_count
 from ..ops import random
-from ..optim import AdamW, decay_groups, schedule
+from ..optim import AdamW, LossScaler, decay_groups, schedule
 from ..optim.schedule import Schedule
 from ..text import RandomWindows, fixed_windows
 from . import checkpoint
@@ -35,7 +35,9 @@ class Report(NamedTuple):
     """What happened since the last report: means over `steps` updates, and their speed.
 
     loss in nats per token; norm is the mean gradient norm before clipping, None without clipping;
-    mfu a share of the device's peak, None where that is not known.
+    mfu a share of the device's peak, None where that is not known. With float16 loss_scale is the
+    scale of the loss now, skipped the number of updates left out since the run began because a
+    gradient overflowed, whose norm does not count; otherwise None.
     """
 
     step: int
@@ -44,6 +46,8 @@ class Report(NamedTuple):
     lr: float
     tokens_per_second: float
     mfu: float | None
+    loss_scale: float | None = None
+    skipped: int | None = None
 
 
 class Trainer:
@@ -65,6 +69,8 @@ class Trainer:
             betas=(config.beta1, config.beta2),
             eps=config.eps,
         )
+        half = config.precision == "float16"
+        self.scaler = LossScaler(device=self.device) if half else None
         self.schedule = learning_rate(config)
         self.batches = RandomWindows(data.train, config.block_size, config.batch_size, config.seed)
         self.held_out = fixed_windows(data.val, config.block_size, config.eval_windows)
@@ -78,7 +84,7 @@ class Trainer:
         self._norms: list[Any] = []  # likewise
         self._reported = 0.0
         self._flops = flops_per_token(shape)
-        self._peak = peak_flops(device_name(self.device), config.dtype)
+        self._peak = peak_flops(device_name(self.device), config.precision)
         self.parameters = parameter_count(shape)
         self.tokens_per_step = config.accumulate * config.batch_size * config.block_size
 
@@ -86,7 +92,8 @@ class Trainer:
         """Take one step: accumulate gradients, clip, update.
 
         A gradient whose norm is not finite changes no parameter and raises DivergedError; on a GPU,
-        which is not waited for here, the next report or checkpoint raises it.
+        which is not waited for here, the next report or checkpoint raises it. With float16 it only
+        shrinks the scale of the loss.
         """
         started = time.perf_counter()
         lr = self.schedule(self.step)
@@ -94,30 +101,35 @@ class Trainer:
             group["lr"] = lr
         self.model.train()
         self.optimizer.zero_grad()
-        self._losses.append(backward(self.model, self._next_batches()))
+        memory = {"recompute": self.config.recompute, "head_chunk": self.config.head_chunk or None}
+        self._losses.append(backward(self.model, self._next_batches(), self.scaler, **memory))
         if self._movement:
             self._movement.start()
         if self.config.grad_clip:
-            norm = self.optimizer.step(max_norm=self.config.grad_clip)._data
-            if isinstance(norm, np.ndarray):
+            norm = self.optimizer.step(max_norm=self.config.grad_clip, scaler=self.scaler)._data
+            if isinstance(norm, np.ndarray) and self.scaler is None:
                 self._require_finite(NORM, float(norm), self.step + 1)
             self._norms.append(norm)
         else:
-            self.optimizer.step()
+            self.optimizer.step(scaler=self.scaler)
         if self._movement:
-            self.change = self._movement.distance()
+            moved = self._movement.distance()
+            if moved or self.scaler is None:  # an update that was left out moves nothing
+                self.change = moved
         self.step += 1
         self.seconds += time.perf_counter() - started
 
     def report(self) -> Report | None:
         """Return what happened since the last report, None if nothing did.
 
-        Raises DivergedError when a loss or the norm of a gradient is not finite.
+        Raises DivergedError when a loss or the norm of a gradient is not finite, with float16 when
+        gradients overflow without any scale.
         """
         if not self._losses:
             return None
         started = time.perf_counter()
-        norms, losses = self._finite(NORM, self._norms), self._finite("loss", self._losses)
+        losses, norms = self._finite("loss", self._losses), self._finite_norms()
+        scale, skipped = self._scaling()
         self.seconds += time.perf_counter() - started
         speed = len(losses) * self.tokens_per_step / (self.seconds - self._reported)
         report = Report(
@@ -127,6 +139,8 @@ class Trainer:
             self.schedule(self.step - 1),
             speed,
             speed * self._flops / self._peak if self._peak else None,
+            scale,
+            skipped,
         )
         self._losses, self._norms, self._reported = [], [], self.seconds
         return report
@@ -142,7 +156,8 @@ class Trainer:
                 return None
             rows = slice(start, start + size)
             with no_grad():
-                total += float(self.model(x[rows], y[rows])[1].item()) * len(x[rows])
+                loss = self.model.loss(x[rows], y[rows], head_chunk=self.config.head_chunk or None)
+                total += float(loss.item()) * len(x[rows])
         return total / len(x)
 
     def take_evaluation(self, loss: float) -> bool:
@@ -184,11 +199,13 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state as NumPy arrays and plain values.
 
-        Raises DivergedError when a loss or norm since the last report is not finite.
+        Raises DivergedError where ``report`` does.
         """
+        self._scaling()
         return {
             "model": model_state(self.model),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "random": random.get_state(),
             "batches": self.batches.state_dict(),
             "patience": self.patience.state_dict(),
@@ -198,13 +215,15 @@ class Trainer:
             "seconds": self.seconds,
             "reported": self._reported,
             "losses": self._finite("loss", self._losses),
-            "norms": self._finite(NORM, self._norms),
+            "norms": self._finite_norms(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of a trainer with the same fixed settings and data."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
         random.set_state(state["random"])
         self.batches.load_state_dict(state["batches"])
         self.patience.load_state_dict(state["patience"])
@@ -223,6 +242,27 @@ class Trainer:
             self._require_finite(what, value, self.step - back)
         return values
 
+    def _finite_norms(self) -> list[float]:
+        """Return the norms of the last steps; of steps that were left out there is none."""
+        if self.scaler is None:
+            return self._finite(NORM, self._norms)
+        return [norm for norm in map(float, self._norms) if math.isfinite(norm)]
+
+    def _scaling(self) -> tuple[float | None, int | None]:
+        """Return the scale of the loss and the number of updates left out, if the loss is scaled.
+
+        Raises DivergedError where the scale fell below 1: no float16 holds the gradients as such.
+        """
+        if self.scaler is None:
+            return None, None
+        scale, skipped = self.scaler.get_scale(), self.scaler.skipped
+        if scale < 1:
+            raise DivergedError(
+                f"the gradient overflows float16 at step {self.step} even where the loss is scaled "
+                f"by {scale:g}; {skipped} updates were left out"
+            )
+        return scale, skipped
+
     def _require_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):
             raise DivergedError(f"the {what} is {value} at step {step}")
@@ -238,19 +278,26 @@ def find_device(name: str) -> str:
     return device
 
 
-def backward(model: GPT, batches: Iterable[tuple[Any, Any]]) -> Any:
+def backward(
+    model: GPT,
+    batches: Iterable[tuple[Any, Any]],
+    scaler: LossScaler | None = None,
+    **memory: Any,
+) -> Any:
     """Add the gradient of the mean loss over all targets of all batches; return that loss.
 
     Every target counts the same wherever it stands, so a step does not depend on how its windows
-    are cut into batches. The loss is an array without dimensions, on the model's device.
+    are cut into batches. With a scaler the gradient is that of the scaled loss. ``memory`` are
+    ``recompute`` and ``head_chunk`` of GPT.loss. The loss is an array without dimensions, float32
+    or float64, on the model's device.
     """
     batches = list(batches)
     counts = [int(np.count_nonzero(y != IGNORED)) for _, y in batches]
     total: Any = 0.0
     for (x, y), count in zip(batches, counts, strict=True):
         if count:
-            loss = model(x, y)[1] * (count / sum(counts))
-            loss.backward()
+            loss = model.loss(x, y, **memory) * (count / sum(counts))
+            (loss if scaler is None else scaler.scale(loss)).backward()
             total = total + loss._data
     return total
 

@@ -127,8 +127,8 @@ class Session:
         )
         print(
             f"model     {config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, "
-            f"context {config.block_size}: {trainer.parameters:,} parameters, {config.dtype} on "
-            f"{device_name(trainer.device)}"
+            f"context {config.block_size}: {trainer.parameters:,} parameters, {config.precision} "
+            f"on {device_name(trainer.device)}"
         )
         counted = ", ".join(f"{name} {loss:.4f}" for name, loss in self.baselines.items())
         print(f"baseline  {counted}, uniform {np.log(size):.4f} nats per token, by counting")
@@ -187,6 +187,11 @@ class Session:
             f"best      validation loss {best:.4f} after step {step}: {abs(difference):.2f} nats "
             f"per token {'below' if difference > 0 else 'ABOVE'} the bigram baseline"
         )
+        if trainer.scaler is not None:
+            print(
+                f"scaling   the loss is scaled by {trainer.scaler.get_scale():g}; "
+                f"{trainer.scaler.skipped} updates were left out because float16 overflowed"
+            )
         files = [folder.curve, folder.metrics, folder.checkpoints]
         if config.sample_tokens:
             text = self._sample()

@@ -122,6 +122,7 @@ def test_yaml_without_pyyaml_says_what_to_install(tmp_path, monkeypatch):
         ({"learning_rate": 4}, "'learning_rate'"),
         ({"blocksize": 4}, "'blocksize'; did you mean 'block_size'"),
         ({"model": {"n_layer": 3}}, "unknown setting 'model'"),
+        ({"dtype": "float64"}, "unknown setting 'dtype'; it is called 'precision' now"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -155,7 +156,7 @@ def test_unknown_preset():
         ({"seed": 2**64}, ValueError, "seed must be below 18446744073709551616"),
         ({"keep": 1}, ValueError, "keep must be at least 2, got 1"),
         ({"schedule": "cosin"}, ValueError, "schedule must be one of cosine, linear"),
-        ({"dtype": "bfloat16"}, ValueError, "dtype must be one of float32, float64"),
+        ({"precision": "half"}, ValueError, "precision must be one of float32, bfloat16, float16"),
         ({"n_head": 3}, ValueError, "n_embd 128 does not divide into n_head 3"),
         ({"positions": "rotary", "n_embd": 12}, ValueError, "head_size|odd"),
         ({"min_lr": 0.1}, ValueError, "min_lr must be at most lr, 0.003, got 0.1"),
@@ -187,6 +188,14 @@ def test_settings_survive_json():
     assert resumed(json.loads(json.dumps(config.to_dict())), {}) == config
 
 
+def test_an_older_run_says_dtype():
+    saved = {**TrainConfig().to_dict(), "dtype": "float64"}
+    del saved["precision"]
+    assert resumed(saved, {}).precision == "float64"
+    with pytest.raises(ValueError, match="precision is 'float64' in this run and cannot become"):
+        resumed(saved, {"precision": "bfloat16"})
+
+
 def test_resuming_may_change_what_is_not_in_the_state():
     saved = TrainConfig().to_dict()
     changed = resumed(saved, {"max_steps": 9999, "device": "cpu", "patience": 3, "out": "moved"})
@@ -199,7 +208,7 @@ FIXED = [name for name, field in FIELDS.items() if field.metadata["fixed"]]
 @pytest.mark.parametrize("name", [*FIXED, "preset"])
 def test_resuming_may_not_change_what_is_in_the_state(name):
     config = TrainConfig()
-    others = {"bias": True, "data": "x", "dtype": "float64", "positions": "learned"}
+    others = {"bias": True, "data": "x", "precision": "float64", "positions": "learned"}
     others |= {"tokenizer": "char", "activation": "gelu", "preset": "tiny", "n_head": 2}
     others |= {"norm_first": False, "tied_head": False, "n_embd": 256, "train_fraction": 0.5}
     old = getattr(config, name)

@@ -93,10 +93,12 @@ def test_every_target_counts_the_same_however_batches_are_cut(small_model, cuts)
     [
         {},
         {"dropout": 0.2},
-        {"accumulate": 3, "dtype": "float64", "positions": "rotary"},
+        {"accumulate": 3, "precision": "float64", "positions": "rotary"},
+        {"precision": "bfloat16", "min_change": 1e-9},
+        {"precision": "float16", "dropout": 0.2},
         {"grad_clip": 0.0, "schedule": "linear", "min_change": 1e-9, "tied_head": False},
     ],
-    ids=["plain", "dropout", "accumulate", "no clipping"],
+    ids=["plain", "dropout", "accumulate", "bfloat16", "float16", "no clipping"],
 )
 @pytest.mark.parametrize("first", [4, 6])
 def test_resumption_is_bit_identical(make_trainer, tmp_path, settings, first):
@@ -190,7 +192,7 @@ def test_a_norm_read_later_is_neither_reported_nor_saved(make_trainer, monkeypat
     trainer = make_trainer()
     run(trainer, 1)
     on_gpu = gg.Tensor._wrap(np.float64("inf"), None)  # like CuPy's, no numpy.ndarray
-    monkeypatch.setattr(trainer.optimizer, "step", lambda max_norm: on_gpu)
+    monkeypatch.setattr(trainer.optimizer, "step", lambda max_norm, scaler: on_gpu)
     trainer.update()
     for call in (trainer.report, lambda: trainer.save(tmp_path / "checkpoints")):
         with pytest.raises(DivergedError, match="norm of the gradient is inf at step 2"):
@@ -241,7 +243,7 @@ def test_the_end_of_movement_comes_after_the_warm_up(make_trainer):
 
 
 def test_the_change_is_that_of_the_last_update(make_trainer):
-    trainer = make_trainer(min_change=1e-9, dtype="float64")
+    trainer = make_trainer(min_change=1e-9, precision="float64")
     run(trainer, 3)
     before = [p.numpy().copy() for p in trainer.model.parameters()]
     run(trainer, 1)

@@ -20,6 +20,11 @@ from gpugrad.train.speed import device_name, peak_flops
         ("Tesla T4", "float32", 8.1e12),
         ("NVIDIA GeForce RTX 4090", "float32", 82.6e12),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", "float32", None),
+        ("NVIDIA H200", "bfloat16", 989.5e12),
+        ("NVIDIA H100 PCIe", "float16", 756e12),
+        ("Tesla T4", "float16", 65e12),
+        ("Tesla T4", "bfloat16", None),
+        ("CPU", "bfloat16", None),
         ("CPU", "float32", None),
     ],
 )

@@ -6,10 +6,16 @@
 #define PTX_CALLER , GPUGRAD_HERE  // reports name the line of the kernel that calls
 #else
 #define PTX_CALLER
-__device__ __forceinline__ unsigned shared_address(const void* p) {
-    return static_cast<unsigned>(__cvta_generic_to_shared(p));
-}
 #endif
+
+// Where a byte lies in the window of shared memory.
+__device__ __forceinline__ unsigned shared_address(const void* p) {
+#ifdef GPUGRAD_EMULATE
+    return gpugrad_emulator::shared_address(p);
+#else
+    return static_cast<unsigned>(__cvta_generic_to_shared(p));
+#endif
+}
 
 // ---- asynchronous copies from global to shared memory (sm_80) ----
 
@@ -262,6 +268,187 @@ __device__ __forceinline__ void cp_async_bulk(void* to, const void* from, int by
             "r"(shared_address(to)),
         "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(barrier))
         : "memory");
+#endif
+}
+#endif
+
+// ---- the asynchronous proxy: bulk copies and wgmma see shared memory through it (sm_90) ----
+
+// The first place from p on that is a multiple of BYTES in the window of shared memory.
+template <int BYTES>
+__device__ __forceinline__ unsigned char* align_shared(unsigned char* p) {
+    return p + (-shared_address(p) & (BYTES - 1));
+}
+
+#if defined(GPUGRAD_EMULATE) || __CUDA_ARCH__ >= 900
+// What this thread wrote to shared memory, and what it saw written, becomes visible to later
+// wgmma and bulk copies: of this thread, and of those that are ordered behind it.
+__device__ __forceinline__ void fence_proxy_async() {
+#ifdef GPUGRAD_EMULATE
+    gpugrad_emulator::proxy_fence();
+#else
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+#endif
+
+// ---- products of a warpgroup (wgmma, sm_90a alone): 128 threads, the first a multiple of 128 ----
+//
+// sums (64, N) += a (64, 16) b (16, N). In a tile of shared memory lines are 128 bytes long and the
+// place of every 16 bytes in its line is XORed with the line modulo eight; tiles start at multiples
+// of 1024 bytes. Not transposed: a line is 64 elements of a row of a, or of a column of b (tiles of
+// b hold its columns as rows). Transposed: a line is 64 rows of a column of a, or 64 columns of a
+// row of b.
+// With g = lane / 4, t = lane % 4 and w the warp, a in registers is that of mma for rows 16 w to
+// 16 w + 15, and sums 4 j to 4 j + 3 are those of mma for these rows and columns 8 j to 8 j + 7.
+// From its issue on nobody may touch a product's registers or write its tiles until wgmma_wait.
+
+#if defined(GPUGRAD_EMULATE) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+// The descriptor of a tile: `stride` bytes between groups of eight lines along the 16 elements of
+// the sum where transposed, along rows of a (columns of b) where not; `leading` bytes between lines
+// that are neighbours along rows (columns), where transposed and more than 64. Multiples of 16.
+__device__ __forceinline__ uint64_t wgmma_tile(const void* start, int stride, int leading = 16) {
+    const unsigned address = shared_address(start);
+    return static_cast<uint64_t>(1) << 62 | static_cast<uint64_t>(stride >> 4) << 32 |
+           static_cast<uint64_t>(leading >> 4) << 16 | (address & 0x3ffff) >> 4;
+}
+
+// The tile that starts so many bytes further on.
+__device__ __forceinline__ uint64_t wgmma_advance(uint64_t tile, int bytes) {
+    return tile + (bytes >> 4);
+}
+
+// Before the first product, and after any access to registers of the products that follow.
+__device__ __forceinline__ void wgmma_fence() {
+#ifdef GPUGRAD_EMULATE
+    gpugrad_emulator::wgmma_fence();
+#else
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+
+// The products since the last commit become one group.
+__device__ __forceinline__ void wgmma_commit() {
+#ifdef GPUGRAD_EMULATE
+    gpugrad_emulator::wgmma_commit();
+#else
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+
+// Registers that products wrote are not read, nor those of the next set, before this line: for the
+// compiler, to which the sums look complete where the product was issued.
+template <int SIZE>
+__device__ __forceinline__ void wgmma_hold([[maybe_unused]] float (&sums)[SIZE]) {
+#ifndef GPUGRAD_EMULATE
+#pragma unroll
+    for (int i = 0; i < SIZE; i++) asm volatile("" : "+f"(sums[i])::"memory");
+#endif
+}
+
+// Wait until at most `GROUPS` of the newest groups are under way. `sums` belong to a group that is
+// complete then; of others call wgmma_hold.
+template <int GROUPS, int SIZE>
+__device__ __forceinline__ void wgmma_wait(float (&sums)[SIZE] PTX_CALLER) {
+#ifdef GPUGRAD_EMULATE
+    gpugrad_emulator::wgmma_wait(GROUPS, file, line);
+#else
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(GROUPS) : "memory");
+#endif
+    wgmma_hold(sums);
+}
+
+#define WGMMA_8(i)                                                                     \
+    "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]),            \
+        "+f"(sums[i + 4]), "+f"(sums[i + 5]), "+f"(sums[i + 6]), "+f"(sums[i + 7])
+#define WGMMA_32 WGMMA_8(0), WGMMA_8(8), WGMMA_8(16), WGMMA_8(24)
+#define WGMMA_64 WGMMA_32, WGMMA_8(32), WGMMA_8(40), WGMMA_8(48), WGMMA_8(56)
+#define WGMMA_NAMES_32 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, " \
+    "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define WGMMA_NAMES_64 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, " \
+    "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, " \
+    "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
+    "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+// The instruction: the sums, then whether to add, then `operands` and the inputs they name.
+#define WGMMA(columns, type, names, sums, add_name, operands, ...)                           \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add_name ", 0;\n"                       \
+                 "wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type "." type " {"   \
+                 names "}, " operands ";\n}"                                                \
+                 : sums                                                                      \
+                 : "r"(static_cast<int>(add)), __VA_ARGS__)
+
+// sums (64, N) += a b, N = 2 SIZE, or if not `add`, = a b; a in registers.
+template <bool BFLOAT16, bool B_TRANSPOSED, int SIZE>
+__device__ __forceinline__ void wgmma_registers(float (&sums)[SIZE], const unsigned (&a)[4],
+                                                uint64_t b, bool add PTX_CALLER) {
+    static_assert(SIZE == 32 || SIZE == 64, "64 or 128 columns");
+#ifdef GPUGRAD_EMULATE
+    gpugrad_emulator::wgmma(sums, 2 * SIZE, a, 0, b, add | BFLOAT16 << 1 | B_TRANSPOSED << 3, file,
+                            line);
+#else
+#define INPUTS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(B_TRANSPOSED ? 1 : 0)
+#define OPERANDS_32 "{%33, %34, %35, %36}, %37, p, 1, 1, %38"
+#define OPERANDS_64 "{%65, %66, %67, %68}, %69, p, 1, 1, %70"
+    if constexpr (SIZE == 32 && BFLOAT16)
+        WGMMA("64", "bf16", WGMMA_NAMES_32, WGMMA_32, "%32", OPERANDS_32, INPUTS);
+    else if constexpr (SIZE == 32)
+        WGMMA("64", "f16", WGMMA_NAMES_32, WGMMA_32, "%32", OPERANDS_32, INPUTS);
+    else if constexpr (BFLOAT16)
+        WGMMA("128", "bf16", WGMMA_NAMES_64, WGMMA_64, "%64", OPERANDS_64, INPUTS);
+    else
+        WGMMA("128", "f16", WGMMA_NAMES_64, WGMMA_64, "%64", OPERANDS_64, INPUTS);
+#undef INPUTS
+#undef OPERANDS_32
+#undef OPERANDS_64
+#endif
+}
+
+// The same with both in shared memory.
+template <bool BFLOAT16, bool A_TRANSPOSED, bool B_TRANSPOSED, int SIZE>
+__device__ __forceinline__ void wgmma_shared(float (&sums)[SIZE], uint64_t a, uint64_t b,
+                                             bool add PTX_CALLER) {
+    static_assert(SIZE == 32 || SIZE == 64, "64 or 128 columns");
+#ifdef GPUGRAD_EMULATE
+    gpugrad_emulator::wgmma(sums, 2 * SIZE, nullptr, a, b,
+                            add | BFLOAT16 << 1 | A_TRANSPOSED << 2 | B_TRANSPOSED << 3, file,
+                            line);
+#else
+#define INPUTS "l"(a), "l"(b), "n"(A_TRANSPOSED ? 1 : 0), "n"(B_TRANSPOSED ? 1 : 0)
+#define OPERANDS_32 "%33, %34, p, 1, 1, %35, %36"
+#define OPERANDS_64 "%65, %66, p, 1, 1, %67, %68"
+    if constexpr (SIZE == 32 && BFLOAT16)
+        WGMMA("64", "bf16", WGMMA_NAMES_32, WGMMA_32, "%32", OPERANDS_32, INPUTS);
+    else if constexpr (SIZE == 32)
+        WGMMA("64", "f16", WGMMA_NAMES_32, WGMMA_32, "%32", OPERANDS_32, INPUTS);
+    else if constexpr (BFLOAT16)
+        WGMMA("128", "bf16", WGMMA_NAMES_64, WGMMA_64, "%64", OPERANDS_64, INPUTS);
+    else
+        WGMMA("128", "f16", WGMMA_NAMES_64, WGMMA_64, "%64", OPERANDS_64, INPUTS);
+#undef INPUTS
+#undef OPERANDS_32
+#undef OPERANDS_64
+#endif
+}
+
+// ---- registers of a warpgroup (setmaxnreg): a multiple of 8, 24 to 256, by all four warps ----
+
+// Give registers back, for others to take: this warpgroup needs COUNT a thread from here on.
+template <int COUNT>
+__device__ __forceinline__ void registers_give() {
+    static_assert(COUNT % 8 == 0 && COUNT >= 24 && COUNT <= 256);
+#ifndef GPUGRAD_EMULATE
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+#endif
+}
+
+// Take them: wait until there are as many.
+template <int COUNT>
+__device__ __forceinline__ void registers_take() {
+    static_assert(COUNT % 8 == 0 && COUNT >= 24 && COUNT <= 256);
+#ifndef GPUGRAD_EMULATE
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
 #endif
 }
 #endif

@@ -7,6 +7,9 @@
 //   holds, per lane, up to which tick of each other lane of its warp it is ordered, and per warp
 //   the same of other warps (named barriers);
 // - across blocks: a fence and then an atomic publishes, the next atomic on that address acquires.
+//
+// What ordinary stores wrote reaches the asynchronous proxy (wgmma) only behind fence.proxy.async,
+// by the thread that wrote, before that is ordered, or by the one that reads, after it is.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -25,10 +28,12 @@ namespace {
 struct Access {
     uint32_t block;  // serial number over all launches of the process; 0: none
     uint32_t epoch;
-    uint32_t thread : 10, atomic : 1, pending : 1, clock : 20;  // pending: a copy not waited for
+    // pending: a copy or wgmma not waited for, whose `clock` is its group if it reads; async:
+    // through the asynchronous proxy
+    uint32_t thread : 10, atomic : 1, pending : 1, async : 1, clock : 19;
     uint32_t pc;  // relative to the kernel's library, or INTERNED | index into `spots`
 };
-constexpr uint32_t INTERNED = 1u << 31;
+constexpr uint32_t INTERNED = 1u << 31, CLOCK = 0x7ffff;
 
 // What happened to `1 << shift` bytes of a region: the last write, and what came since then.
 struct Cell {
@@ -67,6 +72,12 @@ struct Acquired {
     Access by;
 };
 
+// The proxy fences of a thread: all of them as (epoch, clock), and what it knew at the last.
+struct ProxyFences {
+    std::vector<uint64_t> times;
+    uint32_t epoch, lanes[WARP], warps[WARPS];
+};
+
 struct Marked {
     char* base;
     size_t size;
@@ -84,6 +95,9 @@ std::vector<Spot> spots;
 std::map<uintptr_t, std::vector<Release>> published;
 std::vector<Acquired> acquired;
 std::vector<Release> fences;  // of this block
+ProxyFences proxy_fences[MAX_THREADS];
+bool any_proxy_fences;
+int reading_group;  // of the read_async under way
 std::vector<Marked> marked;
 // A read of shared memory before any write: if a later write collides with it, it was a race, else
 // it is reported when the block ends or anything else goes wrong.
@@ -130,9 +144,9 @@ void split(Region& region, int shift) {
 // ---- who is ordered before whom ----
 inline Access here(uint32_t pc, int how) {
     const uint32_t t = state.current;
-    return {
-        serial, epoch, t, (how & ATOMIC) != 0, (how & PENDING) != 0, clocks[t / WARP].now & 0xfffff,
-        pc};
+    const uint32_t clock = how == (READ | PENDING | ASYNC) ? reading_group : clocks[t / WARP].now;
+    return {serial, epoch, t, (how & ATOMIC) != 0, (how & PENDING) != 0, (how & ASYNC) != 0,
+            clock & CLOCK, pc};
 }
 
 inline uint32_t known(int thread, int lane) {  // ticks of a lane of the same warp
@@ -167,6 +181,25 @@ bool ordered_by_atomics(const Access& a, int thread) {
             if (covers(*found, a)) return true;
     }
     return false;
+}
+
+uint64_t time_of(const Access& a) { return uint64_t(a.epoch) << 32 | a.clock; }
+
+// Whether the asynchronous proxy sees what an ordinary store wrote, for a reader ordered behind it.
+bool through_proxy(const Access& write, int reader) {
+    const auto& times = proxy_fences[write.thread].times;
+    const auto fence = std::lower_bound(times.begin(), times.end(), time_of(write));
+    if (fence != times.end()) {
+        Access at = write;
+        at.epoch = static_cast<uint32_t>(*fence >> 32);
+        at.clock = *fence & CLOCK;
+        if (ordered_in_block(at, reader)) return true;
+    }
+    const ProxyFences& own = proxy_fences[reader];
+    if (own.times.empty() || own.epoch < write.epoch) return false;
+    if (own.epoch > write.epoch) return true;
+    const int w = reader / WARP, writers = write.thread / WARP;
+    return write.clock < (writers == w ? own.lanes[write.thread % WARP] : own.warps[writers]);
 }
 
 inline bool none(const Access& a, const Region& region) {
@@ -214,8 +247,12 @@ void describe(Report& report, const Region& region, const char* address, size_t 
     };
     if (before.pending)
         fault(RACE, state.current, spot_of(now.pc),
-              "%s before the asynchronous copy to this place has been waited for",
-              verb(now, write));
+              "%s before the asynchronous %s this place has been waited for", verb(now, write),
+              before_wrote ? "copy to" : "product (wgmma) of");
+    if (now.async && !write && ordered(before, state.current))
+        fault(RACE, state.current, spot_of(now.pc),
+              "read through the asynchronous proxy (wgmma) of what an ordinary store or copy wrote, "
+              "without fence.proxy.async between");
     fault(RACE, state.current, spot_of(now.pc), "%s after %s without synchronisation",
           verb(now, write), verb(before, before_wrote));
 }
@@ -339,9 +376,13 @@ namespace checks {
 
 void access(char* address, size_t size, int how, uint32_t pc) {
     if (!active) return;
-    if (address >= state.stack && address < state.stack_end) return;
+    const bool write = how & WRITE, atomic = how & ATOMIC;
+    if (address >= state.stack && address < state.stack_end) {
+        if (registers_under_way(state.current))
+            check_registers(address, size, write, spot_of(pc));
+        return;
+    }
     last_pc = pc;
-    const bool write = how != READ, atomic = how & ATOMIC;
     Region* region = find(address, size);
     if (!region) outside(address, size, write, pc);
     const int thread = state.current;
@@ -384,6 +425,9 @@ void access(char* address, size_t size, int how, uint32_t pc) {
                        size);
         }
         if (!write) {
+            if (now.async && !cell.write.async && !none(cell.write, *region) &&
+                !through_proxy(cell.write, thread))
+                race(*region, address, size, now, false, cell.write, true);
             note_read(cell, now, *region, thread);
             continue;
         }
@@ -456,6 +500,9 @@ void begin_block() {
     early_read.kind = NONE;
     acquired.clear();
     fences.clear();
+    if (any_proxy_fences)
+        for (ProxyFences& f : proxy_fences) f.times.clear();
+    any_proxy_fences = false;
     std::erase_if(published, [](const auto& entry) {  // shared memory is another block's now
         char* address = reinterpret_cast<char*>(entry.first);
         return holds(shared_region, address, 1) || holds(dynamic_region, address, 1);
@@ -521,8 +568,41 @@ void land(char* address, size_t size, int thread) {
         if (!write.pending || int(write.thread) != thread) continue;
         write.pending = 0;
         write.epoch = epoch;
-        write.clock = clocks[thread / WARP].now & 0xfffff;
+        write.clock = clocks[thread / WARP].now & CLOCK;
     }
+}
+
+void read_async(char* address, size_t size, int group, uint32_t pc) {
+    reading_group = group;
+    access(address, size, READ | PENDING | ASYNC, pc);
+}
+
+void land_read(char* address, size_t size, int thread, int group) {
+    Region* region = active ? find(address, size) : nullptr;
+    if (!region) return;
+    const size_t offset = address - region->base;
+    for (size_t i = offset >> region->shift; i <= (offset + size - 1) >> region->shift; i++)
+        for (Access* read : {&region->cells[i].read, &region->cells[i].other_read}) {
+            if (!read->pending || int(read->thread) != thread) continue;
+            if (((group - read->clock) & CLOCK) > CLOCK / 2) continue;  // a later product reads too
+            read->pending = 0;
+            read->epoch = epoch;
+            read->clock = clocks[thread / WARP].now & CLOCK;
+        }
+}
+
+void proxy_fence() {
+    if (!active) return;
+    const int t = state.current, w = t / WARP;
+    state.busy = true;
+    ProxyFences& f = proxy_fences[t];
+    f.times.push_back(uint64_t(epoch) << 32 | (clocks[w].now & CLOCK));
+    f.epoch = epoch;
+    for (int i = 0; i < WARP; i++) f.lanes[i] = known(t, i);
+    f.lanes[t % WARP] = ++clocks[w].now;  // what comes later is not covered
+    for (int i = 0; i < WARPS; i++) f.warps[i] = named ? clocks[w].warps[i] : 0;
+    any_proxy_fences = true;
+    state.busy = false;
 }
 
 void release(Ticks& ticks, int thread) {

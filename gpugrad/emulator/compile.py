@@ -66,6 +66,7 @@ _SOURCES = (
     "async.cpp",
     "mbarrier.cpp",
     "tensor.cpp",
+    "warpgroup.cpp",
     "checks.cpp",
     "hooks.cpp",
     "signals.cpp",

@@ -130,10 +130,14 @@ void watch();
 void unwatch();
 
 // checks.cpp; all are no-ops in a plain launch
-enum How : int { READ = 0, WRITE = 1, ATOMIC = 2, PENDING = 4 };  // PENDING: by a copy under way
+// PENDING: by what is under way; ASYNC: through the asynchronous proxy (bulk copies, wgmma)
+enum How : int { READ = 0, WRITE = 1, ATOMIC = 2, PENDING = 4, ASYNC = 8 };
 
 void begin_copies();                                       // async.cpp: a new block
 void begin_phase_barriers();                               // mbarrier.cpp: a new block
+void begin_warpgroups();                                   // warpgroup.cpp: a new block
+bool registers_under_way(int thread);                      // warpgroup.cpp
+void check_registers(const char* address, size_t size, bool write, Spot spot);  // the same
 void park_at(const char* op, const char* file, int line);  // until another thread does the next
 void make_runnable(int thread);
 
@@ -142,6 +146,11 @@ namespace checks {
 void access(char* address, size_t size, int how, uint32_t pc);
 uint32_t place(const char* file, int line);         // as a `pc`
 void land(char* address, size_t size, int thread);  // what was PENDING by it is now written
+// A read of shared memory through the asynchronous proxy, by products of this group of the thread
+// and later, and its end for those up to the group.
+void read_async(char* address, size_t size, int group, uint32_t pc);
+void land_read(char* address, size_t size, int thread, int group);
+void proxy_fence();
 // What the warps of a block had done when something was released.
 struct Ticks {
     uint32_t epoch, warps[WARPS];

@@ -116,7 +116,7 @@ EXPORT void copy_bulk(void* to, const void* from, int64_t size, void* address, c
     if (state.launch->checked && size) {
         const uint32_t pc = checks::place(file, line);
         checks::access(static_cast<char*>(const_cast<void*>(from)), size, READ, pc);
-        checks::access(static_cast<char*>(to), size, WRITE | PENDING, pc);
+        checks::access(static_cast<char*>(to), size, WRITE | PENDING | ASYNC, pc);
     }
     state.busy = true;
     b.copies.push_back(

@@ -621,6 +621,7 @@ static void run_block(uint64_t rank) {
     }
     begin_copies();
     begin_phase_barriers();
+    begin_warpgroups();
     checks::begin_block();
     chosen = -1;
     enter(take_fiber());
@@ -650,6 +651,7 @@ extern "C" EXPORT int gpugrad_launch(const Launch* launch, Report* report) {
     random_state = launch->seed * 0x9e3779b97f4a7c15ull | 1;
     block_size = {launch->block[0], launch->block[1], launch->block[2]};
     grid_size = {launch->grid[0], launch->grid[1], launch->grid[2]};
+    state.busy = false;  // a fault may have left it set
     checks::begin_launch();
     watch();
     if (sigsetjmp(state.exit, 1) == 0) {

@@ -77,6 +77,15 @@ GPUGRAD_EXPORT void load_matrices(uint32_t* out, const void* row, int count, boo
 GPUGRAD_EXPORT void mma_16x8x16(float* sums, const uint32_t* a, const uint32_t* b, bool bfloat16,
                                 const char* file, int line);
 GPUGRAD_EXPORT uint32_t pack(float low, float high, bool bfloat16);
+// products of a warpgroup: sums (64, columns) += a (64, 16) b (16, columns), a in registers or null
+// and in shared memory; `flags` as in warpgroup.cpp
+GPUGRAD_EXPORT void wgmma(float* sums, int columns, const uint32_t* a, uint64_t a_tile,
+                          uint64_t b_tile, int flags, const char* file, int line);
+GPUGRAD_EXPORT void wgmma_fence();
+GPUGRAD_EXPORT void wgmma_commit();
+GPUGRAD_EXPORT void wgmma_wait(int pending, const char* file, int line);
+GPUGRAD_EXPORT uint32_t shared_address(const void* p);
+GPUGRAD_EXPORT void proxy_fence();
 GPUGRAD_EXPORT void atomic_access(const void* address, size_t size, const char* file, int line);
 GPUGRAD_EXPORT void range_access(const void* address, size_t size, bool write, const char* file,
                                  int line);

@@ -71,6 +71,15 @@ def cases() -> dict[str, Case]:
         "bulk-copies": Case("bulk_ring", 64, (normal(7, 64), Out((64,)), 7)),
         "exp2-edges": Case("powers", 8, (edges, Out((8,))), 2.0**-21),
     }
+    for how in (0, 1, 2, 3, 4, 5, 8, 11, 13, 16, 17, 19, 24, 27, 29):
+        kind = "bfloat16" if how & 1 else "float16"
+        columns = 128 if how & 16 else 64
+        a, b = (normal(n, 64).astype(backend.as_dtype(kind)).view(np.uint16) for n in (64, columns))
+        words = [kind, "registers"[: 9 * (how >> 1 & 1)], "a.T"[: 3 * (how >> 2 & 1)]]
+        name = "-".join(filter(None, ["wgmma", *words, "b.T"[: 3 * (how >> 3 & 1)], str(columns)]))
+        found[name] = Case("warpgroup", 128, (a, b, Out((64, columns)), how), 1e-5, 1e-5)
+    ring = normal(5, 64, 64).astype(backend.bfloat16).view(np.uint16)
+    found["wgmma-ring"] = Case("warpgroup_ring", 384, (ring, Out((5, 64, 64)), 5))
     for i in range(4):
         part = np.ascontiguousarray(grid[i::4][:1024])
         found[f"exp2-{i}"] = Case("powers", 1024, (part, Out((1024,))), 2.0**-21)

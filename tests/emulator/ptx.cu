@@ -1,8 +1,6 @@
 // Kernels over the wrappers of ptx.cuh, sound ones first.
+#include "../../kernels/common.cuh"
 #include "../../kernels/ptx.cuh"
-#ifndef DYN_SMEM
-#define DYN_SMEM(name) extern __shared__ __align__(128) unsigned char name[]
-#endif
 
 // out (16, 8) = a (16, 16) b (8, 16)^T, float32 in, one warp; rounded to bfloat16 if `bf16`
 extern "C" __global__ void multiply(const float* a, const float* b, float* out, int bf16) {
@@ -119,6 +117,126 @@ extern "C" __global__ void bulk_ring(const float* x, float* out, int tiles) {
         __syncthreads();
     }
     out[threadIdx.x] = sum;
+}
+#endif
+
+#if defined(GPUGRAD_EMULATE) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+// Element (line, i) of a tile of lines of 64, as wgmma reads it.
+__device__ __forceinline__ uint16_t* in_tile(uint16_t* tile, int line, int i) {
+    return tile + 64 * line + 8 * (i / 8 ^ line % 8) + i % 8;
+}
+
+// out (64, N) = 1 + a (64, 64) b (64, N), sixteen-bit elements, b given as (N, 64); N = 2 SIZE
+template <bool BF16, bool REGISTERS, bool TRANSPOSED_A, bool TRANSPOSED_B, int SIZE>
+__device__ __forceinline__ void group_product(const uint16_t* a, const uint16_t* b, float* out,
+                                              uint16_t* a_tile, uint16_t* b_tile) {
+    const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
+    for (int i = threadIdx.x; i < 64 * 64; i += 128)
+        *(TRANSPOSED_A ? in_tile(a_tile, i % 64, i / 64) : in_tile(a_tile, i / 64, i % 64)) = a[i];
+    for (int i = threadIdx.x; i < 2 * SIZE * 64; i += 128) {
+        const int col = i / 64, k = i % 64;
+        if (TRANSPOSED_B) *in_tile(b_tile + col / 64 * 4096, k, col % 64) = b[i];
+        else *in_tile(b_tile, col, k) = b[i];
+    }
+    fence_proxy_async();
+    __syncthreads();
+    float sums[SIZE];
+    for (int i = 0; i < SIZE; i++) sums[i] = 1;
+    unsigned fragments[4][4];
+    for (int k = 0; k < 4; k++)
+        for (int i = 0; i < 4; i++) {
+            const uint16_t* pair = a + (row + i % 2 * 8) * 64 + 16 * k + i / 2 * 8 + lane % 4 * 2;
+            fragments[k][i] = pair[0] | static_cast<unsigned>(pair[1]) << 16;
+        }
+    const uint64_t left = wgmma_tile(a_tile, 1024), right = wgmma_tile(b_tile, 1024, 8192);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        const uint64_t y = wgmma_advance(right, k * (TRANSPOSED_B ? 2048 : 32));
+        if constexpr (REGISTERS)
+            wgmma_registers<BF16, TRANSPOSED_B>(sums, fragments[k], y, true);
+        else
+            wgmma_shared<BF16, TRANSPOSED_A, TRANSPOSED_B>(
+                sums, wgmma_advance(left, k * (TRANSPOSED_A ? 2048 : 32)), y, true);
+    }
+    wgmma_commit();
+    wgmma_wait<0>(sums);
+    for (int i = 0; i < SIZE; i++)
+        out[(row + i % 4 / 2 * 8) * 2 * SIZE + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums[i];
+}
+
+// `how`: 1 bfloat16, 2 a in registers, 4 and 8 a and b transposed, 16 128 columns
+extern "C" __global__ void warpgroup(const uint16_t* a, const uint16_t* b, float* out, int how) {
+    __shared__ __align__(1024) uint16_t a_tile[4096], b_tile[8192];
+#define CASE(i)                                                                       \
+    if (how == i)                                                                     \
+        group_product<(i & 1) != 0, (i & 2) != 0, (i & 4) != 0, (i & 8) != 0,         \
+                      (i & 16) != 0 ? 64 : 32>(a, b, out, a_tile, b_tile)
+    CASE(0);
+    CASE(1);
+    CASE(2);
+    CASE(3);
+    CASE(4);
+    CASE(5);
+    CASE(8);
+    CASE(11);
+    CASE(13);
+    CASE(16);
+    CASE(17);
+    CASE(19);
+    CASE(24);
+    CASE(27);
+    CASE(29);
+#undef CASE
+}
+
+// Two warpgroups and a producer with other numbers of registers; out = 2 x, by products with the
+// identity, one wait behind: the sums of a tile are read while the next product is under way.
+extern "C" __global__ void __launch_bounds__(384, 1)
+    warpgroup_ring(const uint16_t* x, float* out, int tiles) {
+    __shared__ __align__(1024) uint16_t ring[2][4096];
+    __shared__ __align__(1024) uint16_t two[4096];
+    __shared__ uint64_t full[2], empty[2];
+    if (threadIdx.x < 2)
+        mbarrier_init(&full[threadIdx.x], 128), mbarrier_init(&empty[threadIdx.x], 8);
+    for (int i = threadIdx.x; i < 4096; i += 384)
+        *in_tile(two, i / 64, i % 64) = i / 64 == i % 64 ? 0x4000 : 0;  // 2 as bfloat16
+    fence_proxy_async();
+    __syncthreads();
+    if (threadIdx.x >= 256) {
+        registers_give<40>();
+        for (int t = 0; t < tiles; t++) {
+            mbarrier_wait(&empty[t % 2], t / 2 % 2 ^ 1);
+            for (int i = threadIdx.x - 256; i < 512; i += 128)
+                cp_async_16(in_tile(ring[t % 2], i / 8, i % 8 * 8), x + 4096 * t + 8 * i);
+            cp_async_commit();
+            cp_async_wait<0>();
+            fence_proxy_async();
+            mbarrier_arrive(&full[t % 2]);
+        }
+    } else {
+        registers_take<232>();
+        const int lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + lane / 4;
+        const uint64_t right = wgmma_tile(two, 1024);
+        for (int t = 0; t < tiles; t++) {
+            float sums[32];
+            const uint64_t left = wgmma_tile(ring[t % 2], 1024);
+            mbarrier_wait(&full[t % 2], t / 2 % 2);
+            wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                wgmma_shared<true, false, false>(sums, wgmma_advance(left, 32 * k),
+                                                 wgmma_advance(right, 32 * k), k > 0);
+            wgmma_commit();
+            wgmma_wait<0>(sums);
+            __syncwarp();  // all its lanes have waited
+            if (lane == 0) mbarrier_arrive(&empty[t % 2]);
+            if (threadIdx.x / 128 == t % 2)
+                for (int i = 0; i < 32; i++)
+                    out[4096 * t + (row + i % 4 / 2 * 8) * 64 + i / 4 * 8 + lane % 4 * 2 + i % 2] =
+                        sums[i];
+        }
+    }
 }
 #endif
 
@@ -329,5 +447,227 @@ extern "C" __global__ void bulk_copy_wrong_bytes(const float* x, float* out) {
     }
     mbarrier_wait(&full, 0);  // HERE
     out[threadIdx.x] = tile[threadIdx.x];
+}
+#endif
+
+#if defined(GPUGRAD_EMULATE) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+__device__ __forceinline__ void fill(uint16_t* tile) {
+    for (int i = threadIdx.x; i < 4096; i += 128) *in_tile(tile, i / 64, i % 64) = i % 7 << 8;
+}
+
+// Race variable=tile: nobody told the asynchronous proxy of the stores.
+extern "C" __global__ void wgmma_without_proxy_fence(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    float sums[32];
+    for (int i = threadIdx.x; i < 4096; i += 128) tile[i] = 0;  // HERE
+    __syncthreads();
+    wgmma_fence();
+    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), false);  // HERE
+    wgmma_commit();
+    wgmma_wait<0>(sums);
+    out[threadIdx.x] = sums[0];
+}
+
+// Race variable=tile: the fence comes when the tile was already handed over.
+extern "C" __global__ void proxy_fence_after_barrier(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    __shared__ uint64_t full;
+    float sums[32];
+    if (threadIdx.x == 0) mbarrier_init(&full, 128);
+    __syncthreads();
+    if (threadIdx.x >= 128) {
+        for (int i = threadIdx.x - 128; i < 4096; i += 128) tile[i] = 0;  // HERE
+        mbarrier_arrive(&full);
+        fence_proxy_async();
+        return;
+    }
+    mbarrier_wait(&full, 0);
+    wgmma_fence();
+    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), false);  // HERE
+    wgmma_commit();
+    wgmma_wait<0>(sums);
+    out[threadIdx.x] = sums[0];
+}
+
+// Race variable=tile: the tile is overwritten while it may still be read.
+extern "C" __global__ void wgmma_tile_overwritten(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    float sums[32];
+    fill(tile);
+    fence_proxy_async();
+    __syncthreads();
+    wgmma_fence();
+    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), false);  // HERE
+    wgmma_commit();
+    __syncthreads();
+    tile[threadIdx.x] = 0;  // HERE
+    wgmma_wait<0>(sums);
+    out[threadIdx.x] = sums[0];
+}
+
+// Race variable=tile: of two groups only the first has been waited for.
+extern "C" __global__ void wgmma_weak_wait(float* out) {
+    __shared__ __align__(1024) uint16_t tile[8192];
+    float sums[32], others[32];
+    fill(tile);
+    fill(tile + 4096);
+    fence_proxy_async();
+    __syncthreads();
+    const uint64_t first = wgmma_tile(tile, 1024), second = wgmma_tile(tile + 4096, 1024);
+    wgmma_fence();
+    wgmma_shared<true, false, false>(sums, first, first, false);
+    wgmma_commit();
+    wgmma_shared<true, false, false>(others, first, second, false);  // HERE
+    wgmma_commit();
+    wgmma_wait<1>(sums);
+    __syncthreads();
+    tile[4096 + threadIdx.x] = 0;  // HERE
+    wgmma_wait<0>(others);
+    out[threadIdx.x] = sums[0] + others[0];
+}
+
+// Race: the sums are read before they are there.
+extern "C" __global__ void wgmma_sums_read_early(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    float sums[32];
+    fill(tile);
+    fence_proxy_async();
+    __syncthreads();
+    wgmma_fence();
+    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), false);
+    wgmma_commit();
+    out[threadIdx.x] = sums[0];  // HERE
+    wgmma_wait<0>(sums);
+}
+
+// Race: sums are written while products add to them.
+extern "C" __global__ void wgmma_sums_written_early(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    float sums[32];
+    fill(tile);
+    fence_proxy_async();
+    __syncthreads();
+    wgmma_fence();
+    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), false);
+    wgmma_commit();
+    sums[1] = 0;          // HERE
+    wgmma_wait<0>(sums);  // HERE
+    out[threadIdx.x] = sums[1];
+}
+
+// Race: a product's left matrix changes in its registers.
+extern "C" __global__ void wgmma_fragments_written_early(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    float sums[32];
+    unsigned a[4] = {1, 2, 3, 4};
+    fill(tile);
+    fence_proxy_async();
+    __syncthreads();
+    wgmma_fence();
+    wgmma_registers<true, false>(sums, a, wgmma_tile(tile, 1024), false);  // HERE
+    wgmma_commit();
+    a[2] = threadIdx.x;
+    wgmma_wait<0>(sums);
+    out[threadIdx.x] = sums[0] + a[2];
+}
+
+// WarpMismatch: no wgmma_fence before the first product.
+extern "C" __global__ void wgmma_without_fence(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    float sums[32];
+    fill(tile);
+    fence_proxy_async();
+    __syncthreads();
+    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), false);  // HERE
+    wgmma_commit();
+    wgmma_wait<0>(sums);
+    out[threadIdx.x] = sums[0];
+}
+
+// WarpMismatch: a wait ends what the fence before it allowed.
+extern "C" __global__ void wgmma_without_second_fence(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    float sums[32];
+    fill(tile);
+    fence_proxy_async();
+    __syncthreads();
+    wgmma_fence();
+    for (int i = 0; i < 2; i++) {
+        wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), i > 0);  // HERE
+        wgmma_commit();
+        wgmma_wait<0>(sums);
+        sums[0] += 1;
+    }
+    out[threadIdx.x] = sums[0];
+}
+
+// WarpMismatch: the warps of a warpgroup name different tiles.
+extern "C" __global__ void wgmma_of_different_tiles(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    float sums[32];
+    fill(tile);
+    fence_proxy_async();
+    __syncthreads();
+    wgmma_fence();
+    const uint64_t b = wgmma_tile(tile + (threadIdx.x < 64 ? 0 : 512), 1024);
+    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), b, false);  // HERE
+    wgmma_commit();
+    wgmma_wait<0>(sums);
+    out[threadIdx.x] = sums[0];
+}
+
+// Deadlock: one of the four warps does not come.
+extern "C" __global__ void wgmma_of_three_warps(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    float sums[32];
+    fill(tile);
+    fence_proxy_async();
+    __syncthreads();
+    wgmma_fence();
+    if (threadIdx.x < 96) {
+        wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), false);  // HERE
+        wgmma_commit();
+        wgmma_wait<0>(sums);
+        out[threadIdx.x] = sums[0];
+    }
+}
+
+// WarpMismatch: half a warpgroup.
+extern "C" __global__ void wgmma_of_two_warps(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    float sums[32];
+    wgmma_fence();
+    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), false);  // HERE
+    wgmma_commit();
+    wgmma_wait<0>(sums);
+    out[threadIdx.x] = sums[0];
+}
+
+// OutOfBounds/Uninitialised: the stride of the descriptor leads out of the tile.
+extern "C" __global__ void wgmma_wrong_stride(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    float sums[32];
+    fill(tile);
+    fence_proxy_async();
+    __syncthreads();
+    wgmma_fence();
+    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 8192), false);  // HERE
+    wgmma_commit();
+    wgmma_wait<0>(sums);
+    out[threadIdx.x] = sums[0];
+}
+
+// Uninitialised variable=tile: a descriptor beyond what was written.
+extern "C" __global__ void wgmma_unwritten_tile(float* out) {
+    __shared__ __align__(1024) uint16_t tile[8192];
+    float sums[32];
+    fill(tile);
+    fence_proxy_async();
+    __syncthreads();
+    wgmma_fence();
+    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile + 512, 1024), false);  // HERE
+    wgmma_commit();
+    wgmma_wait<0>(sums);
+    out[threadIdx.x] = sums[0];
 }
 #endif

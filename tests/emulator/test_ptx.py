@@ -11,6 +11,7 @@ import pytest
 
 from gpugrad import emulator
 from gpugrad.cuda import source
+from gpugrad.cuda.compiler import compile_cubin
 
 PTX = Path(__file__).with_name("ptx.cu")
 
@@ -82,6 +83,29 @@ def test_rings_of_buffers(module: emulator.Module, tiles: int) -> None:
     np.testing.assert_array_equal(after[1], expected)
 
 
+WARPGROUP = (0, 1, 2, 3, 4, 5, 8, 11, 13, 16, 17, 19, 24, 27, 29)  # the cases of the kernel
+
+
+@pytest.mark.parametrize("how", WARPGROUP)
+def test_products_of_a_warpgroup(module: emulator.Module, how: int) -> None:
+    dtype = ml_dtypes.bfloat16 if how & 1 else np.float16
+    columns = 128 if how & 16 else 64
+    rng = np.random.default_rng(9)
+    a, b = (rng.normal(size=(n, 64)).astype(dtype) for n in (64, columns))
+    args = (a.view(np.uint16), b.view(np.uint16), emulator.empty((64, columns)), how)
+    after = emulator.check(module, "warpgroup", grid=(1,), block=(128,), args=args)
+    expected = 1 + a.astype("d") @ b.astype("d").T
+    np.testing.assert_allclose(after[2], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tiles", [1, 2, 5])
+def test_warpgroups_and_a_producer(module: emulator.Module, tiles: int) -> None:
+    x = np.random.default_rng(10).normal(size=(tiles, 64, 64)).astype(ml_dtypes.bfloat16)
+    args = (x.view(np.uint16), emulator.empty(x.shape), tiles)
+    after = emulator.check(module, "warpgroup_ring", grid=(1,), block=(384,), args=args)
+    np.testing.assert_array_equal(after[1], 2 * x.astype(np.float32))
+
+
 def test_powers_of_two(module: emulator.Module) -> None:
     x = np.array([0, 1, -1.5, -126, -127, -np.inf, np.inf, np.nan], np.float32)
     after = emulator.check(module, "powers", grid=(1,), block=(8,), args=(x, emulator.empty(8)))
@@ -111,3 +135,10 @@ def test_rounding_to_sixteen_bits(module: emulator.Module, dtype: type) -> None:
 def test_only_ptx_depends_on_the_machine(word: str) -> None:
     files = sorted(source.folder().glob("*.cu*"))
     assert [f.name for f in files if re.search(word, f.read_text("utf-8"))] == ["ptx.cuh"]
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90a", "sm_100a"])
+def test_the_wrappers_compile_for_gpus(architecture: str) -> None:
+    cubin = compile_cubin(source.inline(PTX), PTX.name, architecture)
+    assert ("warpgroup" in cubin.resources) == (architecture == "sm_90a")
+    assert "C7510" not in cubin.log

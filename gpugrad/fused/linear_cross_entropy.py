@@ -156,15 +156,22 @@ _PLAIN: dict[str, Any] = {"ignore_index": -100, "label_smoothing": 0.0, "needs":
         Sample((2, 3, 4), (5, 4), _IDS, **_PLAIN, reduction="none", chunk=None),
         Sample((2, 3, 4), (5, 4), _IDS, **_PLAIN, reduction="mean", chunk=4),
         Sample(
-            (3, 4), (5, 4), _IDS[1],
-            ignore_index=2, label_smoothing=0.1, reduction="sum", chunk=2, needs=(True, True),
+            (3, 4),
+            (5, 4),
+            _IDS[1],
+            ignore_index=2,
+            label_smoothing=0.1,
+            reduction="sum",
+            chunk=2,
+            needs=(True, True),
         ),
     ],
     arguments=("x", "weight", "target"),
     differentiable=("x", "weight"),
     cuda=Implementation(_cuda_forward, _cuda_backward, _fits),
     cost=_cost,
-)  # fmt: skip
+)
+@np.errstate(all="ignore")
 def _linear_cross_entropy(
     x, weight, target, ignore_index, label_smoothing, reduction, chunk, needs
 ):

@@ -129,6 +129,35 @@ def test_packed_attention_costs_what_attention_costs() -> None:
     assert packed == apart
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_cost_of_linear_layers_and_the_head(dtype: str) -> None:
+    n, c, h, d = 6, 4, 16, 8
+    x, up, down = empty((2, 3, c), dtype), empty((h, c), dtype), empty((d, h), dtype)
+    size = x.itemsize
+    one = FUSED["affine"].cost(x, up, empty((h,), dtype))
+    assert one == Cost(
+        (n * c + h * c + n * h) * size,
+        2 * n * c * h,
+        (n * h + n * c + h * c + n * c + h * c) * size,  # g, x, weight; dx, dweight
+        4 * n * c * h,
+    )
+    both = FUSED["mlp"].cost(x, up, None, down, None, approximate="tanh")
+    weights = h * c + d * h
+    assert both == Cost(
+        (n * c + weights + 2 * n * h + n * d) * size,
+        2 * n * weights,
+        (n * d + n * c + 2 * n * h + weights + n * c + weights) * size,
+        4 * n * weights,
+    )
+    head = FUSED["linear_cross_entropy"].cost(x, up, np.zeros((2, 3), np.int64), reduction="mean")
+    assert head == Cost(
+        (n * c + h * c + 3 * n * h) * size,
+        2 * n * c * h + 10 * n * h,
+        2 * (n * c + h * c + n * h) * size,
+        4 * n * c * h,
+    )
+
+
 def test_every_operation_with_kernels_has_a_cost() -> None:
     for op in FUSED.values():
         assert op.cost is not None or "cuda" not in op.implementations, op.name

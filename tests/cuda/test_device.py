@@ -1,19 +1,168 @@
 """The way of CuPy arrays to a kernel, without a GPU.
 
-``host`` (conftest.py) gives CuPy arrays in host memory, and the emulator what a launch passes.
+CuPy's arrays work on any memory as long as nothing is computed: here they lie in host memory, and
+a stand-in for CuPy's loaded module hands the raw pointers of a launch to the emulator. What a
+launcher passes, in which order, of which type, from which address, is then what a GPU would get.
 """
 
 from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gpugrad import backend, cuda, emulator
-from gpugrad.cuda import device
+from gpugrad.cuda import _gemm_numpy, arguments, device, gemm_plans, kernel
+from gpugrad.cuda.compiler import Cubin
 from gpugrad.fused import FUSED, cross_entropy, embedding
 from gpugrad.fused.embedding import add_to
 from gpugrad.tensor import Tensor
 from gpugrad.testing.kernels import drawn
+
+cupy = pytest.importorskip("cupy")
+
+
+class Host:
+    """Memory that CuPy takes for a GPU's, and the launches made on it."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, np.ndarray] = {}
+        self.attributes: list[tuple[int, int]] = []
+        self.launched: list[str] = []
+
+    def allocate(self, size: int) -> Any:
+        memory = np.full(size + 512, 0xA5, np.uint8)
+        start = memory.ctypes.data + -memory.ctypes.data % 256
+        self.blocks[start] = memory[start - memory.ctypes.data :][:size]
+        unowned = cupy.cuda.UnownedMemory(start, size, memory, 0)
+        return cupy.cuda.MemoryPointer(unowned, 0)
+
+    def to_device(self, array: np.ndarray) -> Any:
+        made = cupy.empty(array.shape, array.dtype)
+        self.view(made)[...] = array
+        return made
+
+    def behind(self, address: int) -> np.ndarray:
+        """Return the bytes from an address to the end of its block."""
+        for start, block in self.blocks.items():
+            if start <= address < start + max(block.nbytes, 1):
+                return block[address - start :]
+        raise AssertionError(f"no array holds the address {address:#x}")
+
+    def view(self, array: Any) -> np.ndarray:
+        """Return a CuPy array as the numpy array on the same memory."""
+        bytes_ = self.behind(array.data.ptr)
+        base = np.frombuffer(bytes_, np.uint8)
+        return np.lib.stride_tricks.as_strided(
+            base[: base.nbytes // array.itemsize * array.itemsize].view(array.dtype),
+            array.shape,
+            array.strides,
+        )
+
+
+class Loaded:
+    """Stands in for CuPy's module of a cubin: its functions run in the emulator."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def load(self, code: bytes) -> None:
+        self.source, self.defines = SOURCES[code]
+
+    def get_function(self, name: str) -> Any:
+        module = emulator.Module(self.source, self.defines)
+        found = module.get_function(name)
+
+        def run(grid: Any, block: Any, args: Any, shared_mem: int = 0) -> None:
+            assert len(grid) == len(block) == 3
+            values: list[Any] = []
+            for parameter, value in zip(found.parameters, args, strict=True):
+                if parameter.dtype is not None:
+                    assert value.dtype == parameter.dtype
+                    values.append(value)
+                    continue
+                assert value.dtype == np.uint64
+                element = arguments._element(parameter, self.defines) or np.dtype("uint8")
+                memory = self.host.behind(int(value)) if value else None
+                if memory is not None:
+                    memory = memory[: memory.nbytes // element.itemsize * element.itemsize]
+                    memory = memory.view(element)
+                values.append(memory)
+            found(grid, block, values, shared_mem)
+            self.host.launched.append(name)
+
+        return _Function(run)
+
+
+class _Function:
+    ptr = 1234
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+
+    def __call__(self, *args: Any) -> None:
+        self.run(*args)
+
+
+SOURCES: dict[bytes, tuple[str, dict]] = {}
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    """Give memory in place of a GPU's, of compute capability 9.0."""
+    made = Host()
+
+    def compile_cubin(source: str, name: str, arch: str, options: Any) -> Cubin:
+        assert arch == "sm_90a"
+        code = repr((name, arch, options)).encode()
+        defines = dict(option[2:].split("=") for option in options)
+        SOURCES[code] = source, defines
+        return Cubin(code, {}, "")
+
+    modules = {
+        "cupy.cuda.function": types.SimpleNamespace(Module=lambda: Loaded(made)),
+        "cupy.cuda": types.SimpleNamespace(
+            driver=types.SimpleNamespace(
+                CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8,
+                funcSetAttribute=lambda ptr, what, size: made.attributes.append((what, size)),
+            )
+        ),
+    }
+
+    class Device(contextlib.nullcontext):
+        compute_capability = "90"
+
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            assert number == 0
+
+    fake = types.SimpleNamespace(cuda=types.SimpleNamespace(Device=Device))
+
+    def multiply(problem: Any, *arrays: Any) -> None:
+        views = [made.view(x) if isinstance(x, cupy.ndarray) else x for x in arrays]
+        a, b, out, bias, aux, alpha = views
+        _gemm_numpy.run(a, b, out, problem.epilogue, bias, aux, alpha, problem.beta)
+        made.launched.append("gemm")
+
+    monkeypatch.setattr(gemm_plans, "run", multiply)
+    monkeypatch.setattr(gemm_plans, "supports", lambda problem: True)
+    monkeypatch.setattr(device, "compile_cubin", compile_cubin)
+    importing = types.SimpleNamespace(import_module=modules.__getitem__)
+    monkeypatch.setattr(device, "importlib", importing)
+    monkeypatch.setattr(backend, "cupy_module", lambda: fake)
+    monkeypatch.setitem(kernel._capabilities, 0, 90)
+    cupy.cuda.set_allocator(made.allocate)
+    yield made
+    cupy.cuda.set_allocator(None)
+    for source in cuda.SOURCES.values():  # what was loaded belongs to this memory
+        for loaded in (source._modules, source._functions):
+            for key in [key for key in loaded if 0 in key[:2]]:
+                del loaded[key]
+
 
 BY_CUPY = ("linear_cross_entropy", "none")  # products of elements that end its gradients
 CASES = [

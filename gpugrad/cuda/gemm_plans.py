@@ -45,6 +45,10 @@ _plans: dict[tuple[int, Problem], Plan] = {}
 _supported: dict[tuple[int, Problem], bool] = {}
 
 
+def _cupy() -> Any:
+    return backend.cupy_module()
+
+
 class Device:
     """What all plans of one GPU share: the handle, and a workspace for each stream.
 
@@ -53,7 +57,7 @@ class Device:
     """
 
     def __init__(self, number: int) -> None:
-        cupy = backend.cupy_module()
+        cupy = _cupy()
         self.lt = library()
         self.handle = ctypes.c_void_p()
         self.lt.call("cublasLtCreate", ctypes.byref(self.handle))
@@ -66,7 +70,7 @@ class Device:
         """Return the address of a stream's workspace."""
         memory = self._workspaces.get(stream)
         if memory is None:
-            memory = self._workspaces[stream] = backend.cupy_module().cuda.alloc(MAX_WORKSPACE)
+            memory = self._workspaces[stream] = _cupy().cuda.alloc(MAX_WORKSPACE)
         return int(memory.ptr)
 
 
@@ -90,7 +94,7 @@ class _Call:
         self.matrices = address(a), address(b), address(out)
         self.bias = 0 if bias is None else address(bias)
         self.aux = 0 if aux is None else address(aux)
-        self.stream = int(backend.cupy_module().cuda.get_current_stream().ptr)
+        self.stream = int(_cupy().cuda.get_current_stream().ptr)
         if backend.is_array(alpha):
             self.alpha: Any = address(alpha)
             self.beta: Any = address(device.betas) + 4 * int(beta)
@@ -120,7 +124,7 @@ def run(problem: Problem, a: Any, b: Any, out: Any, bias: Any, aux: Any, alpha: 
     problem.
     """
     number = out.device.id
-    cuda = backend.cupy_module().cuda
+    cuda = _cupy().cuda
     if cuda.runtime.getDevice() != number:
         with cuda.Device(number):
             run(problem, a, b, out, bias, aux, alpha)
@@ -140,7 +144,7 @@ def supports(problem: Problem) -> bool:
     """Return whether cublasLt knows an algorithm for a problem on the current device."""
     if problem.epilogue is None:
         return True
-    key = (backend.cupy_module().cuda.runtime.getDevice(), problem)
+    key = (_cupy().cuda.runtime.getDevice(), problem)
     known = _supported.get(key)
     if known is None:
         device = _device(key[0])
@@ -171,7 +175,7 @@ def _made(problem: Problem, call: _Call) -> Plan:
     if not found:
         raise device.lt.error("cublasLtMatmulAlgoGetHeuristic", NOT_SUPPORTED, problem)
     best = 0
-    if not backend.cupy_module().cuda.get_current_stream().is_capturing():
+    if len(found) > 1 and not _cupy().cuda.get_current_stream().is_capturing():
         times = _times(operation, call, found)
         if times:
             best = min(range(len(times)), key=times.__getitem__)
@@ -188,7 +192,7 @@ def _times(operation: Operation, call: _Call, found: Sequence[Heuristic]) -> lis
 
     What is added to, or lies where an operand does, is tried on other memory.
     """
-    cuda = backend.cupy_module().cuda
+    cuda = _cupy().cuda
     problem, place, scratch = operation.problem, None, None
     if problem.beta or _overlaps(problem, call):
         try:
@@ -215,7 +219,7 @@ def _times(operation: Operation, call: _Call, found: Sequence[Heuristic]) -> lis
 
 def _interleaved(runs: Sequence[Callable[[], None]]) -> list[list[float]]:
     """Return the milliseconds of each run in each of ROUNDS rounds of all of them."""
-    cuda = backend.cupy_module().cuda
+    cuda = _cupy().cuda
     stream = cuda.get_current_stream()
     pairs: list[list[tuple[Any, Any]]] = [[] for _ in runs]
     for _ in range(ROUNDS):

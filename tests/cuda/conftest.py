@@ -147,8 +147,8 @@ class StandIn:
         assert found["kind"] == kind
         return found
 
-    def _MatmulAlgoGetHeuristic(self, handle: int, op: int, *rest: int, **unused: Any) -> int:
-        a, b, c, d, preference, count, results, returned = rest
+    def _MatmulAlgoGetHeuristic(self, handle: int, op: int, a: int, b: int, *rest: int) -> int:
+        c, d, preference, count, results, returned = rest
         operation = self._object(op, "operation")
         assert c == d
         if operation[str(_EPILOGUE)] in self.unknown:

@@ -410,7 +410,7 @@ def _recording(direction: str) -> Any:
     return gg.no_grad() if direction == "forward" else gg.enable_grad()
 
 
-def _release(device: str, torch: Any) -> None:
+def release(device: str, torch: Any) -> None:
     """Give the memory that two libraries keep for later back to the GPU, for the next case."""
     if device != "cpu":
         backend.cupy_module().get_default_memory_pool().free_all_blocks()
@@ -500,7 +500,7 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
         for case in chosen:
             with emulation.disabled():  # its time means nothing
                 rows += measure(case, dtype, device, peak, torch, given.rounds, given.cold)
-            _release(device, torch)
+            release(device, torch)
             print(".", end="", flush=True)
         if given.plot:
             several = f"_{dtype}" if len(dtypes) > 1 else ""

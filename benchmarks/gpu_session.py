@@ -1,16 +1,21 @@
-"""Everything to measure on a machine with a GPU, in one command of less than ten minutes.
+"""Everything to measure on a machine with a GPU, ten minutes at most per command.
 
-    python benchmarks/gpu_session.py [--out FILE] [SECTION ...]
-    python benchmarks/gpu_session.py --dry-run     # the same code with NumPy at tiny sizes
+    python benchmarks/gpu_session.py [--only PATTERN ...] [--skip PATTERN ...] [--budget SECONDS]
+                                     [--out FILE] [--add]
+    python benchmarks/gpu_session.py --dry-run     # the same code on the CPU at tiny sizes
 
 Each section runs in a process of its own, so that a crash, a broken CUDA context or a section that
 takes too long costs nothing but itself: what it had measured is kept, the failure is recorded with
-its traceback, and the exit code at the end is 1. Without a GPU the exit code is 2.
+its traceback, and the exit code at the end is 1. The file is written while sections run. What the
+budget did not suffice for another command adds: ``--add`` keeps what the file holds of sections
+that it does not run. Without a GPU the exit code is 2.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fnmatch
 import importlib
 import importlib.util
 import json
@@ -23,6 +28,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -31,20 +37,35 @@ import bench
 import harness
 import numpy as np
 import small_gpt
+import train_step
 
 import gpugrad as gg
-from gpugrad import backend
+from gpugrad import backend, cuda, emulator
+from gpugrad.fused import FUSED
 
 SCRIPT = __file__
-SECONDS = 560  # for all sections together
-LIMITS = {"tests": 240, "kernels-bfloat16": 150, "sanitizer": 200}  # for one section; else 120
+SECONDS = 560.0  # for all sections of a command together
+LIMIT = 120.0  # for one section, unless it is here
+LIMITS = {
+    "cublaslt": 200,
+    "step-small": 300,
+    "step-b1": 240,
+    "step-b8": 240,
+    "step-b32": 240,
+    "step-b64": 280,
+    "kernels-bfloat16": 200,
+    "kernels-float32": 200,
+    "tests": 400,
+    "sanitizer": 300,
+}
 Rows = Iterator[dict[str, Any]]
 
 # Sections: generators of rows {what, value, unit, ...}. Rows count as measured once yielded; an
-# exception afterwards marks the section as failed.
+# exception afterwards marks the section as failed. They get the device, whether to do as little as
+# possible (dry run), and the seconds after which they are ended.
 
 
-def copy(device: str, tiny: bool) -> Rows:
+def copy(device: str, tiny: bool, seconds: float) -> Rows:
     """Copy an array on the device; bytes read plus bytes written, per second."""
     xp = backend.namespace(device)
     for gib in (1e-6,) if tiny else (1, 4):
@@ -61,7 +82,7 @@ def copy(device: str, tiny: bool) -> Rows:
         }
 
 
-def gemm(dtype: str, device: str, tiny: bool) -> Rows:
+def gemm(dtype: str, device: str, tiny: bool, seconds: float) -> Rows:
     """Multiply two square matrices of normal numbers through the array library's matmul."""
     n = 64 if tiny else 8192
     # The error a product of this dtype with float32 accumulation stays below; TF32 does not.
@@ -84,7 +105,7 @@ def gemm(dtype: str, device: str, tiny: bool) -> Rows:
         raise AssertionError(f"gemm {dtype}: relative error {error:.2e}, expected < {limit:g}")
 
 
-def train(device: str, tiny: bool) -> Rows:
+def train(device: str, tiny: bool, seconds: float) -> Rows:
     """Train a small GPT on the device and, for comparison, the same run with NumPy."""
     run = small_gpt.Run()
     if tiny:
@@ -92,10 +113,10 @@ def train(device: str, tiny: bool) -> Rows:
     outcomes = {}
     for name, where in {"numpy": "cpu", "measured": device}.items():
         outcomes[name] = outcome = small_gpt.train(run, run.model(device=where))
-        seconds = float(np.median(outcome.seconds[1:]))  # the first step compiles
+        each = float(np.median(outcome.seconds[1:]))  # the first step compiles
         yield {
             "what": f"GPT {run.layers}x{run.width} on {where}",
-            "value": run.batch * run.block / seconds,
+            "value": run.batch * run.block / each,
             "unit": "tokens/s",
             "losses": outcome.losses,
             "seconds_first_step": outcome.seconds[0],
@@ -111,14 +132,120 @@ def train(device: str, tiny: bool) -> Rows:
         raise AssertionError(f"train: the loss did not go down: {losses.tolist()}")
 
 
-def tests(device: str, tiny: bool) -> Rows:
+def cublaslt(device: str, tiny: bool, seconds: float) -> Rows:
+    """Time the matrix products of a GPT with their epilogues: benchmarks/gemm.py."""
+    script = Path(__file__).with_name("gemm.py")
+    if not script.exists():
+        yield {"what": "gemm.py", "value": "not there", "unit": ""}
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "rows.json"
+        command = [sys.executable, str(script), "--json", str(out)]
+        code = subprocess.run(command + ["--dry-run"] * tiny, check=False).returncode
+        if out.exists():
+            yield from json.loads(out.read_text())["rows"]
+    if code:
+        raise AssertionError(f"gemm.py: exit code {code}")
+
+
+def step(names: Sequence[str], device: str, tiny: bool, seconds: float) -> Rows:
+    """Time whole training steps beside PyTorch's: train_step.py."""
+    cases = {name: train_step.CASES["cuda"][name] for name in names}
+    peers = {name: train_step.default_peers(device, run) for name, run in cases.items()}
+    how: dict[str, Any] = {"caches": Path(tempfile.gettempdir(), "gpu_session-caches")}
+    if tiny:
+        os.environ["GPUGRAD_EMULATE"] = "plain"  # the kernels, and the compiled step
+        run = small_gpt.Run(layers=1, heads=2, width=16, block=8, batch=2, vocabulary=31)
+        cases, how = {names[0]: run}, {"rounds": 1, "seconds": 0.0}
+        several = ["gpugrad-eager", "gpugrad-compiled", "torch-eager-default-float32"]
+        peers = {names[0]: several[: 3 if len(names) > 1 else 1]}
+    dtype = train_step.DTYPES[device]
+    peak = bench.peaks(device, dtype, 64 if tiny else None)
+    how["budget"] = (seconds - 15) / len(cases)
+    wrong = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, run in cases.items():
+            rows = train_step.measure(
+                name, run, peers[name], device, dtype, peak, Path(folder), **how
+            )
+            wrong += train_step.faults(rows)
+            for row in rows:
+                value = row.get("tokens_per_s", row.get("failure"))
+                yield {"what": f"{name} {row['peer']}", "value": value, "unit": "tokens/s", **row}
+    if wrong:
+        raise AssertionError("\n".join(wrong))
+
+
+TOUCH = r"""
+extern "C" __global__ void touch(float* x, int n) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) x[i] += 1.0f;
+}
+"""
+
+
+def launch(device: str, tiny: bool, seconds: float) -> Rows:
+    """Time what a launch costs: in Python, one after the other, and as a node of a CUDA graph."""
+    source = cuda.Source("touch.cu", text=TOUCH)
+    n = 3 if tiny else 2000
+    x = backend.namespace(device).zeros(32, "float32")
+    rounds = 1 if tiny else 20
+
+    def chain() -> None:
+        for _ in range(n):
+            source.launch("touch", (1,), (32,), (x, x.size))
+
+    with emulator.enabled("plain") if tiny else contextlib.nullcontext():
+        chain()
+        gg.synchronize()
+        queued = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            chain()
+            queued.append((time.perf_counter() - start) / n)
+            gg.synchronize()
+        one_by_one = harness.compare({"launches": chain}, rounds)["launches"]
+        replay = chain if tiny else _captured(chain)
+        taken = float(x[0])
+        replay()
+        gg.synchronize()
+        if float(x[0]) != taken + n:
+            raise AssertionError(f"launch: {float(x[0]) - taken} of {n} launches of the graph ran")
+        graph = harness.compare({"graph": replay}, rounds)["graph"]
+    in_python = harness.Timing(tuple(queued))
+    for what, timing, count in (
+        ("launch, time in Python", in_python, 1),
+        ("launches one after the other", one_by_one, n),
+        ("nodes of a graph", graph, n),
+    ):
+        times = timing.row("us", 1e6 / count)
+        yield {"what": what, "value": times["us"], "unit": "us each", **times}
+
+
+def _captured(run: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that replays, as one CUDA graph, what another launches."""
+    stream = backend.cupy_module().cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        run()
+        graph = stream.end_capture()
+    return lambda: graph.launch()
+
+
+def pytest(*arguments: str, tool: Sequence[str] = (), **environment: str) -> int:
+    """Run the tests in one process, without plugins that happen to be installed."""
+    command = [*tool, sys.executable, "-m", "pytest", "-p", "xdist.plugin", "-n", "0"]
+    command += ["-p", "no:cacheprovider", *arguments]
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **environment}
+    return subprocess.run(command, cwd=harness.ROOT, env=environment, check=False).returncode
+
+
+def tests(device: str, tiny: bool, seconds: float) -> Rows:
     """Run the tests that need a GPU; without one (dry run) they are skipped."""
     files = ["tests/benchmarks/test_harness.py"] if tiny else []
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "0", "-p", "no:cacheprovider"]
-        command += [f"--junitxml={report}", *files]
-        code = subprocess.run(command, cwd=harness.ROOT, check=False).returncode
+        code = pytest("-m", "gpu", f"--junitxml={report}", *files)
         suite = next(ET.parse(report).iter("testsuite"))
     count = {key: int(suite.get(key, 0)) for key in ("tests", "failures", "errors", "skipped")}
     passed = count.pop("tests") - sum(count.values())
@@ -128,22 +255,30 @@ def tests(device: str, tiny: bool) -> Rows:
         raise AssertionError(f"pytest -m gpu: exit code {code}, {passed} tests passed")
 
 
-def conformance(device: str, tiny: bool) -> Rows:
+def conformance(device: str, tiny: bool, seconds: float) -> Rows:
     """Run every wrapper of kernels/ptx.cuh on the hardware; the tests hold the emulator to it."""
-    script = harness.ROOT / "tests" / "emulator" / "conformance.py"
-    if tiny:  # the hardware's part is the emulator's here
-        yield {"what": "wrappers run", "value": 0, "unit": "cases"}
+    folder = harness.ROOT / "tests" / "emulator"
+    spec = importlib.util.spec_from_file_location("conformance", folder / "conformance.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if tiny:  # the emulator stands in for the hardware
+        name, case = next(iter(module.cases().items()))
+        with emulator.enabled("plain"):
+            outputs = [module.run(case, on_gpu=False) for _ in range(2)]
+        different = module.differences(*outputs, *case[3:])
+        yield {"what": f"{name}, in the emulator twice", "value": different, "unit": "differences"}
         return
-    subprocess.run([sys.executable, str(script)], cwd=harness.ROOT, check=True)
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider"]
-    command += ["tests/emulator/test_conformance.py"]
-    code = subprocess.run(command, cwd=harness.ROOT, check=False).returncode
+    if module.main():
+        raise AssertionError("conformance.py failed")
+    code = pytest("tests/emulator/test_conformance.py")
     yield {"what": "emulator agrees with the hardware", "value": int(code == 0), "unit": "0 or 1"}
     if code:
         raise AssertionError(f"pytest tests/emulator/test_conformance.py: exit code {code}")
 
 
-def kernels(dtype: str, device: str, tiny: bool) -> Rows:
+def kernels(dtype: str, device: str, tiny: bool, seconds: float) -> Rows:
     """Time every kernel against its floor, its definition and, where installed, PyTorch."""
     found = importlib.util.find_spec("torch") and not tiny
     torch = importlib.import_module("torch") if found else None
@@ -151,74 +286,104 @@ def kernels(dtype: str, device: str, tiny: bool) -> Rows:
     yield {"what": "copy", "value": peak.bytes_per_second / 1e9, "unit": "GB/s"}
     yield {"what": f"matmul {dtype}", "value": peak.flops_per_second / 1e12, "unit": "TFLOP/s"}
     failed = []
-    for name in ["layer_norm"] if tiny else bench.names():
-        for case in bench.cases(name)[: 1 if tiny else None]:
+    for name in bench.names():
+        for case in _tiny(bench.cases(name)) if tiny else bench.cases(name):
             try:
-                rows = list(bench.measure(case, dtype, device, peak, torch, 2 if tiny else 20))
+                with emulator.enabled("plain") if tiny else contextlib.nullcontext():
+                    rows = list(bench.measure(case, dtype, device, peak, torch, 1 if tiny else 20))
             except Exception:
                 failed.append(f"{name}, {case.title(device)}:\n{traceback.format_exc()}")
                 continue
             for row in rows:
                 what = " ".join(row[k] for k in ("op", "case", "direction", "implementation"))
                 yield {"what": what, "value": row["us"], "unit": "us", **row}
+            bench.release(device, torch)
     if failed:
         raise AssertionError("\n".join(failed))
 
 
-def sanitizer(device: str, tiny: bool) -> Rows:
+def _tiny(cases: Sequence[bench.Case | bench.Work]) -> list[bench.Case]:
+    """Return the first fused operation at the smallest size that it is tested with."""
+    fused = [case for case in cases if isinstance(case, bench.Case)][:1]
+    return [replace(case, cpu_sample=FUSED[case.op].samples[0], label="") for case in fused]
+
+
+# What compute-sanitizer does for a dry run: it takes its options and runs the rest.
+STAND_IN = """
+import subprocess, sys
+command = sys.argv[1:]
+while command[0].startswith("--"):
+    command.pop(0)
+sys.exit(subprocess.call([*command, "--collect-only", "-q"]))
+"""
+
+
+def sanitizer(device: str, tiny: bool, seconds: float) -> Rows:
     """Run the kernels' tests on the GPU under compute-sanitizer, if it is installed."""
     found = shutil.which("compute-sanitizer") or next(
         iter(sorted(Path("/usr/local").glob("cuda*/bin/compute-sanitizer"))), None
     )
-    if found is None or tiny:
-        yield {"what": "compute-sanitizer", "value": "not measured", "unit": ""}
+    if found is None and not tiny:
+        yield {"what": "compute-sanitizer", "value": "not there", "unit": ""}
         return
-    for tool in ("memcheck", "racecheck"):
-        command = [str(found), f"--tool={tool}", "--error-exitcode=99", sys.executable]
-        command += ["-m", "pytest", "-m", "gpu", "-n", "0", "-x", "-p", "no:cacheprovider"]
-        command += ["tests/fused/test_cuda.py", "-k", "test_on_the_gpu and float32"]
-        # out of CuPy's pool every array is an allocation of its own, whose bounds are known
-        environment = {**os.environ, "GPUGRAD_TEST_POOL": "0"}
-        code = subprocess.run(command, cwd=harness.ROOT, env=environment, check=False).returncode
-        yield {"what": tool, "value": code, "unit": "exit code"}
+    program = [sys.executable, "-c", STAND_IN] if tiny else [str(found)]
+    for name in ("memcheck", "racecheck"):
+        code = pytest(
+            *("-m", "gpu", "-x", "tests/fused/test_cuda.py"),
+            *("-k", "test_on_the_gpu and float32"),
+            tool=[*program, f"--tool={name}", "--error-exitcode=99"],
+            # out of CuPy's pool every array is an allocation of its own, whose bounds are known
+            GPUGRAD_TEST_POOL="0",
+        )
+        yield {"what": name, "value": code, "unit": "exit code"}
         if code:
-            raise AssertionError(f"compute-sanitizer {tool}: exit code {code}")
+            raise AssertionError(f"compute-sanitizer {name}: exit code {code}")
 
 
-SECTIONS: dict[str, Callable[[str, bool], Rows]] = {
+def _of(section: Callable[..., Rows], first: Any) -> Callable[[str, bool, float], Rows]:
+    return lambda device, tiny, seconds: section(first, device, tiny, seconds)
+
+
+SECTIONS: dict[str, Callable[[str, bool, float], Rows]] = {
     "copy": copy,
-    **{
-        f"gemm-{dtype}": lambda device, tiny, dtype=dtype: gemm(dtype, device, tiny)
-        for dtype in ("float32", "float16", "bfloat16")
-    },
-    "conformance": conformance,
+    **{f"gemm-{dtype}": _of(gemm, dtype) for dtype in ("bfloat16", "float16", "float32")},
+    "cublaslt": cublaslt,
     "train": train,
+    "step-small": _of(step, ("small-t64-b8", "small-t256-b8")),
+    **{f"step-b{batch}": _of(step, (f"gpt2-124m-b{batch}",)) for batch in (8, 64, 32, 1)},
+    "launch": launch,
+    **{f"kernels-{dtype}": _of(kernels, dtype) for dtype in ("bfloat16", "float32")},
+    "conformance": conformance,
     "tests": tests,
-    **{
-        f"kernels-{dtype}": lambda device, tiny, dtype=dtype: kernels(dtype, device, tiny)
-        for dtype in ("bfloat16", "float32")
-    },
     "sanitizer": sanitizer,
 }
+# Files that a section leaves elsewhere, copied beside the record
+LEFT = {"conformance": harness.ROOT / "tests" / "emulator" / "hardware.npz"}
 
 
-def run_section(name: str, dry_run: bool, path: Path) -> None:
+def run_section(name: str, dry_run: bool, path: Path, seconds: float) -> None:
     """Run one section in this process and append its rows to a file, one line each."""
     with open(path, "a") as file:
-        for row in SECTIONS[name]("cpu" if dry_run else "cuda", dry_run):
+        for row in SECTIONS[name]("cpu" if dry_run else "cuda", dry_run, seconds):
             file.write(json.dumps(row, allow_nan=False) + "\n")
             file.flush()
 
 
-def supervise(name: str, dry_run: bool, limit: float) -> tuple[list[dict], str | None, float]:
-    """Run one section in its own process; return its rows, how it failed, and the seconds."""
+def supervise(
+    name: str, dry_run: bool, limit: float, progress: Callable[[list[dict]], None]
+) -> tuple[list[dict], str | None, float]:
+    """Run one section in its own process; return its rows, how it failed, and the seconds.
+
+    ``progress`` gets the rows there are while it runs.
+    """
     if limit <= 0:
         return [], "not run: the time for the session was up", 0.0
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         rows, log = Path(folder) / "rows", Path(folder) / "log"
         rows.touch()
-        command = [sys.executable, SCRIPT, "--rows", str(rows), name]
+        command = [sys.executable, SCRIPT, "--rows", str(rows), "--limit", str(limit)]
+        command += ["--section", name]
         with open(log, "wb") as output:
             process = subprocess.Popen(
                 command + ["--dry-run"] * dry_run,
@@ -227,62 +392,143 @@ def supervise(name: str, dry_run: bool, limit: float) -> tuple[list[dict], str |
                 start_new_session=True,
             )
             try:
-                code = process.wait(timeout=limit)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)  # its children too
-                code = process.wait()
+                code = _wait(process, start + limit, lambda: progress(_read(rows)))
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # its children too
+                process.wait()
         seconds = time.perf_counter() - start
         failure = None
         if code:
-            how = f"stopped after {limit:.0f} s" if seconds >= limit else f"exit code {code}"
+            how = f"exit code {code}" if code is not STOPPED else f"stopped after {limit:.0f} s"
             failure = f"{how}\n" + log.read_text(errors="replace")[-8000:]
-        return [json.loads(line) for line in rows.read_text().splitlines()], failure, seconds
+        return _read(rows), failure, seconds
 
 
-def session(names: Sequence[str], dry_run: bool, out: Path, seconds: float = SECONDS) -> int:
-    """Run the sections, write the record after each, print the table; return the exit code."""
+STOPPED = -1000  # no exit code
+
+
+def _wait(process: subprocess.Popen, end: float, look: Callable[[], None]) -> int:
+    """Return the exit code of a process, or STOPPED when the time is up."""
+    while True:
+        left = end - time.perf_counter()
+        if left <= 0:
+            return STOPPED
+        try:
+            return process.wait(timeout=min(left, 2.0))
+        except subprocess.TimeoutExpired:
+            look()
+
+
+def _read(path: Path) -> list[dict]:
+    """Return the rows in a file that are complete."""
+    lines = path.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def session(
+    names: Sequence[str],
+    dry_run: bool,
+    out: Path,
+    seconds: float = SECONDS,
+    before: dict[str, Any] | None = None,
+) -> int:
+    """Run the sections, write the record during each, print the table; return the exit code.
+
+    ``before`` is a record whose sections stay, other than those that run now.
+    """
     end = time.perf_counter() + seconds
     device = "cpu" if dry_run else "cuda"
     record = {**harness.record("gpu_session", [], device, dry_run=dry_run), "sections": []}
+    origin = {key: record["provenance"][key] for key in ("commit", "sources", "date")}
+    if before is not None:
+        record["rows"] = [row for row in before["rows"] if row["section"] not in names]
+        record["sections"] = [s for s in before["sections"] if s["section"] not in names]
+    kept = list(record["rows"])
+
+    def write(name: str, rows: list[dict]) -> None:
+        record["rows"] = kept + [{"section": name, **row} for row in rows]
+        harness.write_json(record, out)
+
     for name in names:
         print(f"{name} ...", flush=True)
-        limit = min(LIMITS.get(name, 120), end - time.perf_counter())
-        rows, failure, took = supervise(name, dry_run, limit)
-        record["rows"] += [{"section": name, **row} for row in rows]
-        status = {"section": name, "seconds": round(took, 1), "failure": failure}
+        limit = min(LIMITS.get(name, LIMIT), end - time.perf_counter())
+        rows, failure, took = supervise(name, dry_run, limit, lambda r, n=name: write(n, r))
+        status = {"section": name, "seconds": round(took, 1), "failure": failure, **origin}
         record["sections"].append(status)
-        harness.write_json(record, out)
+        write(name, rows)
+        kept = list(record["rows"])
         if failure:
             print(failure, file=sys.stderr, flush=True)
+        left = LEFT.get(name)
+        if left is not None and left.exists() and not (dry_run or failure):
+            shutil.copy(left, out.parent)
     failed = [s["section"] for s in record["sections"] if s["failure"]]
-    shown = ("section", "what", "value", "unit")
+    print(report(record["rows"]))
     print(f"{record['provenance']['device_name']}; written to {out}")
-    print(harness.table([{key: row[key] for key in shown} for row in record["rows"]]))
+    print(", ".join(f"{s['section']} {s['seconds']:.0f} s" for s in record["sections"]))
     print(f"failed: {', '.join(failed)}" if failed else "all sections passed")
     return int(bool(failed))
 
 
+def report(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the tables: kernels first, as they are long, whole steps last."""
+    kernel = [row for row in rows if "implementation" in row]
+    steps = [row for row in rows if "peer" in row]
+    others = [row for row in rows if not {"implementation", "peer"} & row.keys()]
+    shown = ("section", "what", "value", "unit")
+    parts = [
+        harness.table(bench.ratios(kernel)) if kernel else "",
+        harness.table([{key: row[key] for key in shown} for row in others]) if others else "",
+        train_step.summary(steps) if steps else "",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def chosen(only: Sequence[str], skip: Sequence[str]) -> list[str]:
+    """Return the sections that shell patterns leave, in their order.
+
+    Raises ValueError for a pattern that fits none.
+    """
+    for pattern in (*only, *skip):
+        if not fnmatch.filter(SECTIONS, pattern):
+            raise ValueError(f"no section {pattern!r}; there are {', '.join(SECTIONS)}")
+
+    def fits(name: str, patterns: Sequence[str]) -> bool:
+        return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+    return [name for name in SECTIONS if fits(name, only or ["*"]) and not fits(name, skip)]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
-    parser.add_argument("--dry-run", action="store_true", help="NumPy, tiny sizes, no GPU needed")
+    sections = ", ".join(SECTIONS)
+    parser.add_argument("--only", nargs="+", default=[], metavar="PATTERN", help=f"of: {sections}")
+    parser.add_argument("--skip", nargs="+", default=[], metavar="PATTERN", help="sections not run")
+    parser.add_argument("--budget", type=float, default=SECONDS, help=f"seconds ({SECONDS:.0f})")
+    parser.add_argument("--dry-run", action="store_true", help="on the CPU, tiny, no GPU needed")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/gpu_session.json")
-    parser.add_argument("--rows", type=Path, help=argparse.SUPPRESS)  # a section's own process
+    parser.add_argument("--add", action="store_true", help="to what the file holds already")
+    for name, kind in (("--section", str), ("--rows", Path), ("--limit", float)):
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)  # a section's own process
     options = parser.parse_args(arguments)
-    unknown = set(options.sections) - set(SECTIONS)
-    if unknown:
-        parser.error(f"no section {min(unknown)!r}; there are {', '.join(SECTIONS)}")
+    try:
+        names = chosen(options.only, options.skip)
+    except ValueError as error:
+        parser.error(str(error))
     if not options.dry_run:
         cupy, reason = backend.cupy_or_reason()
         if cupy is None:
             print(f"gpu_session: no GPU to measure. {reason}. --dry-run needs none.")
             return 2
-    if options.rows:
-        run_section(options.sections[0], options.dry_run, options.rows)
+    if options.section:
+        run_section(options.section, options.dry_run, options.rows, options.limit)
         return 0
     folder = Path(tempfile.gettempdir()) if options.dry_run else harness.RESULTS
     out = options.out or folder / "gpu_session.json"
-    return session(options.sections or list(SECTIONS), options.dry_run, out)
+    before = json.loads(out.read_text()) if options.add and out.exists() else None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # sections end too
+    return session(names, options.dry_run, out, options.budget, before)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import hashlib
 import io
 import json
 import os
@@ -133,6 +134,7 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
         "cuda": _cuda_versions() if device.startswith("cuda") else None,
         "gpugrad": gg.__version__,
         "commit": commit(),
+        "sources": sources(),
         "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
     }
 
@@ -184,6 +186,16 @@ def commit(root: Path = ROOT) -> str:
         return "not a git checkout"
     changes = _git(root, "status", "--porcelain", "--", "gpugrad", "kernels", "benchmarks/*.py")
     return head + "+changes" if changes else head
+
+
+def sources(root: Path = ROOT) -> str:
+    """Return a digest of the code measured: it tells the commit where there is no git checkout."""
+    digest = hashlib.sha256()
+    for pattern in ("gpugrad/**/*.py", "kernels/*.cu*", "benchmarks/*.py"):
+        for path in sorted(root.glob(pattern)):
+            digest.update(path.relative_to(root).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -78,9 +78,10 @@ def default_peers(device: str, run: Run) -> list[str]:
     """Return what is measured unless somebody asks for more, the most important first."""
     if device == "cpu":
         return [name for name in PEERS[device] if name != "gpugrad-compiled"]
-    torch = ["compile-flash-autocast", "compile-cudnn-autocast", "eager-flash-autocast"]
-    if tokens(run) <= 8192:  # where launches cost more than what they launch
+    torch = ["compile-flash-autocast"]
+    if tokens(run) <= 8192:  # where launches may cost more than what they launch
         torch += ["captured-flash-autocast", "graphs-flash-autocast"]
+    torch += ["compile-cudnn-autocast", "eager-flash-autocast"]
     torch += ["compile-flash-bfloat16", "compile-default-autocast"]
     torch += ["eager-cudnn-autocast", "eager-default-autocast"]
     return ["gpugrad-compiled", "gpugrad-eager", *(f"torch-{name}" for name in torch)]
@@ -172,9 +173,9 @@ class Worker:
         own = {name: str(caches / name.lower()) for name in names}
         self.cold = not caches.exists()
         caches.mkdir(parents=True, exist_ok=True)
-        self.log = caches / "log"
+        descriptor, self.log = tempfile.mkstemp(dir=caches)
         self.begun = time.time()
-        with open(self.log, "wb") as log:
+        with open(descriptor, "wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, SCRIPT, json.dumps(task)],
                 stdin=subprocess.PIPE,
@@ -213,7 +214,7 @@ class Worker:
         return line
 
     def _printed(self) -> str:
-        return self.log.read_text(errors="replace")[-4000:]
+        return Path(self.log).read_text(errors="replace")[-4000:]
 
     def end(self) -> None:
         """End the process; its memory is free when this returns."""
@@ -246,12 +247,15 @@ def measure(
     rounds: int = 10,
     seconds: float = 0.5,
     budget: float = 1e9,
+    caches: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Return a row for every peer of a case, within a budget of seconds.
 
     A sample lasts ``seconds`` at least. Three quarters of the budget are for the first steps:
-    a peer that finds no time left is a row that says so. ``folder`` is for files.
+    a peer that finds no time left is a row that says so. ``folder`` is for files, ``caches`` for
+    what libraries compile: the first peer of a library finds it empty, if it is new ("cold").
     """
+    caches = caches or folder / "caches"
     begun = time.monotonic()
     deadline = begun + budget
     inputs = write_inputs(run, dtype, folder)
@@ -259,7 +263,7 @@ def measure(
     try:
         for peer in peers:
             task = {"peer": peer, "run": run.settings(), "device": device, "dtype": dtype}
-            known.append(_first_steps({**task, **inputs}, folder, begun + 0.75 * budget))
+            known.append(_first_steps({**task, **inputs}, caches, begun + 0.75 * budget))
         _rounds(known, rounds, seconds, deadline)
     finally:
         for one in known:
@@ -267,14 +271,14 @@ def measure(
     return _rows(name, run, known, device, dtype, peak)
 
 
-def _first_steps(task: Mapping[str, Any], folder: Path, deadline: float) -> Measured:
+def _first_steps(task: Mapping[str, Any], caches: Path, deadline: float) -> Measured:
     """Start a peer and take the first steps."""
     one = Measured(Peer(task["peer"]))
     if time.monotonic() > deadline:
         one.row |= {"failure": "not run", "why": "no time left"}
         return one
     free = _free_mib(task["device"])
-    one.worker = worker = Worker(task, folder / "caches" / one.peer.name)
+    one.worker = worker = Worker(task, caches / one.peer.library)
     one.row["caches"] = "cold" if worker.cold else "warm"
     try:
         ready = worker.ask(deadline)

@@ -29,6 +29,7 @@ from gpugrad.registry import Sample
 PEAK = bench.Peaks(1e9, 1e12)
 TORCH = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
 FILES = {"attention_backward": "attention", "attention_forward": "attention"}
+FILES |= {"sort_ids": "embedding"}  # for the gradient
 FILES |= {"random": "random_fills"}  # Python has a module named random
 
 

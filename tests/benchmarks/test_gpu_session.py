@@ -1,33 +1,41 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import bench
 import gpu_session
 import pytest
-from gpu_session import SECTIONS, backend, main, session
+import train_step
+from gpu_session import SECTIONS, backend, chosen, main, session
+
+import gpugrad as gg
 
 BROKEN = """
 import os, sys, time
 sys.path.insert(0, {folder!r})
 import gpu_session
 
-def raising(device, tiny):
+def raising(device, tiny, seconds):
     yield {{"what": "before", "value": 1, "unit": ""}}
     raise AssertionError("broken on purpose")
 
-def crashing(device, tiny):
+def crashing(device, tiny, seconds):
     yield {{"what": "before", "value": 2, "unit": ""}}
     os.abort()
 
-def endless(device, tiny):
+def endless(device, tiny, seconds):
     yield {{"what": "before", "value": 3, "unit": ""}}
     time.sleep(60)
 
-def diverging(device, tiny):
+def diverging(device, tiny, seconds):
     yield {{"what": "loss", "value": float("nan"), "unit": ""}}
 
-def good(device, tiny):
+def good(device, tiny, seconds):
     yield {{"what": device, "value": int(tiny), "unit": ""}}
 
 for section in (raising, crashing, endless, diverging, good):
@@ -55,13 +63,40 @@ def test_dry_run_takes_every_section_and_writes_one_file(
     assert [s["section"] for s in record["sections"]] == list(SECTIONS)
     assert {row["section"] for row in record["rows"]} == set(SECTIONS)
     assert record["settings"] == {"dry_run": True}
+    assert len(record["provenance"]["sources"]) == 16
     values = {(row["section"], row["what"]): row["value"] for row in record["rows"]}
     assert values["copy", "copy 1e-06 GiB"] > 0
     assert values["train", "loss went down by"] > 0.1
     assert values["train", "largest difference of losses to NumPy"] == 0
+    assert values["launch", "nodes of a graph"] > 0
+    assert values["sanitizer", "racecheck"] == 0
+    kernels = {row["op"] for row in record["rows"] if row["section"] == "kernels-bfloat16"}
+    assert {"layer_norm", "scaled_dot_product_attention"} <= kernels
+    steps = {r["peer"]: r for r in record["rows"] if r["section"] == "step-small"}
+    assert values["step-b64", "gpt2-124m-b64 gpugrad-eager"] > 0
+    assert steps["gpugrad-eager"]["launches"] > 10
+    assert steps["gpugrad-eager"]["agrees"]
+    compiled = steps["gpugrad-compiled"]
+    assert compiled["agrees"] if hasattr(gg, "compile") else compiled["failure"] == "not there"
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "all sections passed"
-    assert lines[-2].split()[:2] == ["sanitizer", "compute-sanitizer"]
+
+
+def test_a_section_that_an_exception_ends_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the dry run passes it would not pass with a broken kernel or step."""
+    rows = [{"case": "c", "peer": "p", "tokens_per_s": 1.0, "agrees": False, "losses": [1.0]}]
+    monkeypatch.setattr(train_step, "measure", lambda *_, **__: rows)
+    with pytest.raises(AssertionError, match="computes something else"):
+        list(SECTIONS["step-b1"]("cpu", True, 10.0))
+    monkeypatch.setattr(bench, "names", lambda: ["layer_norm"])
+    monkeypatch.setattr(bench, "measure", lambda *_: 1 / 0)
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        list(SECTIONS["kernels-float32"]("cpu", True, 10.0))
+
+
+def test_patterns_choose_sections() -> None:
+    assert chosen([], ["step-*", "kernels-*"])[:2] == ["copy", "gemm-bfloat16"]
+    assert chosen(["step-b*"], ["step-b1"]) == ["step-b8", "step-b64", "step-b32"]
 
 
 def test_without_a_gpu_it_says_so(
@@ -74,8 +109,8 @@ def test_without_a_gpu_it_says_so(
 
 def test_unknown_section_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["--dry-run", "gemv"])
-    assert "no section 'gemv'; there are copy, gemm-float32" in capsys.readouterr().err
+        main(["--dry-run", "--only", "gemv"])
+    assert "no section 'gemv'; there are copy, gemm-bfloat16" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("broken")
@@ -102,3 +137,37 @@ def test_sections_that_no_time_is_left_for_are_named(tmp_path: Path) -> None:
     record = json.loads(out.read_text())
     assert record["rows"] == []
     assert record["sections"][0]["failure"] == "not run: the time for the session was up"
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_second_command_adds_to_the_first(tmp_path: Path) -> None:
+    out = tmp_path / "session.json"
+    assert session(["raising"], True, out) == 1
+    before = json.loads(out.read_text())
+    assert session(["good"], True, out, before=before) == 1  # the first still failed
+    assert session(["raising"], True, out, before=json.loads(out.read_text())) == 1
+    record = json.loads(out.read_text())
+    assert [s["section"] for s in record["sections"]] == ["good", "raising"]
+    assert [row["section"] for row in record["rows"]] == ["good", "raising"]
+    assert {s["commit"] for s in record["sections"]} == {record["provenance"]["commit"]}
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_session_that_is_ended_keeps_what_it_measured(tmp_path: Path) -> None:
+    out = tmp_path / "session.json"
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(gpu_session.__file__).parent)!r})\n"
+        f"import gpu_session; gpu_session.SCRIPT = {gpu_session.SCRIPT!r}\n"
+        "gpu_session.SECTIONS['endless'] = None\n"
+        f"gpu_session.main(['--dry-run', '--only', 'endless', '--out', {str(out)!r}])"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as process:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            if out.exists() and json.loads(out.read_text())["rows"]:
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 143
+    record = json.loads(out.read_text())
+    assert [row["value"] for row in record["rows"]] == [3]

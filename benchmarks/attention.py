@@ -8,6 +8,7 @@ from typing import Any
 import bench
 from bench import Case
 
+from gpugrad.ops.random import Draw
 from gpugrad.registry import Sample
 
 NAME = "scaled_dot_product_attention"
@@ -28,7 +29,7 @@ def _torch_packed(torch: Any, qkv: Any, scale: float, is_causal: bool, **statics
 
 
 def _statics(width: int, is_causal: bool, offset: int = 0) -> dict[str, Any]:
-    numbers: dict[str, Any] = {"dropout_p": 0.0, "seed": 0, "counter": 0}
+    numbers: dict[str, Any] = {"dropout_p": 0.0, "draw": Draw(0, 0)}
     return {"scale": width**-0.5, "is_causal": is_causal, "offset": offset, **numbers}
 
 

@@ -218,11 +218,11 @@ class _Recompute:
     view = False
 
     def __init__(
-        self, f: Callable, args: Sequence, rng: dict, positions: tuple, outer: list
+        self, f: Callable, args: Sequence, draw: random.Draw, positions: tuple, outer: list
     ) -> None:
         self.f = f
         self.args = args
-        self.rng = rng
+        self.draw = draw
         self.positions = positions
         self.outer = outer
         self.slots = tuple(f"argument {i}" for i in positions)
@@ -238,10 +238,8 @@ class _Recompute:
             called = list(self.args)
             for i, value, parent in zip(self.positions, node.saved, node.parents, strict=False):
                 called[i] = engine.alias(value, parent)
-            now = random.get_state()
-            random.set_state(self.rng)
-            result = self.f(*called)
-            random.set_state(now)
+            with random.drawing_from(self.draw):
+                result = self.f(*called)
             outs = _leaves(result)
             seeds = [
                 (outs[i]._node, gi if recorded else engine.as_array(gi))
@@ -266,7 +264,7 @@ def checkpoint(f: Callable[..., Any], *args: Any) -> Any:
     if state.make_node is None:
         return f(*args)
     start = next_number()
-    rng = random.get_state()
+    draw = random.reserve(0)
     positions = tuple(i for i, a in enumerate(args) if isinstance(a, Tensor) and a._requires_grad)
     called = list(args)
     for i in positions:
@@ -279,7 +277,7 @@ def checkpoint(f: Callable[..., Any], *args: Any) -> Any:
     aliases = {called[i]._node for i in positions}
     outer = _outside([o._node for o in outs if o._node is not None], aliases, start)
     kept = [None if i in positions else a for i, a in enumerate(args)]
-    op = _Recompute(f, kept, rng, positions, outer)
+    op = _Recompute(f, kept, draw, positions, outer)
     parents = tuple(args[i]._node or args[i] for i in positions) + tuple(outer)
     if not parents:
         return result

@@ -469,7 +469,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
     int64_t dk_batch, int64_t dk_head, int64_t dk_row, int64_t dv_batch, int64_t dv_head,
     int64_t dv_row, int all_heads, int heads, int queries, int keys, int padded, int width,
     int offset, int group, float scale, float inverse_keep, uint64_t seed, uint64_t counter,
-    unsigned threshold) {
+    const uint64_t* state, unsigned threshold) {
+    if (DROPOUT) locate(state, seed, counter);
     constexpr int UNIT = unit_rows(OWN_KEYS);
     using Part = Scores<UNIT, CHUNK>;
     DYN_SMEM(memory);
@@ -585,7 +586,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_quer
     int64_t v_head, int64_t v_row, int64_t g_batch, int64_t g_head, int64_t g_row,
     int64_t dq_batch, int64_t dq_head, int64_t dq_row, int all_heads, int heads, int queries,
     int keys, int padded, int width, int offset, int group, float scale, float inverse_keep,
-    uint64_t seed, uint64_t counter, unsigned threshold) {
+    uint64_t seed, uint64_t counter, const uint64_t* state, unsigned threshold) {
+    if (DROPOUT) locate(state, seed, counter);
     constexpr int UNIT = unit_rows(OWN_QUERIES);
     using Part = Scores<UNIT, CHUNK>;
     DYN_SMEM(memory);

@@ -390,7 +390,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                       int64_t out_batch, int64_t out_head, int64_t out_token, int batches,
                       int heads, int queries, int keys, int width, int offset, int group,
                       float scale, float inverse_keep, uint64_t seed, uint64_t counter,
-                      unsigned threshold) {
+                      const uint64_t* state, unsigned threshold) {
+    if (DROPOUT) locate(state, seed, counter);
     const int tiles = (queries + ROWS - 1) / ROWS;
     const Work work = work_of(blockIdx.x, tiles, batches * heads, group);
     const int batch = work.head / heads, head = work.head % heads;

@@ -2,7 +2,8 @@
 //
 // x, residual, out (n) of T. Element i is kept where word i of the draw at (seed, offset) is at
 // least the threshold, round(p * 2^32): see philox.cuh. No mask is stored: the gradient is dropout
-// of the incoming gradient with the same two integers.
+// of the incoming gradient with the same two integers,
+// or with the same two relative to `state` (philox.cuh: locate).
 //   dropout:      out = keep ? x * scale : 0
 //   dropout_add:  out = residual + (keep ? x * scale : 0), rounded to T before and after the sum,
 //                 as two operations would
@@ -16,9 +17,10 @@ constexpr int THREADS = 256;
 
 template <bool ADD>
 __device__ __forceinline__ void drop(const T* x, const T* residual, T* out, int64_t n,
-                                     uint64_t seed, uint64_t offset, uint64_t threshold,
-                                     float scale) {
+                                     uint64_t seed, uint64_t offset, const uint64_t* state,
+                                     uint64_t threshold, float scale) {
     constexpr int SIZE = Pack::size;
+    locate(state, seed, offset);
     const bool aligned = aligned16(x) && aligned16(out) && (!ADD || aligned16(residual));
     const int64_t packs = (n + SIZE - 1) / SIZE;
     const int64_t step = static_cast<int64_t>(gridDim.x) * THREADS;
@@ -59,13 +61,13 @@ __device__ __forceinline__ void drop(const T* x, const T* residual, T* out, int6
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    dropout(const T* x, T* out, int64_t n, uint64_t seed, uint64_t offset, uint64_t threshold,
-            float scale) {
-    drop<false>(x, nullptr, out, n, seed, offset, threshold, scale);
+    dropout(const T* x, T* out, int64_t n, uint64_t seed, uint64_t offset, const uint64_t* state,
+            uint64_t threshold, float scale) {
+    drop<false>(x, nullptr, out, n, seed, offset, state, threshold, scale);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     dropout_add(const T* x, const T* residual, T* out, int64_t n, uint64_t seed, uint64_t offset,
-                uint64_t threshold, float scale) {
-    drop<true>(x, residual, out, n, seed, offset, threshold, scale);
+                const uint64_t* state, uint64_t threshold, float scale) {
+    drop<true>(x, residual, out, n, seed, offset, state, threshold, scale);
 }

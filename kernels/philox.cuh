@@ -4,6 +4,14 @@
 #pragma once
 #include "common.cuh"
 
+// Where a draw begins. `state`, unless null, is {seed, offset} in device memory, and the offset
+// given counts from there: the launches of a captured step are fixed, its draws are not.
+__device__ __forceinline__ void locate(const uint64_t* state, uint64_t& seed, uint64_t& offset) {
+    if (!state) return;
+    seed = state[0];
+    offset += state[1];
+}
+
 // The four words of one block: the key is the seed, the 128-bit counter the block, both low word
 // first. Word i of a draw at block offset o is word i % 4 of block o + i / 4.
 __device__ __forceinline__ void philox(uint64_t seed, uint64_t block, unsigned (&words)[4]) {

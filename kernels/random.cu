@@ -3,7 +3,7 @@
 // the logarithm, sine and cosine in normal numbers.
 //
 // out (n). A thread takes blocks of four Philox words in turn; each block makes four elements of up
-// to 32 bits or two of 64, stored at once. Nothing is read.
+// to 32 bits or two of 64, stored at once. Nothing is read but `state` (philox.cuh: locate).
 // Each operation is rounded on its own, as NumPy does it: products do not join sums in an fma.
 // Bytes: n sizeof(element).  About 25 instructions per element for the words, twice that for 64
 // bits and for normal numbers: arithmetic, not memory, is the limit.
@@ -20,8 +20,9 @@ struct alignas(SIZE * sizeof(Element)) Group {
 // Fill out with what make(words, values) makes of each block of words: SIZE values.
 template <int SIZE, class Element, class Make>
 __device__ __forceinline__ void fill(Element* out, int64_t n, uint64_t seed, uint64_t offset,
-                                     Make make) {
+                                     const uint64_t* state, Make make) {
     using Values = Group<Element, SIZE>;
+    locate(state, seed, offset);
     const bool aligned = reinterpret_cast<uint64_t>(out) % sizeof(Values) == 0;
     const int64_t groups = (n + SIZE - 1) / SIZE;
     const int64_t step = static_cast<int64_t>(gridDim.x) * THREADS;
@@ -82,8 +83,8 @@ __device__ __forceinline__ void box_muller(double u, double v, double (&z)[2]) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    random_words(uint32_t* out, int64_t n, uint64_t seed, uint64_t offset) {
-    fill<4>(out, n, seed, offset, [](const unsigned (&words)[4], uint32_t (&values)[4]) {
+    random_words(uint32_t* out, int64_t n, uint64_t seed, uint64_t offset, const uint64_t* state) {
+    fill<4>(out, n, seed, offset, state, [](const unsigned (&words)[4], uint32_t (&values)[4]) {
         for (int i = 0; i < 4; i++) values[i] = words[i];
     });
 }
@@ -91,9 +92,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // low + width * unit, not above `last`, the largest number below the end of the interval: rounding
 // may have reached the end.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    random_uniform(T* out, int64_t n, uint64_t seed, uint64_t offset, float low, float width,
-                   float last) {
-    fill<4>(out, n, seed, offset, [=](const unsigned (&words)[4], T (&values)[4]) {
+    random_uniform(T* out, int64_t n, uint64_t seed, uint64_t offset, const uint64_t* state,
+                   float low, float width, float last) {
+    fill<4>(out, n, seed, offset, state, [=](const unsigned (&words)[4], T (&values)[4]) {
         for (int i = 0; i < 4; i++) {
             values[i] = from_float(affine(unit(words[i]), width, low));
             if (to_float(values[i]) > last) values[i] = from_float(last);
@@ -102,9 +103,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    random_uniform_float64(double* out, int64_t n, uint64_t seed, uint64_t offset, double low,
-                           double width, double last) {
-    fill<2>(out, n, seed, offset, [=](const unsigned (&words)[4], double (&values)[2]) {
+    random_uniform_float64(double* out, int64_t n, uint64_t seed, uint64_t offset,
+                           const uint64_t* state, double low, double width, double last) {
+    fill<2>(out, n, seed, offset, state, [=](const unsigned (&words)[4], double (&values)[2]) {
         for (int i = 0; i < 2; i++) {
             values[i] = affine(unit(pair(words, i)), width, low);
             if (values[i] > last) values[i] = last;
@@ -113,8 +114,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    random_normal(T* out, int64_t n, uint64_t seed, uint64_t offset, float loc, float scale) {
-    fill<4>(out, n, seed, offset, [=](const unsigned (&words)[4], T (&values)[4]) {
+    random_normal(T* out, int64_t n, uint64_t seed, uint64_t offset, const uint64_t* state,
+                  float loc, float scale) {
+    fill<4>(out, n, seed, offset, state, [=](const unsigned (&words)[4], T (&values)[4]) {
         for (int j = 0; j < 4; j += 2) {
             float z[2];
             const float u = static_cast<float>(words[j]) * 0x1p-32f + 0x1p-33f;  // first is exact
@@ -125,9 +127,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    random_normal_float64(double* out, int64_t n, uint64_t seed, uint64_t offset, double loc,
-                          double scale) {
-    fill<2>(out, n, seed, offset, [=](const unsigned (&words)[4], double (&values)[2]) {
+    random_normal_float64(double* out, int64_t n, uint64_t seed, uint64_t offset,
+                          const uint64_t* state, double loc, double scale) {
+    fill<2>(out, n, seed, offset, state, [=](const unsigned (&words)[4], double (&values)[2]) {
         box_muller(unit(pair(words, 0)) + 0x1p-54, unit(pair(words, 1)), values);
         for (int i = 0; i < 2; i++) values[i] = affine(values[i], scale, loc);
     });
@@ -135,8 +137,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // True, meaning keep, where the word is at least the threshold, 0 to 2^32.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    random_keep_mask(bool* out, int64_t n, uint64_t seed, uint64_t offset, uint64_t threshold) {
-    fill<4>(out, n, seed, offset, [=](const unsigned (&words)[4], bool (&values)[4]) {
+    random_keep_mask(bool* out, int64_t n, uint64_t seed, uint64_t offset, const uint64_t* state,
+                     uint64_t threshold) {
+    fill<4>(out, n, seed, offset, state, [=](const unsigned (&words)[4], bool (&values)[4]) {
         for (int i = 0; i < 4; i++) values[i] = words[i] >= threshold;
     });
 }
@@ -144,9 +147,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // low + ((pair * (largest + 1)) >> 64): an integer from low to low + largest. The product is exact;
 // largest + 1 may be 2^64.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    random_integers(int64_t* out, int64_t n, uint64_t seed, uint64_t offset, int64_t low,
-                    uint64_t largest) {
-    fill<2>(out, n, seed, offset, [=](const unsigned (&words)[4], int64_t (&values)[2]) {
+    random_integers(int64_t* out, int64_t n, uint64_t seed, uint64_t offset, const uint64_t* state,
+                    int64_t low, uint64_t largest) {
+    fill<2>(out, n, seed, offset, state, [=](const unsigned (&words)[4], int64_t (&values)[2]) {
         for (int i = 0; i < 2; i++) {
             const uint64_t drawn = pair(words, i);
             const uint64_t carry = drawn * largest + drawn < drawn;

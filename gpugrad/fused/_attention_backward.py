@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .. import backend, cuda
+from ..ops.random import Draw
 from ._attention_forward import (
     as_heads,
     drop_threshold,
@@ -121,8 +122,7 @@ def write(
     is_causal: bool,
     offset: int,
     dropout_p: float,
-    seed: int,
-    counter: int,
+    draw: Draw,
 ) -> None:
     """Write the gradients of query, key and value into arrays (B, H, rows, D), None aside.
 
@@ -167,7 +167,7 @@ def write(
                 *(all_heads, heads, queries, keys, padded, width),
                 last_key(is_causal, offset, queries, keys),
                 heads_at_once(all_heads, others * width * q.itemsize),
-                *(scale, rescale(dropout_p), seed, counter, drop_threshold(dropout_p)),
+                *(scale, rescale(dropout_p), *draw, drop_threshold(dropout_p)),
             ],
             chosen.shared(own),
             GPUGRAD_DTYPE=dtype,

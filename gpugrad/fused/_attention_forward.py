@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 from .. import backend, cuda
+from ..ops.random import Draw
 from .dropout import rescale
 
 WIDEST = 256  # elements of a head
@@ -134,8 +135,7 @@ def forward(
     is_causal: bool,
     offset: int,
     dropout_p: float,
-    seed: int,
-    counter: int,
+    draw: Draw,
 ) -> tuple[Any, tuple]:
     """Return the result and (it as (B, H, T, D), lse (B, H, T) float32)."""
     q, k, v = as_heads(query), as_heads(key), as_heads(value)
@@ -157,7 +157,7 @@ def forward(
             heads_at_once(batches * heads, keys * width * k.itemsize),
             scale,
             rescale(dropout_p),
-            *(seed, counter, drop_threshold(dropout_p)),
+            *(*draw, drop_threshold(dropout_p)),
         ],
         chosen.shared,
         GPUGRAD_DTYPE=cuda.dtype_code(q.dtype),

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..ops import philox
+from ..ops.random import Draw
 from ._rows import widened
 
 TILE = 1 << 17  # scores in a tile: 512 KB of float32, for the second-level cache
@@ -16,15 +17,15 @@ KEPT = 1 << 22  # scores of a call whose powers are kept for backward: 16 MB of 
 
 
 def dropout_mask(
-    xp: Any, seed: int, counter: int, first: int, rows: int, keys: int, dropout_p: float
+    xp: Any, draw: Draw, first: int, rows: int, keys: int, dropout_p: float
 ) -> Any:
     """Return which weights of some rows of the flat (..., T) survive dropout: (rows, keys) bool.
 
     Every row draws whole blocks of four words, so that any row can be drawn by itself.
     """
     blocks = philox.blocks_used(keys)
-    start = counter + first * blocks
-    mask = philox.keep_mask(xp, seed, start, rows * blocks * 4, dropout_p)
+    start = draw.offset + first * blocks
+    mask = philox.keep_mask(xp, draw.seed, start, rows * blocks * 4, dropout_p, draw.state)
     return mask.reshape(rows, blocks * 4)[:, :keys]
 
 
@@ -79,8 +80,7 @@ class Scores:
         is_causal: bool,
         offset: int,
         dropout_p: float,
-        seed: int,
-        counter: int,
+        draw: Draw,
     ) -> None:
         self.query, self.key = as_matrices(query), as_matrices(key)
         self.query = self.query * self.query.dtype.type(scale)
@@ -91,7 +91,7 @@ class Scores:
             mask = np.broadcast_to(mask, (*query.shape[:-1], keys)).reshape(self.shape)
         self.mask = mask
         self.is_causal, self.offset = is_causal, offset
-        self.dropout_p, self.seed, self.counter = dropout_p, seed, counter
+        self.dropout_p, self.draw = dropout_p, draw
         self.height = max(1, min(rows, max(16, TILE // max(keys, 1))))
         if is_causal:  # a lower tile skips more of what is hidden, in slower products
             self.height = min(self.height, max(32, min(rows // 4, 128)))
@@ -126,7 +126,7 @@ class Scores:
     def _keep(self, head: int, batch: int, heads: int) -> np.ndarray:
         rows, keys = self.shape[2:]
         place = head * rows, batch * heads * rows, keys
-        mask = dropout_mask(np, self.seed, self.counter, *place, self.dropout_p)
+        mask = dropout_mask(np, self.draw, *place, self.dropout_p)
         return mask.reshape(batch, heads, rows, keys)
 
     def compute(self, tile: Tile, memory: np.ndarray) -> np.ndarray:

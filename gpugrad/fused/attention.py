@@ -19,6 +19,7 @@ import numpy as np
 
 from .. import backend, ops
 from ..ops import philox
+from ..ops.random import Draw
 from ..registry import Sample, describe
 from ..tensor import Tensor
 from . import _attention_backward, _attention_forward, _attention_numpy
@@ -59,7 +60,7 @@ _SEEN = np.array([[True, False, True], [False, False, False], [True, True, False
 
 
 def _sample(*arguments: Any, is_causal: bool = False, offset: int = 0, p: float = 0.0) -> Sample:
-    statics: dict[str, Any] = {"dropout_p": p, "seed": 7, "counter": 3}
+    statics: dict[str, Any] = {"dropout_p": p, "draw": Draw(7, 3)}
     return Sample(*arguments, scale=0.7, is_causal=is_causal, offset=offset, **statics)
 
 
@@ -82,7 +83,7 @@ def _sample(*arguments: Any, is_causal: bool = False, offset: int = 0, p: float 
 )
 @np.errstate(all="ignore")
 def _scaled_dot_product_attention(
-    query, key, value, attn_mask, scale, is_causal, offset, dropout_p, seed, counter
+    query, key, value, attn_mask, scale, is_causal, offset, dropout_p, draw
 ):
     x = widened(query) * scale
     scores = ops.matmul(x, widened(key).mT)
@@ -101,7 +102,7 @@ def _scaled_dot_product_attention(
         total = ops.sum(powers, axis=-1, keepdims=True)
         scores = powers / ops.where(total == 0, 1, total)
     if dropout_p:
-        keep = dropout_mask(xp, seed, counter, 0, math.prod(lead) * rows, keys, dropout_p)
+        keep = dropout_mask(xp, draw, 0, math.prod(lead) * rows, keys, dropout_p)
         keep = keep.reshape(scores.shape)
         scores = ops.where(keep, scores * rescale(dropout_p), 0)
     return ops.matmul(scores, widened(value)).astype(query.dtype)
@@ -169,17 +170,13 @@ def drawn(
     if not isinstance(offset, (int, np.integer)):
         raise TypeError(f"{name}: offset must be an integer, got {offset!r}")
     dropout_p = probability(name, "dropout_p", dropout_p)
-    seed = counter = 0
-    if dropout_p:
-        rows, keys = math.prod(query[:-1]), key[-2]
-        seed, counter = ops.random.reserve(rows * philox.blocks_used(keys))
+    blocks = math.prod(query[:-1]) * philox.blocks_used(key[-2]) if dropout_p else 0
     return {
         "scale": float(1 / math.sqrt(max(query[-1], 1)) if scale is None else scale),
         "is_causal": bool(is_causal),
         "offset": int(offset),
         "dropout_p": dropout_p,
-        "seed": seed,
-        "counter": counter,
+        "draw": ops.random.reserve(blocks) if blocks else Draw(0, 0),
     }
 
 

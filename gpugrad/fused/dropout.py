@@ -1,9 +1,10 @@
 """Dropout: elements set to 0 with probability p, the others divided by 1 - p.
 
 (Srivastava et al.: Dropout, JMLR 2014.) Which ones is a pure function of (seed, offset, element in
-C order), see ``ops.philox``: the same on every device, and nothing but these integers is kept. The
-gradient is dropout itself with the same integers, and so is the gradient of that. Hence these are
-rows of the registry and no fused operations, which would keep x for a second derivative.
+C order), see ``ops.philox``: the same on every device, and nothing but these integers is kept, as
+a ``random.Draw``. The gradient is dropout itself with the same draw, and so is the gradient of
+that. Hence these are rows of the registry and no fused operations, which would keep x for a second
+derivative.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .. import cuda
 from ..ops import asarray, random
 from ..ops._random import THREADS, active, grid
 from ..ops.philox import blocks_used, keep_mask
+from ..ops.random import Draw
 from ..registry import Sample, primitive
 from ..tensor import Tensor
 from ._arguments import floating, with_residual
@@ -24,13 +26,14 @@ from ._rows import wide_dtype
 
 SOURCE = cuda.Source("dropout.cu", variants=cuda.variants(GPUGRAD_DTYPE=(0, 1, 2)), large=True)
 PER_THREAD = 4  # packs of 16 bytes
+_FIRST = Draw(0, 0)
 
 
-def _dropped(xp: Any, x: Any, p: float, seed: int, offset: int, residual: Any = None) -> Any:
+def _dropped(xp: Any, x: Any, p: float, draw: Draw, residual: Any = None) -> Any:
     """Return dropout of x, added to the residual if there is one."""
     if x.size and active(xp) and cuda.fits(x):
-        return _launched(xp, x, p, seed, offset, residual)
-    keep = keep_mask(xp, seed, offset, x.size, p).reshape(x.shape)
+        return _launched(xp, x, p, draw, residual)
+    keep = keep_mask(xp, draw.seed, draw.offset, x.size, p, draw.state).reshape(x.shape)
     wide = wide_dtype(x.dtype)
     if xp is np:
         out = keep.astype(wide)  # NumPy's where is ten times slower than these products
@@ -47,7 +50,7 @@ def _dropped(xp: Any, x: Any, p: float, seed: int, offset: int, residual: Any = 
     return out
 
 
-def _launched(xp: Any, x: Any, p: float, seed: int, offset: int, residual: Any) -> Any:
+def _launched(xp: Any, x: Any, p: float, draw: Draw, residual: Any) -> Any:
     """Return the same by a kernel."""
     out = cuda.empty(x.shape, x.dtype, like=x)
     arrays = [xp.ascontiguousarray(a) for a in (x, residual) if a is not None]
@@ -55,7 +58,7 @@ def _launched(xp: Any, x: Any, p: float, seed: int, offset: int, residual: Any) 
         "dropout" if residual is None else "dropout_add",
         grid(-(-x.size * x.itemsize // 16), PER_THREAD),
         (THREADS,),
-        (*arrays, out, x.size, seed, offset, round(p * 2**32), rescale(p)),
+        (*arrays, out, x.size, *draw, round(p * 2**32), rescale(p)),
         GPUGRAD_DTYPE=cuda.dtype_code(x.dtype),
     )
     return out
@@ -73,32 +76,32 @@ def probability(op: str, name: str, p: float) -> float:
     return float(p)
 
 
-def _pull_x(g: Any, p: float, seed: int, offset: int, xp: Any) -> Any:
+def _pull_x(g: Any, p: float, draw: Draw, xp: Any) -> Any:
     if isinstance(g, Tensor):
-        return _dropout(g, p=p, seed=seed, offset=offset)
-    return _dropped(xp, g, p, seed, offset)
+        return _dropout(g, p=p, draw=draw)
+    return _dropped(xp, g, p, draw)
 
 
 @primitive(
     [
-        Sample((3, 4), p=0.5, seed=1, offset=0),
-        Sample((2, 3, 5), p=0.2, seed=2**40, offset=7),
-        Sample((), p=0.9, seed=3, offset=1),
+        Sample((3, 4), p=0.5, draw=Draw(1, 0)),
+        Sample((2, 3, 5), p=0.2, draw=Draw(2**40, 7)),
+        Sample((), p=0.9, draw=Draw(3, 1)),
     ],
     name="dropout",
     method=False,
     floats_only=True,
     x=_pull_x,
 )
-def _dropout(xp, x, p=0.5, seed=0, offset=0):
-    """Return x with the elements that (seed, offset) drop set to 0 and the others rescaled."""
-    return _dropped(xp, x, p, seed, offset)
+def _dropout(xp, x, p=0.5, draw=_FIRST):
+    """Return x with the elements that the draw drops set to 0 and the others rescaled."""
+    return _dropped(xp, x, p, draw)
 
 
 @primitive(
     [
-        Sample((3, 4), (3, 4), p=0.5, seed=1, offset=0),
-        Sample((2, 3, 5), (2, 3, 5), p=0.2, seed=2**40, offset=7),
+        Sample((3, 4), (3, 4), p=0.5, draw=Draw(1, 0)),
+        Sample((2, 3, 5), (2, 3, 5), p=0.2, draw=Draw(2**40, 7)),
     ],
     name="dropout_add",
     method=False,
@@ -106,14 +109,13 @@ def _dropout(xp, x, p=0.5, seed=0, offset=0):
     x=_pull_x,
     residual=lambda g: g,
 )
-def _dropout_add(xp, x, residual, p=0.5, seed=0, offset=0):
+def _dropout_add(xp, x, residual, p=0.5, draw=_FIRST):
     """Return residual + dropout(x)."""
-    return _dropped(xp, x, p, seed, offset, residual)
+    return _dropped(xp, x, p, draw, residual)
 
 
 def _statics(x: Tensor, p: float) -> dict[str, Any]:
-    seed, offset = random.reserve(blocks_used(math.prod(x.shape)))
-    return {"p": p, "seed": seed, "offset": offset}
+    return {"p": p, "draw": random.reserve(blocks_used(math.prod(x.shape)))}
 
 
 def dropout(x: Any, p: float = 0.5, training: bool = True) -> Tensor:

@@ -121,16 +121,16 @@ class Traced(Fused):
         self._leaves = [Tensor._wrap(symbol, None) for symbol in symbols]
         for leaf in self._leaves:
             leaf._requires_grad = backend.is_float(leaf._data.dtype)
-        drawn = random.get_state()
+        here = random.reserve(0)
         outer, state.make_node = state.make_node, Node
-        try:
-            with symbolic.assuming() as self._equal_shapes:
-                result = self.spec(*self._leaves)
-        finally:
-            state.make_node = outer
-            if random.get_state() != drawn:
-                random.set_state(drawn)  # for the run that follows
-                raise symbolic.Untraceable("random numbers are drawn")
+        with random.drawing_from(here) as draws:
+            try:
+                with symbolic.assuming() as self._equal_shapes:
+                    result = self.spec(*self._leaves)
+            finally:
+                state.make_node = outer
+                if draws.next != here:
+                    raise symbolic.Untraceable("random numbers are drawn")
         self.several = isinstance(result, tuple)
         self._outs: tuple[Tensor, ...] = result if isinstance(result, tuple) else (result,)
         changed = any(t._data is not s for t, s in zip(self._leaves, symbols, strict=True))

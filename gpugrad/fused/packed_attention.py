@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import cuda, ops
+from ..ops.random import Draw
 from ..registry import Sample, describe
 from ..tensor import Tensor
 from . import _attention_backward, _attention_forward, _attention_numpy
@@ -63,13 +64,13 @@ def _cuda_backward(
     return (made,)
 
 
-_DRAWN: dict[str, Any] = {"seed": 7, "counter": 3}
+_DRAWN: dict[str, Any] = {"draw": Draw(7, 3)}
 
 
 @fused(
     [
         Sample(
-            (2, 3, 3, 2, 2), scale=0.7, is_causal=False, offset=0, dropout_p=0.0, seed=0, counter=0
+            (2, 3, 3, 2, 2), scale=0.7, is_causal=False, offset=0, dropout_p=0.0, draw=Draw(0, 0)
         ),
         Sample((1, 4, 3, 1, 3), scale=0.7, is_causal=True, offset=0, dropout_p=0.0, **_DRAWN),
         Sample((2, 5, 3, 2, 2), scale=0.7, is_causal=True, offset=1, dropout_p=0.4, **_DRAWN),

@@ -112,10 +112,10 @@ class Sampler:
 
     def _uniform(self, step: int, n: int) -> npt.NDArray[np.float64]:
         blocks = philox.blocks_used(n, 2)
-        seed, offset = (
-            (self.seed, step * blocks) if self.seed is not None else random.reserve(blocks)
-        )
-        return philox.uniform(np, seed, offset, n, np.float64)
+        if self.seed is not None:
+            return philox.uniform(np, self.seed, step * blocks, n, np.float64)
+        draw = random.reserve(blocks)
+        return philox.uniform(np, draw.seed, draw.offset, n, np.float64, draw.state)
 
 
 def _checked(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """Launches of kernels/random.cu: one per draw, into a new array on a GPU or in the emulator.
 
-Callers have checked that the blocks of a draw lie within the generator's 2**64; see ``philox``.
+Callers have checked that the blocks of a draw lie within the generator's 2**64; see ``philox``,
+also for ``state``.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ def grid(items: int, per_thread: int = PER_THREAD) -> tuple[int]:
     return (min(-(-items // (THREADS * per_thread)), 2**31 - 1),)
 
 
-def words(xp: ModuleType, seed: int, offset: int, n: int) -> Any:
+def words(xp: ModuleType, seed: int, offset: int, n: int, state: Any) -> Any:
     """Return n words, uint32."""
-    return _filled(xp, "random_words", backend.uint32, 4, (n, seed, offset))
+    return _filled(xp, "random_words", backend.uint32, 4, (n, seed, offset, state))
 
 
 def uniform(
@@ -37,13 +38,14 @@ def uniform(
     seed: int,
     offset: int,
     n: int,
+    state: Any,
     dtype: np.dtype,
     low: float = 0.0,
     width: float = 1.0,
     last: float = np.inf,
 ) -> Any:
     """Return low + width * u, at most ``last``, for uniform u on [0, 1), any floating dtype."""
-    return _floats(xp, "random_uniform", dtype, (n, seed, offset, low, width, last))
+    return _floats(xp, "random_uniform", dtype, (n, seed, offset, state, low, width, last))
 
 
 def normal(
@@ -51,22 +53,25 @@ def normal(
     seed: int,
     offset: int,
     n: int,
+    state: Any,
     dtype: np.dtype,
     loc: float = 0.0,
     scale: float = 1.0,
 ) -> Any:
     """Return loc + scale * z for standard normal z, any floating dtype."""
-    return _floats(xp, "random_normal", dtype, (n, seed, offset, loc, scale))
+    return _floats(xp, "random_normal", dtype, (n, seed, offset, state, loc, scale))
 
 
-def keep_mask(xp: ModuleType, seed: int, offset: int, n: int, threshold: int) -> Any:
+def keep_mask(xp: ModuleType, seed: int, offset: int, n: int, state: Any, threshold: int) -> Any:
     """Return where words are at least the threshold, 0 to 2**32."""
-    return _filled(xp, "random_keep_mask", backend.bool_, 4, (n, seed, offset, threshold))
+    return _filled(xp, "random_keep_mask", backend.bool_, 4, (n, seed, offset, state, threshold))
 
 
-def integers(xp: ModuleType, seed: int, offset: int, n: int, low: int, high: int) -> Any:
+def integers(
+    xp: ModuleType, seed: int, offset: int, n: int, state: Any, low: int, high: int
+) -> Any:
     """Return integers in [low, high), int64."""
-    args = (n, seed, offset, low, high - low - 1)
+    args = (n, seed, offset, state, low, high - low - 1)
     return _filled(xp, "random_integers", backend.int64, 2, args)
 
 

@@ -13,7 +13,9 @@ A caller that must not see a number twice advances its offset by `blocks_used` a
 Integers, uniforms and masks are exact integer arithmetic, equal bit for bit on every device.
 Each function takes the array namespace `xp` (numpy or cupy) and returns a 1-d array of n values.
 What is written here for NumPy is the definition; on a GPU and in the emulator one kernel of
-kernels/random.cu computes the same.
+kernels/random.cu computes the same. With `state`, an array {seed, offset} of uint64 that only the
+kernel looks at, the seed is that one and the offset counts from there: a recorded step, whose
+launches are fixed, draws other numbers whenever it is replayed.
 """
 
 from __future__ import annotations
@@ -54,18 +56,20 @@ def blocks_used(n: int, words_per_element: int = 1) -> int:
     return -(-n * words_per_element // 4)
 
 
-def philox_uint32(xp: ModuleType, seed: int, offset: int, n: int) -> Any:
+def philox_uint32(xp: ModuleType, seed: int, offset: int, n: int, state: Any = None) -> Any:
     """Words 0 to n of the draw, (n,) uint32."""
     draw = _draw("philox_uint32", seed, offset, n)
-    if kernels.active(xp):
-        return kernels.words(xp, *draw)
+    if _launches(xp, state):
+        return kernels.words(xp, *draw, state)
     out = np.empty(n, np.uint32)
     for part, words in _pieces(*draw):
         out[part] = words
     return out
 
 
-def uniform(xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.float32) -> Any:
+def uniform(
+    xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.float32, state: Any = None
+) -> Any:
     """Uniform on [0, 1), (n,) in dtype, on a grid that makes every step exact.
 
     float32: (word >> 8) * 2**-24, one word per element. float64: (pair >> 11) * 2**-53, where
@@ -74,15 +78,17 @@ def uniform(xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.floa
     dtype = _float_dtype("uniform", dtype)
     per = dtype.itemsize // 4
     draw = _draw("uniform", seed, offset, n, per)
-    if kernels.active(xp):
-        return kernels.uniform(xp, *draw, dtype)
+    if _launches(xp, state):
+        return kernels.uniform(xp, *draw, state, dtype)
     out = np.empty(n, dtype)
     for part, words in _pieces(*draw, per):
         _unit(words, out[part])
     return out
 
 
-def normal(xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.float32) -> Any:
+def normal(
+    xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.float32, state: Any = None
+) -> Any:
     """Standard normal by Box and Muller (1958), (n,) in dtype, evaluated in that dtype.
 
     Elements 2j and 2j + 1 are r cos(a) and r sin(a), where r = sqrt(-2 log(u)), a = 2 pi v:
@@ -100,8 +106,8 @@ def normal(xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.float
     dtype = _float_dtype("normal", dtype)
     per = dtype.itemsize // 4
     seed, offset, n = _draw("normal", seed, offset, n, per)
-    if kernels.active(xp):
-        return kernels.normal(xp, seed, offset, n, dtype)
+    if _launches(xp, state):
+        return kernels.normal(xp, seed, offset, n, state, dtype)
     out = np.empty(n, dtype)
     for part, words in _pieces(seed, offset, n + n % 2, per):
         pairs = words.reshape(-1, 2, per)
@@ -127,7 +133,7 @@ def normal(xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.float
     return out
 
 
-def keep_mask(xp: ModuleType, seed: int, offset: int, n: int, p: float) -> Any:
+def keep_mask(xp: ModuleType, seed: int, offset: int, n: int, p: float, state: Any = None) -> Any:
     """Dropout mask, (n,) bool: True, meaning keep, where word >= round(p * 2**32).
 
     An element is dropped with probability p to within 2**-33; p = 0 keeps all, p = 1 none.
@@ -136,8 +142,8 @@ def keep_mask(xp: ModuleType, seed: int, offset: int, n: int, p: float) -> Any:
         raise ValueError(f"keep_mask: p is a probability, expected 0 <= p <= 1, got {p}")
     threshold = round(p * 2**32)
     draw = _draw("keep_mask", seed, offset, n)
-    if kernels.active(xp):
-        return kernels.keep_mask(xp, *draw, threshold)
+    if _launches(xp, state):
+        return kernels.keep_mask(xp, *draw, state, threshold)
     if threshold == 2**32:  # does not fit the 32 bits of a word
         return np.zeros(n, np.bool_)
     mask = np.empty(n, np.bool_)
@@ -146,7 +152,9 @@ def keep_mask(xp: ModuleType, seed: int, offset: int, n: int, p: float) -> Any:
     return mask
 
 
-def randint(xp: ModuleType, seed: int, offset: int, n: int, low: int, high: int) -> Any:
+def randint(
+    xp: ModuleType, seed: int, offset: int, n: int, low: int, high: int, state: Any = None
+) -> Any:
     """Integers in [low, high), (n,) int64: low + ((pair * (high - low)) >> 64).
 
     The pair of words 2i and 2i + 1 is one 64-bit integer, low word first; the product is exact
@@ -159,8 +167,8 @@ def randint(xp: ModuleType, seed: int, offset: int, n: int, low: int, high: int)
             f"randint: expected low < high, both within int64, got low={low}, high={high}"
         )
     draw = _draw("randint", seed, offset, n, 2)
-    if kernels.active(xp):
-        return kernels.integers(xp, *draw, low, high)
+    if _launches(xp, state):
+        return kernels.integers(xp, *draw, state, low, high)
     span_high, span_low = (np.uint64(half) for half in divmod(high - low, 2**32))
     out = np.empty(n, np.int64)
     for part, words in _pieces(*draw, 2):
@@ -172,6 +180,18 @@ def randint(xp: ModuleType, seed: int, offset: int, n: int, low: int, high: int)
         value = pair_high * span_high + (upper >> HALF) + (lower >> HALF)
         np.add(value.view(np.int64), np.int64(low), out=out[part])
     return out
+
+
+def _launches(xp: ModuleType, state: Any) -> bool:
+    """Return whether a kernel draws; raise if NumPy would have to look at the state for it."""
+    if kernels.active(xp):
+        return True
+    if state is not None:
+        raise TypeError(
+            "philox: a recorded step draws its numbers on the device; draw those that the host "
+            "needs outside of the step"
+        )
+    return False
 
 
 def _draw(name: str, seed: int, offset: int, n: int, per: int = 1) -> tuple[int, int, int]:

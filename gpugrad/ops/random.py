@@ -3,14 +3,18 @@
 Every draw is a pure function of (seed, offset), see ``philox``; drawing advances the offset. The
 same seed gives the same integers, uniforms and masks on NumPy, the emulator and a GPU, and a
 checkpoint stores the whole state with ``get_state()``. All threads share the generator.
+
+A recorded step draws from a state that lies on the device, see ``recording``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import math
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +25,34 @@ from . import philox
 
 Size = int | Sequence[int] | None
 
+
+class Draw(NamedTuple):
+    """Where numbers are drawn: from block ``offset`` of a seed.
+
+    With ``state``, an array {seed, offset} of uint64 on the device, the seed is that one and
+    ``offset`` counts from there.
+    """
+
+    seed: int
+    offset: int
+    state: Any = None
+
+
+class Draws:
+    """Draws one after another from a place on. ``blocks`` is what they have taken so far."""
+
+    def __init__(self, start: Draw) -> None:
+        self.start = self.next = start
+
+    @property
+    def blocks(self) -> int:
+        """The number of 128-bit blocks drawn so far."""
+        return self.next.offset - self.start.offset
+
+
 _lock = threading.Lock()
-_state = {"seed": 0, "offset": 0}
+_generator = Draws(Draw(0, 0))  # what all threads share
+_local: contextvars.ContextVar[Draws | None] = contextvars.ContextVar("draws", default=None)
 
 
 def manual_seed(seed: int) -> None:
@@ -31,28 +61,61 @@ def manual_seed(seed: int) -> None:
 
 
 def get_state() -> dict[str, int]:
-    """Return the generator's state: its seed and the number of 128-bit blocks drawn so far."""
-    with _lock:
-        return dict(_state)
+    """Return the generator's state: its seed and the number of 128-bit blocks drawn so far.
+
+    In a step that is being recorded both are unknown: RuntimeError.
+    """
+    seed, offset, state = reserve(0)
+    if state is not None:
+        raise RuntimeError("random.get_state: a recorded step does not know its random state")
+    return {"seed": seed, "offset": offset}
 
 
 def set_state(state: dict[str, int]) -> None:
-    """Continue from a state that get_state returned."""
+    """Continue from a state that get_state returned. RuntimeError in a step being recorded."""
     seed, offset = state["seed"], state["offset"]
     if not (isinstance(seed, int) and 0 <= seed < 2**64):
         raise ValueError(f"random: the seed must be an integer in [0, 2**64), got {seed!r}")
     if not (isinstance(offset, int) and offset >= 0):
         raise ValueError(f"random: the offset must be an integer >= 0, got {offset!r}")
+    draws = _local.get() or _generator
+    if draws.start.state is not None:
+        raise RuntimeError("random: set the seed before a step that is recorded, not in it")
     with _lock:
-        _state["seed"], _state["offset"] = seed, offset
+        draws.next = Draw(seed, offset)
 
 
-def reserve(blocks: int) -> tuple[int, int]:
-    """Return (seed, offset) of the next draw and advance the generator by that many blocks."""
+def reserve(blocks: int) -> Draw:
+    """Return where the next draw begins and advance the generator by that many blocks."""
+    draws = _local.get() or _generator
     with _lock:
-        seed, offset = _state["seed"], _state["offset"]
-        _state["offset"] = offset + blocks
-    return seed, offset
+        draw = draws.next
+        draws.next = draw._replace(offset=draw.offset + blocks)
+    return draw
+
+
+@contextlib.contextmanager
+def drawing_from(start: Draw) -> Iterator[Draws]:
+    """Draw from a place on inside the ``with`` block; the generator stays where it is.
+
+    ``reserve(0)`` is the place at hand. Other threads draw as before.
+    """
+    draws = Draws(start)
+    token = _local.set(draws)
+    try:
+        yield draws
+    finally:
+        _local.reset(token)
+
+
+def recording(state: Any) -> contextlib.AbstractContextManager[Draws]:
+    """Draw relative to a state {seed, offset} of uint64 on the device inside the ``with`` block.
+
+    What is launched there then draws from whatever the array holds when it runs. Whoever replays
+    the launches reserves the ``blocks`` of the Draws and writes the Draw's seed and offset there.
+    The array is only handed to launches; draws are on its device, whichever was asked for.
+    """
+    return drawing_from(Draw(0, 0, state))
 
 
 def _size(size: Size) -> tuple[int, ...]:
@@ -65,16 +128,21 @@ def _size(size: Size) -> tuple[int, ...]:
 
 def _draw(
     size: Size, dtype: DTypeLike, device: str | None
-) -> tuple[Any, tuple[int, int, int], tuple[int, ...], np.dtype]:
-    """Return the array library, (seed, offset, n), the lengths and the dtype of a draw."""
+) -> tuple[Any, Draw, tuple[int, ...], np.dtype]:
+    """Return the array library, the draw, the lengths and the dtype."""
     lengths = _size(size)
     wanted = backend.as_dtype(dtype or backend.float32)
     if not backend.is_float(wanted):
         raise TypeError(f"random: dtype {wanted} is not floating; use random.integers")
-    n = math.prod(lengths)
+    words = 2 if wanted == backend.float64 else 1
+    return *_reserve(math.prod(lengths), words, device), lengths, wanted
+
+
+def _reserve(n: int, words_per_element: int, device: str | None) -> tuple[Any, Draw]:
+    """Return the array library of a draw of n elements, and the draw."""
     xp = backend.namespace(device)
-    seed, offset = reserve(philox.blocks_used(n, 2 if wanted == backend.float64 else 1))
-    return xp, (seed, offset, n), lengths, wanted
+    draw = reserve(philox.blocks_used(n, words_per_element))
+    return xp if draw.state is None else backend.xp_of(draw.state), draw
 
 
 def uniform(
@@ -92,10 +160,23 @@ def uniform(
     last = high  # the largest number below high: rounding may reach high
     if low < high:
         last = np.nextafter(np.asarray(high, wanted), np.asarray(low, wanted))
+    n = math.prod(lengths)
     if kernels.active(xp):
-        values = kernels.uniform(xp, *draw, wanted, float(low), float(high - low), float(last))
+        values = kernels.uniform(
+            xp,
+            draw.seed,
+            draw.offset,
+            n,
+            draw.state,
+            wanted,
+            float(low),
+            float(high - low),
+            float(last),
+        )
     else:
-        values = philox.uniform(np, *draw, backend.promote(wanted, backend.float32))
+        values = philox.uniform(
+            np, draw.seed, draw.offset, n, backend.promote(wanted, backend.float32)
+        )
         if high - low != 1.0:
             values *= high - low
         if low:
@@ -118,10 +199,15 @@ def normal(
     if not scale >= 0:
         raise ValueError(f"random.normal: scale must be >= 0, got {scale}")
     xp, draw, lengths, wanted = _draw(size, dtype, device)
+    n = math.prod(lengths)
     if kernels.active(xp):
-        values = kernels.normal(xp, *draw, wanted, float(loc), float(scale))
+        values = kernels.normal(
+            xp, draw.seed, draw.offset, n, draw.state, wanted, float(loc), float(scale)
+        )
     else:
-        values = philox.normal(np, *draw, backend.promote(wanted, backend.float32))
+        values = philox.normal(
+            np, draw.seed, draw.offset, n, backend.promote(wanted, backend.float32)
+        )
         if scale != 1.0:
             values *= scale
         if loc:
@@ -143,8 +229,8 @@ def integers(
         raise ValueError(f"random.integers: there is no integer in [{first}, {end})")
     lengths = _size(size)
     n = math.prod(lengths)
-    seed, offset = reserve(philox.blocks_used(n, 2))
-    values = philox.randint(backend.namespace(device), seed, offset, n, first, end)
+    xp, draw = _reserve(n, 2, device)
+    values = philox.randint(xp, draw.seed, draw.offset, n, first, end, draw.state)
     wanted = backend.as_dtype(dtype or backend.int64)
     values = values if values.dtype == wanted else values.astype(wanted)
     return registry.Tensor(values.reshape(lengths))
@@ -158,8 +244,8 @@ def bernoulli(
         raise ValueError(f"random.bernoulli: p must lie in [0, 1], got {p}")
     lengths = _size(size)
     n = math.prod(lengths)
-    seed, offset = reserve(philox.blocks_used(n))
-    mask = philox.keep_mask(backend.namespace(device), seed, offset, n, 1 - p)
+    xp, draw = _reserve(n, 1, device)
+    mask = philox.keep_mask(xp, draw.seed, draw.offset, n, 1 - p, draw.state)
     return registry.Tensor(mask.astype(backend.as_dtype(dtype or backend.float32)).reshape(lengths))
 
 
@@ -167,7 +253,6 @@ def permutation(n: int, device: str | None = None) -> Any:
     """Return 0, 1, ..., n - 1 in random order, int64."""
     if n < 0:
         raise ValueError(f"random.permutation: n must be >= 0, got {n}")
-    seed, offset = reserve(philox.blocks_used(n, 2))
-    xp = backend.namespace(device)
-    keys = philox.uniform(xp, seed, offset, n, backend.float64)
+    xp, draw = _reserve(n, 2, device)
+    keys = philox.uniform(xp, draw.seed, draw.offset, n, backend.float64, draw.state)
     return registry.Tensor(xp.argsort(keys, kind="stable"))

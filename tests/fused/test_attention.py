@@ -12,6 +12,7 @@ from gpugrad import testing
 from gpugrad.fused import FUSED, _tiles
 from gpugrad.fused import scaled_dot_product_attention as attention
 from gpugrad.fused._tiles import dropout_mask
+from gpugrad.ops.random import Draw
 
 NAME = "scaled_dot_product_attention"
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
@@ -66,7 +67,7 @@ def by_hand(q, k, v, mask=None, is_causal=False, scale=None, offset=0):
 
 def obeys_the_tolerance_rule(inputs, dtype, mask=None, scale=0.0, **given):
     """Check value and gradients against the spec, and that nothing warns."""
-    statics = {"is_causal": False, "offset": 0, "dropout_p": 0.0, "seed": 0, "counter": 0, **given}
+    statics = {"is_causal": False, "offset": 0, "dropout_p": 0.0, "draw": Draw(0, 0), **given}
     statics["scale"] = 1 / math.sqrt(max(inputs[0].shape[-1], 1))
 
     def spec(q, k, v):
@@ -252,7 +253,7 @@ def test_dropout_is_the_mask_of_the_generator():
     gg.manual_seed(9)
     out = attention(q, k, v, dropout_p=0.4)
     assert gg.random.get_state() == {"seed": 9, "offset": 2 * 3 * 5 * 2}  # two blocks per row
-    keep = dropout_mask(np, 9, 0, 0, 30, 7, 0.4).reshape(2, 3, 5, 7)
+    keep = dropout_mask(np, Draw(9, 0), 0, 30, 7, 0.4).reshape(2, 3, 5, 7)
     weights = gg.fused.softmax(q @ k.mT / 2.0).data * keep / 0.6
     np.testing.assert_allclose(out.data, weights @ v.data, rtol=0, atol=1e-14)
 
@@ -263,7 +264,7 @@ def test_dropout_agrees_with_the_spec(shape, is_causal):
     inputs = drawn(shape)
     gg.manual_seed(2)
     out = attention(*inputs, dropout_p=0.3, is_causal=is_causal)
-    statics = {"scale": 1 / math.sqrt(shape[3]), "offset": 0, "seed": 2, "counter": 0}
+    statics = {"scale": 1 / math.sqrt(shape[3]), "offset": 0, "draw": Draw(2, 0)}
     spec = FUSED[NAME].spec(*inputs, None, is_causal=is_causal, dropout_p=0.3, **statics)
     np.testing.assert_allclose(out.data, spec.data, rtol=1e-12, atol=1e-13)
     upstream = gg.Tensor(np.random.default_rng(0).standard_normal(out.shape))

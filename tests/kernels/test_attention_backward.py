@@ -11,6 +11,7 @@ import gpugrad as gg
 from gpugrad import cuda, emulator, testing
 from gpugrad.fused import FUSED, _attention_backward, _attention_forward
 from gpugrad.fused._tiles import dropout_mask
+from gpugrad.ops.random import Draw
 
 NAME = "scaled_dot_product_attention"
 DTYPES = ["float32", "bfloat16", "float16"]
@@ -22,7 +23,7 @@ SMALL = (1, 2, 37, 53, 64)
 
 def statics(width, **given):
     chosen = {"scale": 1 / math.sqrt(width), "is_causal": False, "offset": 0}
-    return {**chosen, "dropout_p": 0.0, "seed": 2**40 + 7, "counter": 3, **given}
+    return {**chosen, "dropout_p": 0.0, "draw": Draw(2**40 + 7, 3), **given}
 
 
 def drawn(shape, dtype, seed=0, spread=1.0):
@@ -33,7 +34,7 @@ def drawn(shape, dtype, seed=0, spread=1.0):
     return [rng.normal(0, spread, size).astype(dtype) for size, spread in sizes]
 
 
-def forward(q, k, v, scale, is_causal, offset, dropout_p, seed, counter):
+def forward(q, k, v, scale, is_causal, offset, dropout_p, draw):
     """Return (out, lse) as the kernel saves them, computed in float64."""
     dtype = q.dtype
     q, k, v = (x.astype(np.float32).astype(np.float64) for x in (q, k, v))
@@ -49,7 +50,7 @@ def forward(q, k, v, scale, is_causal, offset, dropout_p, seed, counter):
     p = e / np.where(total == 0, 1, total)
     if dropout_p:
         rows = math.prod(s.shape[:3])
-        keep = dropout_mask(np, seed, counter, 0, rows, s.shape[3], dropout_p).reshape(s.shape)
+        keep = dropout_mask(np, draw, 0, rows, s.shape[3], dropout_p).reshape(s.shape)
         p = np.where(keep, p / (1 - dropout_p), 0)
     return (p @ v).astype(dtype), lse.astype(np.float32)
 
@@ -136,6 +137,18 @@ def test_many_blocks_of_keys_and_queries(dtype):
 
 def test_many_rows():
     agrees(drawn((1, 1, 65601, 3, 16), "bfloat16"), statics(16), sweep=QUICK)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dropout_from_a_state_on_the_device(dtype):
+    inputs = drawn((1, 2, 37, 21, 16), dtype)
+    given = statics(16, dropout_p=0.3, draw=Draw(2**63 + 7, 2**32 + 3))
+    saved = forward(*inputs[:3], **given)
+    expected = by_kernel(inputs, given, sweep=ONCE, saved=saved)
+    given["draw"] = Draw(5, 13, np.array([2**63 + 7, 2**32 - 10], np.uint64))
+    found = by_kernel(inputs, given, sweep=ONCE, saved=saved)
+    for a, b in zip(found[:3], expected[:3], strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 21, 34, 64), (1, 2, 7, 5, 50)], ids=str)

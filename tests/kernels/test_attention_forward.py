@@ -10,6 +10,7 @@ import pytest
 import gpugrad as gg
 from gpugrad import cuda, emulator, fused, testing
 from gpugrad.fused import FUSED, _attention_forward
+from gpugrad.ops.random import Draw
 
 NAME = "scaled_dot_product_attention"
 DTYPES = ["float32", "bfloat16", "float16"]
@@ -20,7 +21,7 @@ QUICK = emulator.SWEEP[4:5]
 
 def statics(width, **given):
     chosen = {"scale": 1 / math.sqrt(width), "is_causal": False, "offset": 0}
-    return {**chosen, "dropout_p": 0.0, "seed": 2**40 + 7, "counter": 3, **given}
+    return {**chosen, "dropout_p": 0.0, "draw": Draw(2**40 + 7, 3), **given}
 
 
 def drawn(shape, dtype, spread=1.0):
@@ -153,8 +154,18 @@ def test_dropout(dtype, shape, p):
 
 
 def test_dropout_counts_beyond_32_bits():
-    given = statics(16, dropout_p=0.5, seed=2**64 - 1, counter=2**33 - 5)
+    given = statics(16, dropout_p=0.5, draw=Draw(2**64 - 1, 2**33 - 5))
     agrees(drawn((1, 2, 9, 11, 16), "bfloat16"), given, ONCE)
+
+
+@pytest.mark.parametrize("dtype", TWO)
+def test_dropout_from_a_state_on_the_device(dtype):
+    inputs = drawn((1, 2, 37, 21, 16), dtype)
+    given = statics(16, dropout_p=0.3, draw=Draw(2**63 + 7, 2**32 + 3))
+    expected = by_kernel(inputs, given, ONCE)
+    given["draw"] = Draw(5, 13, np.array([2**63 + 7, 2**32 - 10], np.uint64))
+    for a, b in zip(by_kernel(inputs, given, ONCE), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 # Memory

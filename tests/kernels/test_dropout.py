@@ -13,6 +13,7 @@ from gpugrad import backend, cuda, emulator, nn, testing
 from gpugrad.fused import dropout, dropout_add
 from gpugrad.fused.dropout import SOURCE, _dropout, _dropout_add
 from gpugrad.ops.philox import keep_mask, philox_uint32
+from gpugrad.ops.random import Draw
 
 DTYPES = ["float32", "bfloat16", "float16"]
 # A thread's turn is 4 or 8 elements, a block of threads does 1024 turns: the last has several
@@ -33,7 +34,8 @@ def drawn(shape, dtype="float32", seed=0):
 
 def results(arrays, p=0.3, upstream=None, seed=2**40 + 5):
     """Return dropout of one array or dropout_add of two, and the gradients."""
-    gg.manual_seed(seed)
+    if seed is not None:
+        gg.manual_seed(seed)
     given = [gg.Tensor(a, requires_grad=True) for a in arrays]
     out = (dropout if len(given) == 1 else dropout_add)(*given, p=p)
     g = drawn(out.shape, out.dtype, 9) if upstream is None else upstream
@@ -76,7 +78,7 @@ def test_agrees_with_the_definition_in_float64(count, dtype):
         return out if residual is None else residual + out
 
     def kernel(*given):
-        statics = {"p": 0.3, "seed": 7, "offset": 0}
+        statics = {"p": 0.3, "draw": Draw(7, 0)}
         with emulator.enabled():
             return (_dropout if count == 1 else _dropout_add)(*given, **statics)
 
@@ -113,8 +115,8 @@ def test_a_word_equal_to_the_threshold_is_kept():
 def test_the_whole_range_of_seeds_and_offsets(seed, offset, dtype):
     x = gg.Tensor(drawn((23,), dtype))
     with emulator.enabled("checked"):
-        found = _dropout(x, p=0.3, seed=seed, offset=offset)
-    assert_equal([found], [_dropout(x, p=0.3, seed=seed, offset=offset)])
+        found = _dropout(x, p=0.3, draw=Draw(seed, offset))
+    assert_equal([found], [_dropout(x, p=0.3, draw=Draw(seed, offset))])
 
 
 @dtypes
@@ -152,6 +154,28 @@ def test_the_mask_follows_the_elements_not_the_memory(count, layout, dtype):
     assert_equal(found, expected)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("count", [1, 2], ids=["dropout", "dropout_add"])
+def test_a_state_on_the_device_moves_the_draw(count, dtype):
+    """Forward and backward take the numbers of the state at the time they run."""
+    arrays = inputs((3, 71), dtype, count)
+    seed, start = 2**63 + 5, 2**32 - 40
+    expected = []
+    for offset in (start, start + 2 * 54):
+        with emulator.enabled("checked"):
+            gg.random.set_state({"seed": seed, "offset": offset})
+            expected.append([results(arrays, seed=None) for _ in range(2)])
+    state = np.array([seed, start], np.uint64)
+    with emulator.enabled("checked"):
+        for run in range(2):
+            with gg.random.recording(state) as draws:
+                found = [results(arrays, seed=None) for _ in range(2)]
+            assert draws.blocks == 2 * 54
+            for a, b in zip(found, expected[run], strict=True):
+                assert_equal(a, b)
+            state[1] += draws.blocks
+
+
 def test_one_unaligned_array_of_several():
     """Each address counts: no pack is read or written where one of them does not suit."""
     x, residual = inputs((41,), "float32", 2)
@@ -164,7 +188,7 @@ def test_one_unaligned_array_of_several():
         with emulator.enabled("checked"):
             if i < 2:
                 assert_equal(results(arrays[:2]), expected)
-            args = (*arrays, 41, 2**40 + 5, 0, round(0.3 * 2**32), 1 / 0.7)
+            args = (*arrays, 41, 2**40 + 5, 0, None, round(0.3 * 2**32), 1 / 0.7)
             SOURCE.launch("dropout_add", (1,), (256,), args, GPUGRAD_DTYPE=0)
         np.testing.assert_array_equal(arrays[2], expected[0].data)
 

@@ -13,14 +13,14 @@ from gpugrad.ops import _random, philox
 EXACT = {  # bit for bit, whoever draws
     "words": philox.philox_uint32,
     "uniform-float32": philox.uniform,
-    "uniform-float64": lambda *draw: philox.uniform(*draw, np.float64),
-    "mask-0": lambda *draw: philox.keep_mask(*draw, 0.0),
-    "mask-0.1": lambda *draw: philox.keep_mask(*draw, 0.1),
-    "mask-1": lambda *draw: philox.keep_mask(*draw, 1.0),
-    "integers": lambda *draw: philox.randint(*draw, -3, 50257),
-    "integers-one": lambda *draw: philox.randint(*draw, 7, 8),
-    "integers-wide": lambda *draw: philox.randint(*draw, -(2**62), 2**63 - 5),
-    "integers-all": lambda *draw: philox.randint(*draw, -(2**63), 2**63),
+    "uniform-float64": lambda *draw, **state: philox.uniform(*draw, np.float64, **state),
+    "mask-0": lambda *draw, **state: philox.keep_mask(*draw, 0.0, **state),
+    "mask-0.1": lambda *draw, **state: philox.keep_mask(*draw, 0.1, **state),
+    "mask-1": lambda *draw, **state: philox.keep_mask(*draw, 1.0, **state),
+    "integers": lambda *draw, **state: philox.randint(*draw, -3, 50257, **state),
+    "integers-one": lambda *draw, **state: philox.randint(*draw, 7, 8, **state),
+    "integers-wide": lambda *draw, **state: philox.randint(*draw, -(2**62), 2**63 - 5, **state),
+    "integers-all": lambda *draw, **state: philox.randint(*draw, -(2**63), 2**63, **state),
 }
 DTYPES = ["float32", "bfloat16", "float16", "float64"]
 SIZES = [1, 2, 3, 4, 5, 1023, 9001]  # the last: two blocks of threads, several rounds of each
@@ -43,12 +43,53 @@ def launched(run):
 
 
 @exact
+def test_numpy_does_not_look_at_a_state_on_the_device(draw):
+    with pytest.raises(TypeError, match="draws its numbers on the device"):
+        draw(np, 7, 8, 9, state=np.zeros(2, np.uint64))
+
+
+@exact
 @pytest.mark.parametrize("n", SIZES)
 def test_equals_numpy(draw, n):
     found = emulator.sweep(lambda: draw(np, 2**40 + 7, 11, n))
     expected = draw(np, 2**40 + 7, 11, n)
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)
+
+
+DRAWS = {
+    "uniform": lambda: gg.random.uniform(-1.0, 2.0, 4101),
+    "uniform-float64": lambda: gg.random.uniform(size=7, dtype="float64"),
+    "normal": lambda: gg.random.normal(1.0, 2.0, (3, 5), dtype="bfloat16"),
+    "normal-float64": lambda: gg.random.normal(size=9, dtype="float64"),
+    "integers": lambda: gg.random.integers(-3, 50257, 1001),
+    "bernoulli": lambda: gg.random.bernoulli(0.3, 1001),
+    "permutation": lambda: gg.random.permutation(99),
+    "words": lambda: philox.philox_uint32(np, *reserve_words(23)),
+}
+
+
+def reserve_words(n):
+    draw = gg.random.reserve(philox.blocks_used(n))
+    return draw.seed, draw.offset, n, draw.state
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_a_state_on_the_device_moves_draws(draw):
+    """The same launches draw whatever is next whenever the state is written anew."""
+    seed = 2**63 + 9
+    gg.manual_seed(seed)
+    with emulator.enabled():  # logarithms and sines are not NumPy's to the last bit
+        expected = [[np.asarray(draw()) for _ in range(2)] for _ in range(3)]
+    drawn = gg.random.get_state()["offset"] // 3
+    state = np.zeros(2, np.uint64)
+    for run in range(3):
+        state[:] = seed, run * drawn
+        with emulator.enabled("checked"), gg.random.recording(state) as draws:
+            found = [np.asarray(draw()) for _ in range(2)]
+        assert draws.blocks == drawn
+        for a, b in zip(found, expected[run], strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @exact
@@ -233,7 +274,7 @@ def test_misuse_is_explained_as_on_numpy(draw, message):
 )
 def test_an_unaligned_array_is_filled_alike_and_nothing_beside_it(kernel, dtype, numbers):
     memory = np.zeros(64, dtype)
-    args = (23, 7, 8, *numbers)
+    args = (23, 7, 8, None, *numbers)
     with emulator.enabled("checked"):
         out = np.empty(23, dtype)
         _random.SOURCE.launch(kernel, (1,), (256,), (out, *args), GPUGRAD_DTYPE=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,56 @@ def test_state_round_trip_continues_exactly():
     random.normal(size=3)
     random.set_state(state)
     assert random.uniform(size=9).tolist() == expected
+
+
+def test_drawing_from_a_place_leaves_the_generator_alone():
+    gg.manual_seed(5)
+    place = random.reserve(0)
+    first = random.normal(size=6).tolist()
+    state = random.get_state()
+    with random.drawing_from(place) as draws:
+        assert random.normal(size=6).tolist() == first
+        assert draws.blocks == 2
+        assert random.get_state() == state
+        with random.drawing_from(place):
+            assert random.normal(size=6).tolist() == first
+        assert random.get_state() == state
+        random.set_state({"seed": 9, "offset": 4})
+        assert random.get_state() == {"seed": 9, "offset": 4}
+    assert random.get_state() == state
+
+
+def test_other_threads_draw_as_before():
+    gg.manual_seed(6)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(random.reserve(3)))
+    with random.recording(np.zeros(2, np.uint64)) as draws:
+        thread.start()
+        thread.join()
+        assert draws.blocks == 0
+    assert found == [random.Draw(6, 0)]
+    assert random.get_state() == {"seed": 6, "offset": 3}
+
+
+def test_what_is_recorded_counts_from_the_state():
+    gg.manual_seed(7)
+    state = np.zeros(2, np.uint64)
+    with random.recording(state) as draws:
+        found = [random.reserve(3), random.reserve(0), random.reserve(5)]
+        with random.drawing_from(found[0]):  # computed again: the same numbers
+            assert random.reserve(3) == found[0]
+    assert draws.blocks == 8
+    assert [(draw.seed, draw.offset) for draw in found] == [(0, 0), (0, 3), (0, 3)]
+    assert all(draw.state is state for draw in found)
+    assert random.reserve(0) == (7, 0, None)
+
+
+def test_a_recorded_step_has_no_state_of_its_own():
+    with random.recording(np.zeros(2, np.uint64)):
+        with pytest.raises(RuntimeError, match="does not know its random state"):
+            random.get_state()
+        with pytest.raises(RuntimeError, match="set the seed before"):
+            gg.manual_seed(3)
 
 
 def test_draws_do_not_overlap():

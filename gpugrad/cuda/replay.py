@@ -7,13 +7,14 @@ all later ones launch that graph. In the emulator every run makes the calls.
 from __future__ import annotations
 
 import collections
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import backend
-from . import arena, kernel
+from . import arena, kernel, transfer
 from .arguments import Strided
 from .emulation import settings
 from .recording import (
@@ -79,6 +80,7 @@ class Replay:
         self._calls = [self._bound(launch) for launch in trace.launches]
         self._runs = 0
         self._graph: Any = None
+        self._uploads: dict[Buffer, transfer.Upload] = {}
 
     # Memory
 
@@ -99,10 +101,11 @@ class Replay:
                     constants.append(storage)
         for storage in constants:
             values = np.ascontiguousarray(storage.build(self.address))
-            root = self._roots[storage]
-            root[: values.nbytes] = backend.to_device(
-                values.reshape(-1).view(np.uint8), self.device
-            )
+            content = values.reshape(-1).view(np.uint8)
+            if self._xp is np:
+                self._roots[storage][...] = content
+            else:
+                transfer.Upload(self._xp, self._roots[storage])(content)
 
     def _real(self, storage: Storage, is_written: bool) -> Any:
         """Return the bytes of a real array, or of a copy on this device."""
@@ -173,14 +176,17 @@ class Replay:
     def write(self, buffer: Buffer, value: Any) -> None:
         """Fill an input from an array of its shape and dtype, on the CPU or the device."""
         target = self.array(buffer)
-        if self._xp is not np and isinstance(value, np.ndarray):
-            target.set(np.ascontiguousarray(value))
-        else:
+        if self._xp is np or not isinstance(value, np.ndarray):
             target[...] = value
+        elif target.size:
+            upload = self._uploads.get(buffer)
+            if upload is None:
+                upload = self._uploads[buffer] = transfer.Upload(self._xp, target)
+            upload(value)
 
     def read(self, buffer: Buffer) -> Any:
         """Return a copy of what the last run left in a Buffer; a GPU is not waited for."""
-        return self.array(buffer).copy()
+        return transfer.duplicate(self.array(buffer))
 
     def run(self) -> None:
         """Make all calls, in order; on a GPU queue them on the current stream."""
@@ -211,8 +217,11 @@ class Replay:
             stream.begin_capture()
             try:
                 self._make_calls()
-            finally:
-                graph = stream.end_capture()
+            except BaseException:
+                with contextlib.suppress(Exception):  # what went wrong first says more
+                    stream.end_capture()
+                raise
+            graph = stream.end_capture()
         kernel.launches.clear()
         kernel.launches.update(before)
         return graph

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+import gpugrad as gg
 from gpugrad import backend, cuda, emulator
-from gpugrad.cuda import _gemm_numpy, arguments, device, gemm_plans, kernel
+from gpugrad.cuda import _gemm_numpy, arguments, device, gemm_plans, kernel, transfer
 from gpugrad.cuda.compiler import Cubin
 from gpugrad.fused import FUSED, cross_entropy, embedding
 from gpugrad.fused.embedding import add_to
+from gpugrad.models import GPT, GPTConfig
 from gpugrad.tensor import Tensor
 from gpugrad.testing.kernels import drawn
 
@@ -33,6 +35,7 @@ class Host:
         self.blocks: dict[int, np.ndarray] = {}
         self.attributes: list[tuple[int, int]] = []
         self.launched: list[str] = []
+        self.captured: list[Any] | None = None  # calls, while a stream captures them
 
     def allocate(self, size: int) -> Any:
         memory = np.full(size + 512, 0xA5, np.uint8)
@@ -45,6 +48,18 @@ class Host:
         made = cupy.empty(array.shape, array.dtype)
         self.view(made)[...] = array
         return made
+
+    def uploading(self, xp: Any, target: Any) -> Callable[[np.ndarray], None]:
+        return lambda values: self.view(target).__setitem__(..., values)
+
+    def duplicate(self, array: Any) -> Any:
+        return self.to_device(self.view(array))
+
+    def fill(self, array: Any, value: float) -> None:
+        if self.captured is not None:
+            self.captured.append(lambda: self.fill(array, value))
+        else:
+            self.view(array)[...] = value
 
     def behind(self, address: int) -> np.ndarray:
         """Return the bytes from an address to the end of its block."""
@@ -92,6 +107,9 @@ class Loaded:
                     memory = memory[: memory.nbytes // element.itemsize * element.itemsize]
                     memory = memory.view(element)
                 values.append(memory)
+            if self.host.captured is not None:
+                self.host.captured.append(lambda: run(grid, block, args, shared_mem))
+                return
             found(grid, block, values, shared_mem)
             self.host.launched.append(name)
 
@@ -140,9 +158,35 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
             super().__init__()
             assert number == 0
 
-    fake = types.SimpleNamespace(cuda=types.SimpleNamespace(Device=Device))
+    class Stream(contextlib.nullcontext):
+        def __init__(self, non_blocking: bool = False) -> None:
+            super().__init__()
+
+        def begin_capture(self) -> None:
+            made.captured = []
+
+        def end_capture(self) -> Any:
+            calls, made.captured = made.captured, None
+            return types.SimpleNamespace(launch=lambda stream: [call() for call in calls])
+
+    there = types.SimpleNamespace(
+        Device=Device,
+        Stream=Stream,
+        get_current_stream=lambda: None,
+        runtime=types.SimpleNamespace(getDeviceCount=lambda: 1),
+        UnownedMemory=cupy.cuda.UnownedMemory,
+        MemoryPointer=cupy.cuda.MemoryPointer,
+    )
+    Device.use = lambda self: None
+    fake = types.SimpleNamespace(cuda=there, ndarray=cupy.ndarray, empty=cupy.empty)
+    monkeypatch.setattr(transfer, "duplicate", made.duplicate)
+    monkeypatch.setattr(transfer, "fill", made.fill)
+    monkeypatch.setattr(transfer, "Upload", made.uploading)
 
     def multiply(problem: Any, *arrays: Any) -> None:
+        if made.captured is not None:
+            made.captured.append(lambda: multiply(problem, *arrays))
+            return
         views = [made.view(x) if isinstance(x, cupy.ndarray) else x for x in arrays]
         a, b, out, bias, aux, alpha = views
         _gemm_numpy.run(a, b, out, problem.epilogue, bias, aux, alpha, problem.beta)
@@ -254,3 +298,40 @@ def test_arrays_of_two_devices_are_refused(host):
 def test_an_older_gpu_is_refused(host):
     with pytest.raises(RuntimeError, match=r"a\.cu needs a GPU of compute capability 10\.0"):
         device.Module("", {}, "a.cu", 0, 100)
+
+
+def test_a_recorded_step_runs_captures_and_replays(host, monkeypatch):
+    """The losses and gradients of a compiled step are those of NumPy arrays in the emulator."""
+    rng = np.random.default_rng()
+    config = GPTConfig(vocab_size=33, block_size=8, n_layer=1, n_head=2, n_embd=64, dropout=0.1)
+    runs = []
+    for on_gpu in (False, True):
+        gg.manual_seed(5)
+        with contextlib.nullcontext() if on_gpu else emulator.enabled("plain"):
+            with cuda.emulation.disabled():
+                model = GPT(config)
+            if on_gpu:
+                monkeypatch.setenv("GPUGRAD_DEVICE", "cuda")
+                for p in model.parameters():
+                    p.data = host.to_device(p.data)
+
+            def step(x, y, model=model):
+                model.zero_grad()
+                loss = model.loss(x, y)
+                loss.backward()
+                return loss
+
+            compiled = gg.compile(step) if on_gpu else step
+            found = []
+            for number in range(4):
+                rng = np.random.default_rng(number)
+                batch = rng.integers(0, 33, (2, 2, 8))
+                before = len(host.launched)
+                outs = [compiled(*batch), *(p.grad for p in model.parameters())]
+                found += [(host.view(o.data) if on_gpu else o.data).copy() for o in outs]
+                assert (len(host.launched) > before) == on_gpu
+            runs.append((found, gg.random.get_state()))
+    assert runs[0][1] == runs[1][1]
+    assert compiled.recordings == 1
+    for a, b in zip(runs[0][0], runs[1][0], strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ... import backend
+from .. import transfer
 from ..arguments import Strided, checked, checked_sizes
 from ..copy import copy_strided
 from .buffer import Buffer
@@ -98,12 +99,4 @@ def copy_to(out: Buffer, value: Any) -> None:
 
 def fill(out: Buffer, value: float) -> None:
     """Append a fill with one number."""
-    active().record(_fill, (out, value), writes=[out], name="fill")
-
-
-def _fill(array: Any, value: float) -> None:
-    """Overwrite an array; zeros without a kernel."""
-    if isinstance(array, np.ndarray) or value:
-        array.fill(value)
-    else:
-        array.data.memset_async(0, array.nbytes)
+    active().record(transfer.fill, (out, value), writes=[out], name="fill")

@@ -11,6 +11,7 @@ import gpugrad as gg
 from gpugrad import cuda, emulator, nn, optim
 from gpugrad.cuda import recording
 from gpugrad.cuda.recording import NotRecordable
+from gpugrad.cuda.replay import Layout, Replay
 from gpugrad.models import GPT, GPTConfig
 from gpugrad.nn import functional as F
 
@@ -424,3 +425,29 @@ def test_sums_and_joins(rng):
     expected += [both.mean(axis=1, keepdims=True), np.stack([x, -x], axis=2), both.sum()]
     for got, wanted in zip(run(x), expected, strict=True):
         np.testing.assert_allclose(got.numpy(), wanted, rtol=1e-5, atol=1e-5)
+
+
+# Without any memory
+
+
+def test_a_model_on_the_device_meta_is_recorded_from_shapes():
+    """GPT-2 124M at batch 64: nothing is allocated, and its products are those of a hand count."""
+    config = GPTConfig(vocab_size=50304, dtype="bfloat16")
+    model = GPT(config, device="meta")
+    optimizer = optim.AdamW(model.parameters(), lr=1e-3)
+    trace = recording.Trace(90)
+    state = trace.input((2,), gg.uint64)
+    with recording.recording(trace), gg.random.recording(state):
+        x, y = (gg.Tensor(trace.input((64, 1024), gg.int64)) for _ in range(2))
+        loss = model.loss(x, y)
+        loss.backward()
+        optimizer.step(max_norm=1.0)
+    flops = sum(launch.flops for launch in trace.launches) / (64 * 1024)
+    assert flops == pytest.approx(741e6, rel=0.02)
+    layout = Layout(trace, [loss.data])
+    assert layout.plan.size <= 1.05 * layout.plan.lower_bound
+    assert len(trace.launches) <= 300
+    logits = max(storage.nbytes for storage in layout.storages)
+    assert logits == 64 * 1024 * 50304 * 2  # 6.6 GB
+    with pytest.raises(NotRecordable, match="'meta' has no memory"):
+        Replay(trace, "cpu", [loss.data], [])

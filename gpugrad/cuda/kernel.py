@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EMULATED = 1000  # the compute capability of the emulator: it lacks nothing
+OF_META = 90  # that of arrays without elements, outside of a recording
 OLDEST = 75  # compute capability that kernels need, unless they say otherwise
 DTYPE_CODES = {backend.float32: 0, backend.bfloat16: 1, backend.float16: 2}  # GPUGRAD_DTYPE
 
@@ -70,7 +71,8 @@ def capability(array: Any) -> int:
     if isinstance(array, np.ndarray):
         return EMULATED
     if isinstance(array, backend.Symbolic):
-        return int(_module("cuda.recording").active().capability)
+        trace = _module("cuda.recording").current()
+        return OF_META if trace is None else int(trace.capability)
     return _capability(array.device)
 
 

@@ -28,9 +28,9 @@ def launch(
     defines: dict[str, object],
 ) -> None:
     """Append the launch of a kernel, its arguments checked as a launch would check them."""
-    trace = active()
-    for value in args:
-        array = value.array if isinstance(value, Strided) else value
+    arrays = [value.array if isinstance(value, Strided) else value for value in args]
+    trace = active(*arrays, *reachable, *written)
+    for array in arrays:
         if isinstance(array, Buffer):
             array.settle()
     parameters = importlib.import_module("gpugrad.cuda.source").signatures(source.text)[kernel]
@@ -39,8 +39,7 @@ def launch(
     if not source.large:
         source.refuse_large(kernel, args)
     reads, writes = list(reachable), list(written)
-    for parameter, value in zip(parameters, args, strict=True):
-        array = value.array if isinstance(value, Strided) else value
+    for parameter, array in zip(parameters, arrays, strict=True):
         if backend.is_array(array):
             (reads if parameter.constant else writes).append(array)
     trace.record(
@@ -73,7 +72,7 @@ def product(
         (writes if problem.epilogue == "gelu" else reads).append(aux)
     epilogue = f" {problem.epilogue}" if problem.epilogue else ""
     batch = f"{problem.batch}x" if problem.batch > 1 else ""
-    active().record(
+    active(a, b, out).record(
         run,
         (problem, a, b, out, bias, aux, alpha),
         reads=reads,
@@ -91,7 +90,7 @@ def copy_to(out: Buffer, value: Any) -> None:
                 fill(out, value)
                 return
             value = np.asarray(value, out.dtype)
-        value = active().lift(value)
+        value = active(out).lift(value)
     source = value.namespace.broadcast_to(value.astype(out.dtype), out.shape)
     if out.size:
         copy_strided(source, out)
@@ -99,4 +98,4 @@ def copy_to(out: Buffer, value: Any) -> None:
 
 def fill(out: Buffer, value: float) -> None:
     """Append a fill with one number."""
-    active().record(transfer.fill, (out, value), writes=[out], name="fill")
+    active(out).record(transfer.fill, (out, value), writes=[out], name="fill")

@@ -12,7 +12,7 @@ import numpy as np
 
 from ... import backend
 from ..arguments import Strided
-from .buffer import CONSTANT, INPUT, REAL, Buffer, Storage, new, shadow_of
+from .buffer import CONSTANT, INPUT, META, REAL, Buffer, Storage, new, shadow_of
 
 NAME = "gg.compile"
 
@@ -170,13 +170,20 @@ def current() -> Trace | None:
     return _current.get()
 
 
-def active() -> Trace:
-    """Return the trace that this thread records to; raise NotRecordable where there is none."""
+def active(*arrays: Any) -> Trace:
+    """Return the trace that this thread records to.
+
+    What is computed of arrays on the device "meta" alone outside of any is forgotten. Raises
+    NotRecordable for other recorded arrays.
+    """
     trace = _current.get()
     if trace is None:
+        buffers = [a for a in arrays if isinstance(a, Buffer)]
+        if buffers and all(b.storage.kind == META for b in buffers):
+            return Trace()
         raise NotRecordable(
             f"an array without elements is used outside of {NAME}: it was made while a step was "
-            "recorded (return it from the step), or for the device 'meta'"
+            "recorded; return it from the step"
         )
     return trace
 

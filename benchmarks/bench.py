@@ -74,8 +74,19 @@ class Ids:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """An argument of a sample: normal numbers that keep the size of what they multiply.
+
+    Their standard deviation is 1 / sqrt(the last length).
+    """
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Case:
-    """A fused operation at one size. ``sample`` gives shapes, arrays or Ids, and the keywords.
+    """A fused operation at one size. ``sample`` gives shapes, arrays, Ids or Weights, and the
+    keywords.
 
     ``torch(torch, *tensors, **keywords)`` computes the same with PyTorch, ``cpu_sample`` stands in
     for ``sample`` where there is no GPU, ``label`` for the keywords in the title.
@@ -210,9 +221,15 @@ def only(run: Callable[[], object]) -> Callable[[], Iterable[Call]]:
     return lambda: [Call("forward", run)]
 
 
-def normal(shape: tuple[int, ...], dtype: Any, device: str, requires_grad: bool = False) -> Any:
+def normal(
+    shape: tuple[int, ...],
+    dtype: Any,
+    device: str,
+    requires_grad: bool = False,
+    std: float = 1.0,
+) -> Any:
     """Return a tensor of normal numbers."""
-    x = gg.random.normal(size=shape, device=device).astype(dtype)
+    x = gg.random.normal(0.0, std, shape, device=device).astype(dtype)
     return gg.tensor(x.data, requires_grad=requires_grad)
 
 
@@ -223,8 +240,10 @@ def inputs(op: Fused, sample: Sample, dtype: str, device: str) -> list[Any]:
     for name, argument in zip(op.arguments, sample.arguments, strict=True):
         if argument is None:
             made.append(None)
-        elif isinstance(argument, tuple):
-            made.append(normal(argument, dtype, device, name in op.differentiable))
+        elif isinstance(argument, (tuple, Weights)):
+            shape = argument if isinstance(argument, tuple) else argument.shape
+            std = 1.0 if isinstance(argument, tuple) else shape[-1] ** -0.5
+            made.append(normal(shape, dtype, device, name in op.differentiable, std))
         else:
             values = argument.draw() if isinstance(argument, Ids) else argument
             made.append(gg.tensor(values, device=device))

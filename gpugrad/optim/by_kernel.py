@@ -1,0 +1,150 @@
+"""Updating many parameters in one launch: what an optimiser with a kernel shares."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from .. import backend, cuda
+from ..backend import Array
+from ..cuda import recording
+from ..engine import mutations
+from ..tensor import Tensor
+from .chunks import SETTINGS, Row, Table, table, takes, write_settings
+from .clip import count_steps
+from .state import MASTER, State, real, zeros
+
+Group: TypeAlias = dict[str, Any]
+Member: TypeAlias = tuple[Tensor, Group]
+
+
+class ByKernel:
+    """The part of an optimiser that has its kernel update all parameters which that takes.
+
+    The kernel reads from device memory what changes from step to step: gradients, the steps taken
+    with each parameter, and a row of settings for each group. So launches can be recorded: what is
+    left to the host, writing the settings, is then done ahead of each run.
+    """
+
+    kernel: ClassVar[str] = ""  # computes what `update` does, on many parameters
+    source: ClassVar[cuda.Source | None] = None  # of the kernel
+
+    def __init__(self) -> None:
+        self._states: dict[Tensor, State] = {}
+        self._settings: dict[str, Array] = {}  # by device
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Drop the kernel of a base where ``update`` is another one."""
+        super().__init_subclass__(**kwargs)
+        if "update" in vars(cls) and "source" not in vars(cls):
+            cls.source = None
+
+    def slots(self, group: Group) -> tuple[str, ...]:
+        """Return the names of the arrays kept per parameter."""
+        raise NotImplementedError
+
+    def check(self, group: Group) -> None:
+        """Raise ValueError for a setting that makes no sense."""
+        raise NotImplementedError
+
+    def settings(self, group: Group) -> tuple[float, ...]:
+        """Return what the kernel needs to know of a group beside the step: at most 8 numbers."""
+        raise NotImplementedError
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _split(self, moving: list[Member]) -> tuple[dict[str, list[Member]], list[Member]]:
+        """Return what the kernel takes, by device, and the other parameters."""
+        on_gpu = any(not isinstance(p._data, np.ndarray) for p, _ in moving)
+        if self.source is None or not (on_gpu or cuda.emulated()):
+            taken: dict[str, list[Member]] = {}
+            others = moving
+        else:
+            taken, others = {}, []
+            for p, group in moving:
+                assert p._grad is not None
+                fits = takes(p._data) and cuda.fits(p._grad._data)
+                device = backend.device_of(real(p._data))
+                (taken.setdefault(device, []) if fits else others).append((p, group))
+            for device in [
+                d for d, members in taken.items() if not any(p.size for p, _ in members)
+            ]:
+                others += taken.pop(device)
+        if recording.current() is not None and (others or len(taken) > 1):
+            kinds = ", ".join(sorted({str(p.dtype) for p, _ in others} or taken))
+            raise recording.not_recordable(
+                f"{self._name}.step of parameters that one launch does not take ({kinds})"
+            )
+        return taken, others
+
+    def _table(self, members: list[Member]) -> Table:
+        """Write the groups' settings to the members' device and return the table of their arrays.
+
+        A step that is recorded writes them ahead of each run instead.
+        """
+        rows = []
+        groups: list[Group] = []
+        for p, group in members:
+            assert p._grad is not None
+            if not groups or groups[-1] is not group:
+                groups.append(group)
+            g, state = p._grad._data, self._states[p]
+            master = state.arrays.get(MASTER)
+            x, narrow = (p._data, None) if master is None else (master, p._data)
+            kept = [state.arrays[name] for name in self.slots(group)]
+            first, second = (*kept, None, None)[:2]
+            g = g if takes(g) else g.copy()  # a transposed one, for example
+            rows.append(Row(g, x, narrow, first, second, state.steps, len(groups) - 1))
+        like = real(members[0][0]._data)
+        device, shape = backend.device_of(like), (len(groups), SETTINGS)
+        if device not in self._settings or self._settings[device].shape != shape:
+            self._settings[device] = zeros(shape, backend.float64, like)
+        slots = [self.slots(group) for group in groups]
+        write = functools.partial(self._write, self._settings[device], groups, slots)
+        trace = recording.current()
+        if trace is None:
+            write()
+        elif not isinstance(like, backend.Symbolic):
+            trace.before(write)
+        return table(rows)
+
+    def _write(self, into: Array, groups: list[Group], slots: list[tuple[str, ...]]) -> None:
+        """Write the settings of groups, which have to be such that the same state is needed."""
+        for group, kept in zip(groups, slots, strict=True):
+            self.check(group)
+            if self.slots(group) != kept:
+                raise RuntimeError(
+                    f"{self._name}: a recorded step updates {kept or 'no state'}, but the settings "
+                    f"now need {self.slots(group) or 'none'}; record it anew"
+                )
+        write_settings(into, [self.settings(group) for group in groups])
+
+    def _count(self, tables: Mapping[str, Table], clip: Array | None) -> None:
+        """Count a step of all that kernels update, unless the factor in ``clip`` is NaN."""
+        for device, found in tables.items():
+            count_steps(found, None if clip is None else backend.to_device(clip, device))
+
+    def _by_kernel(
+        self, device: str, members: list[Member], found: Table, clip: Array | None
+    ) -> None:
+        """Update all parameters of a device in one launch, by gradients clipped as ``clip`` says.
+
+        ``clip`` is the result of ``clip.measure``.
+        """
+        assert self.source is not None
+        factor = None if clip is None else backend.to_device(clip, device)
+        found.launch(
+            self.source,
+            self.kernel,
+            self._settings[device],
+            factor,
+            reads=("g", "step"),
+            writes=("x", "narrow", "first", "second"),
+        )
+        for p, _ in members:
+            mutations.record(p._data, f"{self._name}.step")

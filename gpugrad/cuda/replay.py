@@ -85,14 +85,14 @@ class Replay:
     # Memory
 
     def _lay_out(self) -> None:
+        if any(storage.kind == META for storage in self.layout.others):
+            raise NotRecordable("a model on device 'meta' has no memory: nothing can run on it")
         self.arena = _bytes(self._xp, self.layout.plan.size)
         for storage, offset in self.layout.offsets.items():
             self._roots[storage] = _part(self.arena, offset, storage.nbytes)
         written = {b.storage for launch in self.trace.launches for b in launch.writes}
         constants = []
         for storage in (*self.layout.others, *(b.storage for b in self.trace.inputs)):
-            if storage.kind == META:
-                raise NotRecordable("a model on device 'meta' has no memory: nothing can run on it")
             if storage.kind == REAL:
                 self._roots[storage] = self._real(storage, storage in written)
             elif storage not in self._roots:

@@ -78,7 +78,7 @@ class Compiled:
         return _run(chosen, arrays)
 
     def _record(self, device: str, args: tuple, kwargs: dict[str, Any]) -> _Recording:
-        trace = Trace(_capability(device))
+        trace = Trace(_capability(device), on_gpu=device != "cpu")
         random_state = trace.input((2,), backend.uint64)
         with recording.recording(trace), random.recording(random_state) as draws:
             given, keywords = _symbolic((args, kwargs), trace)

@@ -24,9 +24,7 @@ from . import _gemm_numpy
 from ._gemm_problem import Problem, checked, describe, is_fused, readable
 from .column_sums import column_sums
 from .kernel import (
-    EMULATED,
     Source,
-    capability,
     contiguous,
     dtype_code,
     empty,
@@ -107,7 +105,8 @@ def _is_one_launch(problem: Problem, out: Any) -> bool:
     if not is_fused(problem):
         return False
     if isinstance(out, backend.Symbolic):
-        on_gpu = capability(out) != EMULATED and backend.cuda_is_available()
+        trace = importlib.import_module("gpugrad.cuda.recording").current()
+        on_gpu = trace is not None and trace.on_gpu
     else:
         on_gpu = not isinstance(out, np.ndarray)
     return not on_gpu or _plans().supports(problem)

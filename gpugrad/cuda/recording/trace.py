@@ -54,12 +54,14 @@ class Leaf(NamedTuple):
 class Trace:
     """The launches of a step in order, and the memory they touch.
 
-    ``capability`` is that of the GPU it is meant for (major and minor digit). ``inputs`` are the
-    Buffers of arguments, ``before`` what the host does ahead of each run of the list.
+    ``capability`` is that of the GPU it is meant for (major and minor digit), which is there if
+    ``on_gpu``. ``inputs`` are the Buffers of arguments, ``callbacks`` what the host does ahead of
+    each run of the list.
     """
 
-    def __init__(self, capability: int = 90) -> None:
+    def __init__(self, capability: int = 90, on_gpu: bool = False) -> None:
         self.capability = capability
+        self.on_gpu = on_gpu
         self.launches: list[Launch] = []
         self.inputs: list[Buffer] = []
         self.callbacks: list[Callable[[], Any]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,17 +70,13 @@ def describe(
     arrays = [a, b, out, *(() if aux is None else (aux,))]
     (m, k), n = a.shape[-2:], b.shape[-1]
     axes = _batch_axes(arrays, out.shape[:-2])
-    steps = [[s // x.itemsize for s in x.strides[-2:]] for x in arrays]
+    steps = [_step(x) for x in arrays]
     while axes and axes[-1][1][1] == 0 and epilogue != "bgrad":  # b is the same for all
-        length, strides = axes[-1]
-        rows = [(strides[i], steps[i]) for i in range(len(arrays)) if i != 1]
-        if m > 1 and any(stride != m * step[0] for stride, step in rows):
+        taller = _taller(axes[-1], m, [k, n, n, n], steps)
+        if taller is None:
             break
-        if m == 1:
-            for stride, step in rows:
-                step[0] = stride
-        m *= length
-        axes.pop()
+        steps = taller
+        m *= axes.pop()[0]
     if len(axes) > 1:
         return None
     batch, strides = axes[0] if axes else (1, (0,) * len(arrays))
@@ -131,10 +128,12 @@ def is_fused(problem: Problem) -> bool:
 
 # Layouts
 
+_Axis = tuple[int, tuple[int, ...]]  # the length of a batch's axis, its stride in each array
 
-def _batch_axes(arrays: list[Any], batch: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
+
+def _batch_axes(arrays: list[Any], batch: tuple[int, ...]) -> list[_Axis]:
     """Return the axes of a batch as lengths and strides in elements, merged where possible."""
-    axes: list[tuple[int, tuple[int, ...]]] = []
+    axes: list[_Axis] = []
     for i, length in enumerate(batch):
         if length == 1:
             continue
@@ -145,13 +144,39 @@ def _batch_axes(arrays: list[Any], batch: tuple[int, ...]) -> list[tuple[int, tu
     return axes
 
 
+def _taller(
+    axis: _Axis, m: int, columns: Sequence[int], steps: list[tuple[int, int]]
+) -> list[tuple[int, int]] | None:
+    """Return the strides of matrices to which an axis of a batch adds rows; None if it cannot.
+
+    b, the second, is not concerned.
+    """
+    length, strides = axis
+    found = list(steps)
+    for i, (stride, (row, column)) in enumerate(zip(strides, steps, strict=True)):
+        if i == 1:
+            continue
+        if m > 1 and stride != m * row:
+            return None
+        found[i] = (stride if m == 1 else row, column)
+        if _layout((m * length, columns[i]), found[i]) is None:
+            return None
+    return found
+
+
+def _step(x: Any) -> tuple[int, int]:
+    """Return the strides of the last two axes in elements."""
+    row, column = x.strides[-2:]
+    return int(row) // int(x.itemsize), int(column) // int(x.itemsize)
+
+
 def _batch_stride(x: Any, axis: int) -> int:
     if x.ndim < -axis or x.shape[axis] == 1:
         return 0
     return int(x.strides[axis]) // int(x.itemsize)
 
 
-def _layout(size: tuple[int, ...], step: Any) -> tuple[bool, int] | None:
+def _layout(size: tuple[int, ...], step: tuple[int, int]) -> tuple[bool, int] | None:
     """Return whether a matrix is transposed, and its leading dimension; None if it is neither.
 
     Strides of axes of one element, which may be anything, are not looked at.
@@ -168,7 +193,7 @@ def _layout(size: tuple[int, ...], step: Any) -> tuple[bool, int] | None:
     return None
 
 
-def _matrix(x: Any, size: tuple[int, int], step: Any, stride: int) -> Matrix:
+def _matrix(x: Any, size: tuple[int, int], step: tuple[int, int], stride: int) -> Matrix:
     found = _layout(size, step) if size[0] * size[1] else (False, max(size[1], 1))
     assert found is not None
     return Matrix(*found, stride, _alignment(x))
@@ -181,9 +206,8 @@ def _alignment(x: Any) -> int:
 
 def readable(x: Any) -> Any:
     """Return a matrix that can be read in place, or a copy."""
-    step = [s // x.itemsize for s in x.strides[-2:]]
     negative = any(s < 0 for s in x.strides)
-    if x.size and (negative or _layout(x.shape[-2:], step) is None):
+    if x.size and (negative or _layout(x.shape[-2:], _step(x)) is None):
         return backend.xp_of(x).ascontiguousarray(x)
     return x
 
@@ -259,8 +283,7 @@ def checked(
 def _check_result(name: str, x: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
     if x.shape != shape or x.dtype != dtype:
         raise ValueError(f"gemm: {name} must be {dtype}{list(shape)}, got {x.dtype}{list(x.shape)}")
-    step = [s // x.itemsize for s in x.strides[-2:]]
-    found = _layout(shape[-2:], step) if x.size else (False, 0)
+    found = _layout(shape[-2:], _step(x)) if x.size else (False, 0)
     # a stride of 0 would make elements of one
     overlaps = any(
         s <= 0 for s, length in zip(x.strides[:-2], shape[:-2], strict=True) if length > 1

@@ -24,6 +24,20 @@ __device__ __forceinline__ bool in_packs(const T* p, int64_t lengths) {
     return aligned16(p) && lengths % Pack::size == 0;
 }
 
+// The rows of one head, and whether they can be read and written 16 bytes at a time.
+struct Rows {
+    T* start;
+    int64_t stride;
+    bool aligned;
+    __device__ __forceinline__ T* at(int64_t row) const { return start + row * stride; }
+};
+__device__ __forceinline__ Rows rows_of(const T* x, int64_t batch_stride, int64_t head_stride,
+                                        int64_t stride, int head, int heads, int width) {
+    const T* start = x + head / heads * batch_stride + head % heads * head_stride;
+    return {const_cast<T*>(start), stride,
+            in_packs(x, batch_stride | head_stride | stride | width)};
+}
+
 // Which tile of which head a block works on. Heads are taken in groups whose keys and values fit
 // the second-level cache together; in a group the tiles with the most work come first, those of all
 // its heads, so that what is left over at the end is short.
@@ -158,6 +172,19 @@ __device__ __forceinline__ void draw_pairs(unsigned (&words)[4], const Dropout& 
     const unsigned got[2] = {__shfl_xor_sync(FULL, sent[0], 1), __shfl_xor_sync(FULL, sent[1], 1)};
     words[0] = odd ? got[0] : mine[0], words[1] = odd ? got[1] : mine[1];
     words[2] = odd ? mine[2] : got[0], words[3] = odd ? mine[3] : got[1];
+}
+
+// ---- a score as a weight, backward ----
+
+// From here a rounded product with the scale would lose what tells large scores apart.
+constexpr float FAR = 1024.0f;
+
+// lse, which is the largest of the scores but for little, is then taken off first, rounded as they
+// are.
+__device__ __forceinline__ bool is_far(float lse) { return !(fabsf(lse) < FAR); }
+__device__ __forceinline__ float weight(float x, float lse, float scale, bool any_far) {
+    if (any_far) return exp2_approx((__fmul_rn(x, scale) - lse) * LOG2E);
+    return exp2_approx(x * (scale * LOG2E) - lse * LOG2E);
 }
 #else
 // ---- float32: rows of shared memory, `stride` floats apart ----

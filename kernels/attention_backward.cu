@@ -35,20 +35,6 @@
 #define WANTED 3
 #endif
 
-// The rows of one head, and whether they can be read and written 16 bytes at a time.
-struct Rows {
-    T* start;
-    int64_t stride;
-    bool aligned;
-    __device__ __forceinline__ T* at(int64_t row) const { return start + row * stride; }
-};
-__device__ __forceinline__ Rows rows_of(const T* x, int64_t batch_stride, int64_t head_stride,
-                                        int64_t stride, int head, int heads, int width) {
-    const T* start = x + head / heads * batch_stride + head % heads * head_stride;
-    return {const_cast<T*>(start), stride,
-            in_packs(x, batch_stride | head_stride | stride | width)};
-}
-
 // ---- what belongs to a query ----
 
 constexpr int ROW_THREADS = 256;
@@ -300,15 +286,6 @@ struct Sums {
         }
     }
 };
-
-// From here the product with scale would lose what tells large scores apart. lse, which is the
-// largest of them but for little, is then taken off first, rounded as they are.
-constexpr float FAR = 1024.0f;
-__device__ __forceinline__ bool is_far(float lse) { return !(fabsf(lse) < FAR); }
-__device__ __forceinline__ float weight(float x, float lse, float scale, bool any_far) {
-    if (any_far) return exp2_approx((__fmul_rn(x, scale) - lse) * LOG2E);
-    return exp2_approx(x * (scale * LOG2E) - lse * LOG2E);
-}
 
 #else
 constexpr int THREADS = 256, SIDE = 16;  // thread (y, x) = (i / 16, i % 16)

@@ -212,9 +212,6 @@ constexpr int COLS = HEAD_DIM / 8;    // and in its result
 // Weights are 2 to the power of what a score lies above `top`, a former maximum of its row. It is
 // replaced, and sums and results are scaled anew, only where the maximum has grown by so much.
 constexpr float GROWTH = 8.0f;
-// The product of `top` and the scale is rounded. Where it is so large that this would be seen, the
-// two are subtracted before they are scaled.
-constexpr float FAR = 1024.0f;
 
 __device__ __forceinline__ void compute(const Block& block) {
     DYN_SMEM(memory);
@@ -311,7 +308,7 @@ __device__ __forceinline__ void compute(const Block& block) {
                 // not in `highest`, and reaches the result through its weight
                 const float base = top[band][half] == -INF ? 0.0f : top[band][half];
                 float shift = base * rate;
-                if (!(fabsf(shift) < FAR)) {
+                if (!(fabsf(shift) < FAR)) {  // the two are subtracted before they are scaled
                     for (int part = 0; part < PARTS; part++)
                         for (int e = 0; e < 2; e++) scores[band][part][2 * half + e] -= base;
                     shift = 0.0f;

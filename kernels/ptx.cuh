@@ -361,8 +361,11 @@ __device__ __forceinline__ void wgmma_wait(float (&sums)[SIZE] PTX_CALLER) {
 #define WGMMA_8(i)                                                                     \
     "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]),            \
         "+f"(sums[i + 4]), "+f"(sums[i + 5]), "+f"(sums[i + 6]), "+f"(sums[i + 7])
-#define WGMMA_32 WGMMA_8(0), WGMMA_8(8), WGMMA_8(16), WGMMA_8(24)
+#define WGMMA_16 WGMMA_8(0), WGMMA_8(8)
+#define WGMMA_32 WGMMA_16, WGMMA_8(16), WGMMA_8(24)
 #define WGMMA_64 WGMMA_32, WGMMA_8(32), WGMMA_8(40), WGMMA_8(48), WGMMA_8(56)
+#define WGMMA_NAMES_16 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
 #define WGMMA_NAMES_32 \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, " \
     "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
@@ -378,30 +381,37 @@ __device__ __forceinline__ void wgmma_wait(float (&sums)[SIZE] PTX_CALLER) {
                  names "}, " operands ";\n}"                                                \
                  : sums                                                                      \
                  : "r"(static_cast<int>(add)), __VA_ARGS__)
+// The same for the number of columns at hand.
+#define WGMMA_OF(type, operands, ...)                                                           \
+    if constexpr (SIZE == 16)                                                                   \
+        WGMMA("32", type, WGMMA_NAMES_16, WGMMA_16, "%16", operands##_16, __VA_ARGS__);         \
+    else if constexpr (SIZE == 32)                                                              \
+        WGMMA("64", type, WGMMA_NAMES_32, WGMMA_32, "%32", operands##_32, __VA_ARGS__);         \
+    else                                                                                        \
+        WGMMA("128", type, WGMMA_NAMES_64, WGMMA_64, "%64", operands##_64, __VA_ARGS__)
+#define WGMMA_REGISTERS_16 "{%17, %18, %19, %20}, %21, p, 1, 1, %22"
+#define WGMMA_REGISTERS_32 "{%33, %34, %35, %36}, %37, p, 1, 1, %38"
+#define WGMMA_REGISTERS_64 "{%65, %66, %67, %68}, %69, p, 1, 1, %70"
+#define WGMMA_SHARED_16 "%17, %18, p, 1, 1, %19, %20"
+#define WGMMA_SHARED_32 "%33, %34, p, 1, 1, %35, %36"
+#define WGMMA_SHARED_64 "%65, %66, p, 1, 1, %67, %68"
 
-// sums (64, N) += a b, N = 2 SIZE, or if not `add`, = a b; a in registers.
+// sums (64, N) += a b, or if not `add`, = a b; N = 2 SIZE: 32, 64 or 128; a in registers.
 template <bool BFLOAT16, bool B_TRANSPOSED, int SIZE>
 __device__ __forceinline__ void wgmma_registers(float (&sums)[SIZE], const unsigned (&a)[4],
                                                 uint64_t b, bool add PTX_CALLER) {
-    static_assert(SIZE == 32 || SIZE == 64, "64 or 128 columns");
+    static_assert(SIZE == 16 || SIZE == 32 || SIZE == 64, "32, 64 or 128 columns");
 #ifdef GPUGRAD_EMULATE
     gpugrad_emulator::wgmma(sums, 2 * SIZE, a, 0, b, add | BFLOAT16 << 1 | B_TRANSPOSED << 3, file,
                             line);
 #else
 #define INPUTS "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(B_TRANSPOSED ? 1 : 0)
-#define OPERANDS_32 "{%33, %34, %35, %36}, %37, p, 1, 1, %38"
-#define OPERANDS_64 "{%65, %66, %67, %68}, %69, p, 1, 1, %70"
-    if constexpr (SIZE == 32 && BFLOAT16)
-        WGMMA("64", "bf16", WGMMA_NAMES_32, WGMMA_32, "%32", OPERANDS_32, INPUTS);
-    else if constexpr (SIZE == 32)
-        WGMMA("64", "f16", WGMMA_NAMES_32, WGMMA_32, "%32", OPERANDS_32, INPUTS);
-    else if constexpr (BFLOAT16)
-        WGMMA("128", "bf16", WGMMA_NAMES_64, WGMMA_64, "%64", OPERANDS_64, INPUTS);
-    else
-        WGMMA("128", "f16", WGMMA_NAMES_64, WGMMA_64, "%64", OPERANDS_64, INPUTS);
+    if constexpr (BFLOAT16) {
+        WGMMA_OF("bf16", WGMMA_REGISTERS, INPUTS);
+    } else {
+        WGMMA_OF("f16", WGMMA_REGISTERS, INPUTS);
+    }
 #undef INPUTS
-#undef OPERANDS_32
-#undef OPERANDS_64
 #endif
 }
 
@@ -409,26 +419,19 @@ __device__ __forceinline__ void wgmma_registers(float (&sums)[SIZE], const unsig
 template <bool BFLOAT16, bool A_TRANSPOSED, bool B_TRANSPOSED, int SIZE>
 __device__ __forceinline__ void wgmma_shared(float (&sums)[SIZE], uint64_t a, uint64_t b,
                                              bool add PTX_CALLER) {
-    static_assert(SIZE == 32 || SIZE == 64, "64 or 128 columns");
+    static_assert(SIZE == 16 || SIZE == 32 || SIZE == 64, "32, 64 or 128 columns");
 #ifdef GPUGRAD_EMULATE
     gpugrad_emulator::wgmma(sums, 2 * SIZE, nullptr, a, b,
                             add | BFLOAT16 << 1 | A_TRANSPOSED << 2 | B_TRANSPOSED << 3, file,
                             line);
 #else
 #define INPUTS "l"(a), "l"(b), "n"(A_TRANSPOSED ? 1 : 0), "n"(B_TRANSPOSED ? 1 : 0)
-#define OPERANDS_32 "%33, %34, p, 1, 1, %35, %36"
-#define OPERANDS_64 "%65, %66, p, 1, 1, %67, %68"
-    if constexpr (SIZE == 32 && BFLOAT16)
-        WGMMA("64", "bf16", WGMMA_NAMES_32, WGMMA_32, "%32", OPERANDS_32, INPUTS);
-    else if constexpr (SIZE == 32)
-        WGMMA("64", "f16", WGMMA_NAMES_32, WGMMA_32, "%32", OPERANDS_32, INPUTS);
-    else if constexpr (BFLOAT16)
-        WGMMA("128", "bf16", WGMMA_NAMES_64, WGMMA_64, "%64", OPERANDS_64, INPUTS);
-    else
-        WGMMA("128", "f16", WGMMA_NAMES_64, WGMMA_64, "%64", OPERANDS_64, INPUTS);
+    if constexpr (BFLOAT16) {
+        WGMMA_OF("bf16", WGMMA_SHARED, INPUTS);
+    } else {
+        WGMMA_OF("f16", WGMMA_SHARED, INPUTS);
+    }
 #undef INPUTS
-#undef OPERANDS_32
-#undef OPERANDS_64
 #endif
 }
 

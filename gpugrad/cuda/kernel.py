@@ -138,8 +138,9 @@ class Source:
 
     A relative ``path`` names a shipped kernel. ``large`` declares that the kernels index with 64
     bits; without it arrays of more than 2**31 - 1 elements are refused. ``since`` is the compute
-    capability (major and minor digit) of the oldest GPU it can run on. With ``text``, headers
-    written into it, the source was generated: there is no file, and SOURCES does not list it.
+    capability (major and minor digit) of the oldest GPU it can run on, ``until`` that of the
+    newest. With ``text``, headers written into it, the source was generated: there is no file, and
+    SOURCES does not list it.
     """
 
     def __init__(
@@ -148,12 +149,13 @@ class Source:
         variants: Sequence[Mapping[str, object]] = ({},),
         large: bool = False,
         since: int = OLDEST,
+        until: int = EMULATED,
         text: str | None = None,
     ) -> None:
         self._path = path
         self.name = os.path.basename(path)
         self.variants = tuple(dict(variant) for variant in variants)
-        self.large, self.since = large, since
+        self.large, self.since, self.until = large, since, until
         self._modules: dict[tuple, Any] = {}
         self._functions: dict[tuple, Any] = {}
         self._text = text

@@ -45,7 +45,7 @@ def label(variant: Mapping[str, object]) -> str:
 
 def supports(source: Source, architecture: str) -> bool:
     """Return whether a source is meant for an architecture."""
-    return int(architecture.removeprefix("sm_").rstrip("af")) >= source.since
+    return source.since <= int(architecture.removeprefix("sm_").rstrip("af")) <= source.until
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""The launcher of kernels/attention_backward.cu."""
+"""The launcher of kernels/attention_backward.cu; _attention_sm90 has those for one GPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from .. import backend, cuda
 from ..ops.random import Draw
+from . import _attention_sm90
 from ._attention_forward import (
     as_heads,
     drop_threshold,
@@ -149,6 +150,10 @@ def write(
         GPUGRAD_DTYPE=dtype,
         **chosen.macros,
     )
+    arrays = (q, k, v, g, *(x for x in gradients if x is not None))
+    if _attention_sm90.takes(arrays, dropout_p):
+        _attention_sm90.write_backward(gradients, (q, k, v, g), stats, scale, is_causal, offset)
+        return
 
     def launch(
         kernel: str, made: Sequence[Any], own: int, rows: int, others: int, **wanted: Any

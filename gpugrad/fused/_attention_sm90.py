@@ -1,0 +1,149 @@
+"""The launcher of kernels/attention_backward_sm90.cu, and which kernels attention takes.
+
+Those for sm_90a (H100, H200: wgmma) are taken on GPUs of compute capability 9.0 for what they can
+compute, those of attention_backward.cu (mma.sync) everywhere else. The emulator runs both; it takes
+the latter unless it is told. ``kernels``, or GPUGRAD_ATTENTION in the environment, chooses by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from .. import backend, cuda
+from ._attention_forward import heads_at_once, last_key, steps
+
+CHOICES = ("auto", "wgmma", "mma")
+CAPABILITY = 90  # sm_90a alone: no other GPU has wgmma
+OWN = 128  # rows of a block
+THREADS = 384
+STAGES = 4  # of the ring of tiles
+EMULATED_BLOCKS = 3  # in the emulator, so that every block works on several blocks of rows
+H100 = 132  # multiprocessors; also those of an H200
+
+SOURCE = cuda.Source(
+    "attention_backward_sm90.cu",
+    variants=cuda.variants(GPUGRAD_DTYPE=(1, 2), HEAD_DIM=(64, 128)),
+    large=True,
+    since=CAPABILITY,
+    until=CAPABILITY,
+)
+
+_chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("attention", default=None)
+
+
+@contextlib.contextmanager
+def kernels(name: str) -> Iterator[None]:
+    """Choose the kernels of attention inside the ``with`` block, to compare their times.
+
+    "auto"; "mma": never those for sm_90a; "wgmma": in the emulator too. Raises ValueError for
+    another name.
+    """
+    token = _chosen.set(_checked(name))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def _checked(name: str) -> str:
+    if name not in CHOICES:
+        raise ValueError(f"kernels of attention are {', '.join(CHOICES)}, not {name!r}")
+    return name
+
+
+def takes(arrays: Sequence[Any], dropout_p: float) -> bool:
+    """Return whether the kernels for sm_90a are to compute with (B, H, rows, D) arrays.
+
+    They need 16 bits, D of 64 or 128, rows at multiples of 16 bytes, no dropout.
+    """
+    choice = _chosen.get() or _checked(os.environ.get("GPUGRAD_ATTENTION") or "auto")
+    capability = cuda.capability(arrays[0])
+    if choice == "mma" or (choice == "auto" and capability == cuda.EMULATED):
+        return False
+    return (
+        capability in (CAPABILITY, cuda.EMULATED)
+        and dropout_p == 0
+        and all(_is_in_lines(x) for x in arrays)
+    )
+
+
+def _is_in_lines(x: Any) -> bool:
+    """Return whether the rows of an array are whole lines of 128 bytes, read 16 at a time."""
+    return (
+        x.itemsize == 2
+        and x.shape[3] in (64, 128)
+        and cuda.address(x) % 16 == 0
+        and all(stride % 16 == 0 for stride in x.strides[:3])
+    )
+
+
+def _multiprocessors(x: Any) -> int:
+    """Return how many blocks run at a time: results do not depend on it."""
+    if cuda.capability(x) == cuda.EMULATED:
+        return EMULATED_BLOCKS
+    if isinstance(x, backend.Symbolic) and not backend.cuda_is_available():
+        return H100
+    return _on_device(int(backend.cupy_module().cuda.Device().id))
+
+
+@functools.cache
+def _on_device(number: int) -> int:
+    attributes = backend.cupy_module().cuda.Device(number).attributes
+    return int(attributes["MultiProcessorCount"])
+
+
+def shared(width: int) -> int:
+    """Return the bytes of shared memory of a block: own rows, the ring, what alignment takes."""
+    tile = 64 if width == 64 else 32  # queries; with 64 keys a tile is as large or larger
+    largest = max(2 * 2 * width * tile + 8 * tile, 2 * 2 * width * 64)
+    return 2 * OWN * width * 2 + STAGES * largest + 1024
+
+
+def write_backward(
+    gradients: Sequence[Any],
+    inputs: Sequence[Any],
+    stats: Any,
+    scale: float,
+    is_causal: bool,
+    offset: int,
+) -> None:
+    """Write the gradients of query, key and value, None aside; all arrays are (B, H, rows, D).
+
+    ``inputs`` are query, key, value and the gradient of the result; ``stats`` (2, B * H, padded)
+    what attention_backward_rows writes.
+    """
+    q, k = inputs[:2]
+    dq, dk, dv = gradients
+    batches, heads, queries, width = q.shape
+    keys, all_heads = k.shape[2], batches * heads
+
+    def launch(kernel: str, made: Sequence[Any], rows: int, others: int) -> None:
+        SOURCE.launch(
+            f"attention_backward_sm90_{kernel}",
+            (min(-(-rows // OWN) * all_heads, _multiprocessors(q)),),
+            (THREADS,),
+            [
+                *(cuda.strided(x) for x in inputs),
+                stats,
+                *(None if x is None else cuda.strided(x) for x in made),
+                *(step for x in inputs for step in steps(x)),
+                *(step for x in made for step in ((0, 0, 0) if x is None else steps(x))),
+                *(all_heads, heads, queries, keys, stats.shape[2]),
+                last_key(is_causal, offset, queries, keys),
+                heads_at_once(all_heads, others * width * q.itemsize),
+                scale,
+            ],
+            shared(width),
+            GPUGRAD_DTYPE=cuda.dtype_code(q.dtype),
+            HEAD_DIM=width,
+        )
+
+    if dk is not None or dv is not None:
+        launch("keys", (dk, dv), keys, queries)
+    if dq is not None:
+        launch("queries", (dq,), queries, keys)

@@ -1,0 +1,226 @@
+// What the kernels of attention for sm_90a share: products of a warpgroup over tiles that a fourth
+// of the block copies ahead.
+//
+// A block has two consumer warpgroups, which own 64 rows each, and a producer warpgroup. It stays
+// on its multiprocessor and works on one block of OWN rows after the other; while the consumers
+// finish one, the producer copies the next. A tile of some rows of two arrays goes through a ring
+// of STAGES places; `full` and `empty` say whose a place is.
+// The copies are cp.async, 16 bytes at a time, into the layout that wgmma reads (128-byte lines,
+// swizzled): a plain bulk copy cannot swizzle, and a tensor map (TMA) would have to be made by the
+// driver for every array and passed by value. The rows of a packed (B, T, 3, H, D) are whole lines
+// of 128 bytes, so that the traffic is the same. What a thread copied it waits for itself and then
+// shows to the asynchronous proxy.
+#pragma once
+#include "attention.cuh"
+
+#ifndef STAGES
+#define STAGES 4
+#endif
+
+constexpr int GROUP = 128;  // threads of a warpgroup
+constexpr int CONSUMERS = 2, THREADS = GROUP * (CONSUMERS + 1);
+constexpr int UNIT = 64, OWN = UNIT * CONSUMERS;  // rows
+constexpr int STEPS = HEAD_DIM / 16, PANELS = HEAD_DIM / 64, CHUNKS = HEAD_DIM / 8;
+constexpr bool BFLOAT16 = GPUGRAD_DTYPE == 1;
+// Of a thread: 40 * 128 + 232 * 256 make up the 64 K registers of a multiprocessor.
+constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
+static_assert(HEAD_DIM % 64 == 0, "lines of 64 elements");
+
+// ---- tiles of ROWS rows: panels of 64 columns, one behind the other, a line per row ----
+
+template <int ROWS>
+struct Panels {
+    static constexpr int size = ROWS * HEAD_DIM, panel = ROWS * 128;  // elements, bytes
+    __device__ __forceinline__ static T* at(T* tile, int row, int chunk) {
+        return tile + chunk / 8 * (ROWS * 64) + row * 64 + 8 * ((chunk ^ row) % 8);
+    }
+    // The 16 columns from 16 * step as what is summed over: bytes from the start of a row.
+    __device__ __forceinline__ static int columns(int step) {
+        return step / 4 * panel + step % 4 * 32;
+    }
+    __device__ __forceinline__ static uint64_t tile(const T* start) {
+        return wgmma_tile(start, 1024, panel);
+    }
+};
+using Own = Panels<OWN>;
+
+// sums = own rows times transposed other rows. The own rows are in registers or, if they would take
+// too many, in shared memory.
+template <bool HELD>
+struct Operand {
+    unsigned held[HELD ? STEPS : 1][4];
+    uint64_t tile;
+
+    // The 64 rows from `row` of a tile.
+    __device__ __forceinline__ void take(T* own, int row) {
+        if constexpr (HELD) {
+            const int lane = threadIdx.x % WARP;
+            const int mine = row + threadIdx.x % GROUP / WARP * 16 + lane % 16;
+#pragma unroll
+            for (int step = 0; step < STEPS; step++)
+                ldmatrix_x4(held[step], Own::at(own, mine, 2 * step + lane / 16));
+        } else {
+            tile = Own::tile(own + row * 64);
+        }
+    }
+    template <int SIZE>
+    __device__ __forceinline__ void multiply(float (&sums)[SIZE], uint64_t other) const {
+#pragma unroll
+        for (int step = 0; step < STEPS; step++) {
+            const uint64_t right = wgmma_advance(other, Panels<2 * SIZE>::columns(step));
+            if constexpr (HELD)
+                wgmma_registers<BFLOAT16, false>(sums, held[step], right, step > 0);
+            else
+                wgmma_shared<BFLOAT16, false, false>(
+                    sums, wgmma_advance(tile, Own::columns(step)), right, step > 0);
+        }
+    }
+};
+
+// sums += weights times other rows
+template <int COUNT>
+__device__ __forceinline__ void add_products(float (&sums)[HEAD_DIM / 2],
+                                             const unsigned (&weights)[COUNT][4], uint64_t other) {
+#pragma unroll
+    for (int step = 0; step < COUNT; step++)
+        wgmma_registers<BFLOAT16, true>(sums, weights[step], wgmma_advance(other, 2048 * step),
+                                        true);
+}
+
+// Scores as the left matrix of the next product, rounded.
+template <int COUNT>
+__device__ __forceinline__ void round_scores(unsigned (&weights)[COUNT][4],
+                                             const float (&scores)[8 * COUNT]) {
+#pragma unroll
+    for (int step = 0; step < COUNT; step++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            weights[step][i] = pack(scores[8 * step + 2 * i], scores[8 * step + 2 * i + 1]);
+}
+
+// Where a thread's scores and sums lie: element i is in row(i / 2 % 2), column col(i).
+__device__ __forceinline__ int row_of(int half) {
+    return threadIdx.x % GROUP / WARP * 16 + threadIdx.x % WARP / 4 + 8 * half;
+}
+__device__ __forceinline__ int col_of(int i) { return i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2; }
+
+// The 64 rows of a warpgroup to memory, `count` of them. Four lanes have 16 bytes of a row each in
+// parts of four; they exchange them as in the transposition of a 4 by 4 matrix.
+__device__ __forceinline__ void write_sums(const float (&sums)[HEAD_DIM / 2], float factor,
+                                           const Rows& to, int first, int count) {
+    const int quarter = threadIdx.x % 4;
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+#pragma unroll
+        for (int part = 0; part < CHUNKS / 4; part++) {
+            unsigned words[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int n = (4 * part + i) * 4 + 2 * half;
+                words[i] = pack(sums[n] * factor, sums[n + 1] * factor);
+            }
+#pragma unroll
+            for (int bit = 1; bit <= 2; bit *= 2) {
+                const bool high = quarter & bit;
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    if (i & bit) continue;
+                    const unsigned got =
+                        __shfl_xor_sync(FULL, high ? words[i] : words[i + bit], bit);
+                    words[i] = high ? got : words[i];
+                    words[i + bit] = high ? words[i + bit] : got;
+                }
+            }
+            const int row = row_of(half);
+            if (row < count)
+                *reinterpret_cast<uint4*>(to.at(first + row) + 8 * (4 * part + quarter)) =
+                    make_uint4(words[0], words[1], words[2], words[3]);
+        }
+}
+
+// ---- the ring ----
+
+struct Barriers {
+    uint64_t full[STAGES], empty[STAGES], own_full, own_empty;
+};
+__device__ __forceinline__ void init_barriers(Barriers& barriers) {
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++) {
+            mbarrier_init(&barriers.full[i], GROUP / WARP);
+            mbarrier_init(&barriers.empty[i], CONSUMERS * GROUP / WARP);
+        }
+        mbarrier_init(&barriers.own_full, GROUP / WARP);
+        mbarrier_init(&barriers.own_empty, CONSUMERS * GROUP / WARP);
+    }
+    __syncthreads();
+}
+
+// A warp arrives as one, behind all that its lanes did.
+__device__ __forceinline__ void warp_arrive(uint64_t* barrier) {
+    __syncwarp();
+    if (threadIdx.x % WARP == 0) mbarrier_arrive(barrier);
+}
+
+// A place in the ring, and how often it came round.
+struct Place {
+    int stage;
+    unsigned round;
+    __device__ __forceinline__ void next() {
+        if (++stage == STAGES) stage = 0, round ^= 1;
+    }
+};
+
+// A thread of the producer. Copies are handed over one step late, when they have arrived.
+struct Producer {
+    Barriers& barriers;
+    Place place;
+    unsigned own_round;
+    uint64_t* under_way;  // the barrier of the newest copies
+
+    template <int ROWS>
+    __device__ __forceinline__ void copy(T* tile, const Rows& from, int first, int count) const {
+        constexpr int step = GROUP / CHUNKS;  // a multiple of 8: the same place in a line
+        const int row = threadIdx.x % GROUP / CHUNKS, chunk = threadIdx.x % CHUNKS;
+        const T* const begin = from.at(first) + 8 * chunk;
+        const T* at = begin + row * from.stride;
+        T* to = Panels<ROWS>::at(tile, row, chunk);
+        int left = count - first - row;
+#pragma unroll 1
+        for (int i = 0; i < ROWS / step; i++) {
+            cp_async_16(to, left > 0 ? at : begin, left > 0);
+            at += step * from.stride;
+            to += step * 64;
+            left -= step;
+        }
+    }
+    // What was copied since the last call belongs to this barrier.
+    __device__ __forceinline__ void hand_over(uint64_t* barrier) {
+        cp_async_commit();
+        if (under_way) {
+            cp_async_wait<1>();
+            fence_proxy_async();
+            warp_arrive(under_way);
+        }
+        under_way = barrier;
+    }
+    __device__ __forceinline__ void finish() {
+        if (!under_way) return;
+        cp_async_wait<0>();
+        fence_proxy_async();
+        warp_arrive(under_way);
+        under_way = nullptr;
+    }
+    // Until the own rows may be overwritten. Consumers may need the newest tile for that.
+    __device__ __forceinline__ void wait_for_own() {
+        finish();
+        mbarrier_wait(&barriers.own_empty, own_round ^ 1);
+        own_round ^= 1;
+    }
+    __device__ __forceinline__ void wait_for_place() {
+        mbarrier_wait(&barriers.empty[place.stage], place.round ^ 1);
+    }
+    __device__ __forceinline__ void hand_over_place() {
+        hand_over(&barriers.full[place.stage]);
+        place.next();
+    }
+};

@@ -125,6 +125,36 @@ def test_alpha(gpu, dtype):
             np.testing.assert_array_equal(out.astype(float), exact)
 
 
+def test_alignment_is_told(gpu):
+    """The stand-in refuses addresses that are aligned less than the search was told."""
+    gpu.lt.seconds = [1.0]
+    dtype = backend.bfloat16
+    for shifts in itertools.product((0, 1, 2, 4), repeat=3):
+        a, b, out = (at(shift, dtype, (8, 8)) for shift in shifts)
+        a[...], b[...] = np.eye(8), np.arange(64).reshape(8, 8)
+        cuda.gemm(*map(gpu.array, (a, b, out)))
+        assert not gpu.lt.failures
+        np.testing.assert_array_equal(out, b)
+    problem = next(problem for _, problem in gemm_plans._plans if problem.a.alignment == 2)
+    assert problem.b.alignment == problem.out.alignment == 16
+    for shift in (0, 1, 4):  # a bias and an aux too
+        aux, bias = at(shift, dtype, (8, 8)), at(shift, dtype, (8,))
+        bias[...] = 1
+        cuda.gemm(*map(gpu.array, (a, b, out)), epilogue="bias", bias=gpu.array(bias))
+        np.testing.assert_array_equal(out, b + bias)
+        if not shift:
+            cuda.gemm(*map(gpu.array, (a, b, out)), epilogue="gelu", aux=gpu.array(aux))
+            np.testing.assert_array_equal(aux, b)
+
+
+def at(shift: int, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array that begins some elements after a multiple of 16 bytes."""
+    size = int(np.prod(shape))
+    memory = np.zeros(size + 32, dtype)
+    first = -memory.ctypes.data % 16 // memory.itemsize + shift
+    return memory[first : first + size].reshape(shape)
+
+
 def test_a_batch_with_one_b_is_a_taller_matrix(gpu):
     rng = np.random.default_rng(0)
     a, b = stored(rng, np.float32, (2, 3, 4, 5), False, 0), stored(rng, np.float32, (5, 6), True, 0)

@@ -132,6 +132,14 @@ def test_batches_that_no_single_stride_describes():
     assert (found.m, found.batch, found.b.stride) == (4, 2, 0)
 
 
+def test_matrices_with_rows_between_them_are_a_batch():
+    b, out = np.zeros((5, 6), np.float32), np.zeros((2, 4, 6), np.float32)
+    found = problem_of(np.zeros((2, 7, 5), np.float32)[:, :4], b, out)
+    assert (found.m, found.batch, found.a.stride, found.b.stride) == (4, 2, 35, 0)
+    found = problem_of(np.zeros((2, 4, 5), np.float32), b, np.zeros((2, 9, 6), np.float32)[:, :4])
+    assert (found.m, found.batch, found.out.stride) == (4, 2, 54)
+
+
 def test_a_row_may_be_any_distance_from_the_next():
     out = np.zeros((7, 2, 9), np.float32)[:, :1, :4]  # one row each, 18 apart
     a = np.zeros((7, 1, 5), np.float32)

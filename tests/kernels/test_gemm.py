@@ -120,6 +120,7 @@ def test_which_launches_there_are():
     narrow = backend.bfloat16
     x, y, aux, shift = (t.astype(narrow) for t in (a, b, h, bias))
     odd = np.ones((8, 9), narrow)[:, :8]
+    shifted = np.ones(65, narrow)[1:].reshape(8, 8)  # at an address that is no multiple of 16
     with emulator.enabled():
         for run, expected in (
             (lambda: cuda.gemm(a, b), []),
@@ -127,6 +128,7 @@ def test_which_launches_there_are():
             (lambda: cuda.gemm(x, y, epilogue="bias", bias=bias), ["gemm_bias"]),
             (lambda: cuda.gemm(x, y, epilogue="gelu", bias=shift, aux=aux), []),
             (lambda: cuda.gemm(x, y, epilogue="gelu", bias=shift, aux=odd), ["gemm_gelu"]),
+            (lambda: cuda.gemm(x, y, epilogue="gelu", bias=shift, aux=shifted), ["gemm_gelu"]),
             (lambda: cuda.gemm(a, b, epilogue="gelu", aux=h), ["gemm_gelu"]),
             (lambda: cuda.gemm(x, y, epilogue="dgelu", aux=aux), []),
             (lambda: cuda.gemm(a, b, epilogue="dgelu", aux=h), ["gemm_dgelu"]),

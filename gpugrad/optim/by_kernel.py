@@ -13,9 +13,9 @@ from ..backend import Array
 from ..cuda import recording
 from ..engine import mutations
 from ..tensor import Tensor
-from .chunks import SETTINGS, Row, Table, table, takes, write_settings
+from .chunks import Row, Settings, Table, table, takes
 from .clip import count_steps
-from .state import MASTER, State, real, zeros
+from .state import MASTER, State, real
 
 Group: TypeAlias = dict[str, Any]
 Member: TypeAlias = tuple[Tensor, Group]
@@ -34,7 +34,7 @@ class ByKernel:
 
     def __init__(self) -> None:
         self._states: dict[Tensor, State] = {}
-        self._settings: dict[str, Array] = {}  # by device
+        self._settings: dict[str, Settings] = {}  # by device
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Drop the kernel of a base where ``update`` is another one."""
@@ -101,9 +101,9 @@ class ByKernel:
             g = g if takes(g) else g.copy()  # a transposed one, for example
             rows.append(Row(g, x, narrow, first, second, state.steps, len(groups) - 1))
         like = real(members[0][0]._data)
-        device, shape = backend.device_of(like), (len(groups), SETTINGS)
-        if device not in self._settings or self._settings[device].shape != shape:
-            self._settings[device] = zeros(shape, backend.float64, like)
+        device = backend.device_of(like)
+        if device not in self._settings or len(self._settings[device].array) != len(groups):
+            self._settings[device] = Settings(len(groups), like)
         slots = [self.slots(group) for group in groups]
         write = functools.partial(self._write, self._settings[device], groups, slots)
         trace = recording.current()
@@ -113,7 +113,7 @@ class ByKernel:
             trace.before(write)
         return table(rows)
 
-    def _write(self, into: Array, groups: list[Group], slots: list[tuple[str, ...]]) -> None:
+    def _write(self, into: Settings, groups: list[Group], slots: list[tuple[str, ...]]) -> None:
         """Write the settings of groups, which have to be such that the same state is needed."""
         for group, kept in zip(groups, slots, strict=True):
             self.check(group)
@@ -122,7 +122,7 @@ class ByKernel:
                     f"{self._name}: a recorded step updates {kept or 'no state'}, but the settings "
                     f"now need {self.slots(group) or 'none'}; record it anew"
                 )
-        write_settings(into, [self.settings(group) for group in groups])
+        into.write([self.settings(group) for group in groups])
 
     def _count(self, tables: Mapping[str, Table], clip: Array | None) -> None:
         """Count a step of all that kernels update, unless the factor in ``clip`` is NaN."""
@@ -141,7 +141,7 @@ class ByKernel:
         found.launch(
             self.source,
             self.kernel,
-            self._settings[device],
+            self._settings[device].array,
             factor,
             reads=("g", "step"),
             writes=("x", "narrow", "first", "second"),

@@ -16,7 +16,8 @@ import numpy as np
 
 from .. import backend, cuda
 from ..backend import Array
-from ..cuda import recording
+from ..cuda import recording, transfer
+from .state import zeros
 
 THREADS = 256
 # Elements of a chunk: 16 vectors of 4 per thread. 124M parameters are 7600 blocks, many times what
@@ -103,12 +104,11 @@ def table(rows: Sequence[Row]) -> Table:
             trace.constant(lambda address: chunks, chunks.shape, chunks.dtype),
             list(rows),
         )
-    like = rows[0].g
+    device = backend.device_of(rows[0].g)
     # the copy to a GPU is queued on a stream: another stream may not rely on it
-    xp = backend.xp_of(like)
-    stream = 0 if xp is np else xp.cuda.get_current_stream().ptr
+    stream = 0 if device == "cpu" else backend.cupy_module().cuda.get_current_stream().ptr
     entries = tuple(_entry(row, cuda.address) for row in rows)
-    return Table(*_tables(entries, sizes, CHUNK, backend.device_of(like), stream), list(rows))
+    return Table(*_tables(entries, sizes, CHUNK, device, stream), list(rows))
 
 
 def _entry(row: Row, address: Callable[[Array], int]) -> tuple[int, ...]:
@@ -138,12 +138,24 @@ def _chunks(sizes: Sequence[int], chunk: int) -> np.ndarray:
     return np.stack([tensor, np.arange(len(tensor)) - first], axis=1).astype(np.int32)
 
 
-def write_settings(into: Array, rows: Sequence[Sequence[float]]) -> None:
-    """Write rows of at most 8 numbers into an array (n, 8) float64, wherever it is."""
-    values = np.zeros(into.shape)
-    for value, row in zip(values, rows, strict=True):
-        value[: len(row)] = row
-    if isinstance(into, np.ndarray):
-        into[...] = values
-    else:
-        into.set(values)
+class Settings:
+    """Rows of at most 8 numbers, ``array`` (n, 8) float64, where ``like`` is.
+
+    What is written is there for all that is launched afterwards; nothing waits for a GPU.
+    """
+
+    def __init__(self, rows: int, like: Array) -> None:
+        self.array = zeros((rows, SETTINGS), backend.float64, like)
+        self._upload: transfer.Upload | None = None
+
+    def write(self, rows: Sequence[Sequence[float]]) -> None:
+        """Overwrite all rows; numbers that are not given are 0."""
+        values = np.zeros(self.array.shape)
+        for value, row in zip(values, rows, strict=True):
+            value[: len(row)] = row
+        if isinstance(self.array, np.ndarray):
+            self.array[...] = values
+            return
+        if self._upload is None:
+            self._upload = transfer.Upload(backend.cupy_module(), self.array)
+        self._upload(values)

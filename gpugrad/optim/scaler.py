@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
+from ..cuda import transfer
 from ..engine import mutations
 from ..tensor import Tensor
 from .checks import require
@@ -74,16 +75,14 @@ class LossScaler:
         scale = np.float32(self.get_scale())
         if not finite:
             smaller = scale * np.float32(self.backoff_factor)
-            self._scale._data[...] = smaller if smaller >= SMALLEST else scale
-            self._counts[0] = 0
-            self._counts[1] += 1
+            self._write(smaller if smaller >= SMALLEST else scale, 0, self.skipped + 1)
             return
-        self._counts[0] += 1
-        if int(self._counts[0]) == self.growth_interval:
+        good = int(self._counts[0]) + 1
+        if good == self.growth_interval:
             with np.errstate(over="ignore"):
                 larger = scale * np.float32(self.growth_factor)
-            self._scale._data[...] = larger if np.isfinite(larger) else scale
-            self._counts[0] = 0
+            scale, good = larger if np.isfinite(larger) else scale, 0
+        self._write(scale, good, self.skipped)
 
     def arguments(self) -> tuple[Array, Array, float, float, int]:
         """Return what the kernel that adapts the scale takes: state, and settings."""
@@ -136,8 +135,15 @@ class LossScaler:
                 raise ValueError(f"{name}: {key} must be an integer >= {low}, got {value!r}")
         self.growth_factor, self.backoff_factor = float(growth_factor), float(backoff_factor)
         self.growth_interval = growth_interval
-        self._scale._data[...] = scale
-        self._counts[0], self._counts[1] = good, skipped
+        self._write(scale, good, skipped)
+
+    def _write(self, scale: float, good: int, skipped: int) -> None:
+        for place, value in (
+            (self._scale._data, scale),
+            (self._counts[:1], good),
+            (self._counts[1:], skipped),
+        ):
+            transfer.fill(place, value)
 
     def __repr__(self) -> str:
         return (

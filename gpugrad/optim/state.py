@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
-from ..cuda import recording
+from ..cuda import recording, transfer
 from ..tensor import Tensor
 
 MASTER = "master"
@@ -119,7 +119,9 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype, like: Array) -> Array:
     """Return zeros where ``like`` is; memory without elements for a model without any."""
     if isinstance(like, backend.Symbolic):
         return recording.new(recording.META, shape, dtype)
-    return backend.xp_of(like).zeros(shape, dtype)
+    made = backend.xp_of(like).empty(shape, dtype)
+    transfer.fill(made, 0)
+    return made
 
 
 def follow(master: Array, x: Array) -> None:

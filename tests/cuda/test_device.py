@@ -49,6 +49,9 @@ class Host:
         self.view(made)[...] = array
         return made
 
+    def moved(self, array: Any) -> Any:
+        return array if isinstance(array, cupy.ndarray) else self.to_device(array)
+
     def uploading(self, xp: Any, target: Any) -> Callable[[np.ndarray], None]:
         return lambda values: self.view(target).__setitem__(..., values)
 
@@ -70,6 +73,8 @@ class Host:
 
     def view(self, array: Any) -> np.ndarray:
         """Return a CuPy array as the numpy array on the same memory."""
+        if isinstance(array, np.ndarray):
+            return array
         bytes_ = self.behind(array.data.ptr)
         base = np.frombuffer(bytes_, np.uint8)
         return np.lib.stride_tricks.as_strided(
@@ -172,13 +177,15 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     there = types.SimpleNamespace(
         Device=Device,
         Stream=Stream,
-        get_current_stream=lambda: None,
+        get_current_stream=lambda: types.SimpleNamespace(ptr=0),
         runtime=types.SimpleNamespace(getDeviceCount=lambda: 1),
         UnownedMemory=cupy.cuda.UnownedMemory,
         MemoryPointer=cupy.cuda.MemoryPointer,
     )
     Device.use = lambda self: None
-    fake = types.SimpleNamespace(cuda=there, ndarray=cupy.ndarray, empty=cupy.empty)
+    fake = types.SimpleNamespace(
+        cuda=there, ndarray=cupy.ndarray, empty=cupy.empty, asarray=made.moved
+    )
     monkeypatch.setattr(transfer, "duplicate", made.duplicate)
     monkeypatch.setattr(transfer, "fill", made.fill)
     monkeypatch.setattr(transfer, "Upload", made.uploading)
@@ -335,6 +342,49 @@ def test_a_recorded_step_runs_captures_and_replays(host, monkeypatch):
     assert compiled.recordings == 1
     for a, b in zip(runs[0][0], runs[1][0], strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("kind", [gg.optim.AdamW, gg.optim.SGD])
+def test_optimisers_update_what_lies_on_a_gpu(kind, compiled, host, monkeypatch):
+    """Tables of pointers, settings, steps and the loss scale: CuPy itself computes nothing."""
+    shapes = [(40, 3), (), (301,)]
+    runs = []
+    for on_gpu in (False, True):
+        place = host.to_device if on_gpu else np.array
+        rng = np.random.default_rng(0)
+        drawn = [rng.normal(size=s).astype(np.float32) for s in shapes]
+        params = [gg.Tensor(place(x), requires_grad=True) for x in drawn]
+        optimizer = kind([{"params": params[:1]}, {"params": params[1:]}], lr=0.1)
+        scaler = gg.optim.LossScaler(64.0, device="cuda:0" if on_gpu else "cpu")
+
+        def step(*given, params=params, optimizer=optimizer, scaler=scaler):
+            for p, g in zip(params, given, strict=True):
+                p._grad = g
+            norm = optimizer.step(max_norm=1.0, scaler=scaler)
+            optimizer.zero_grad()
+            return norm
+
+        call = gg.compile(step) if compiled and on_gpu else step
+        if on_gpu:
+            monkeypatch.setenv("GPUGRAD_DEVICE", "cuda")
+        found = []
+        with contextlib.nullcontext() if on_gpu else emulator.enabled("plain"):
+            for number in range(4):
+                optimizer.param_groups[1]["lr"] = 0.05 * number
+                gradients = [np.asarray(rng.normal(size=s) * 64, np.float32) for s in shapes]
+                if number == 1:
+                    gradients[2][7] = np.inf
+                place = host.to_device if on_gpu and not compiled else np.array
+                norm = call(*(gg.Tensor(place(g)) for g in gradients))
+                steps = [state.steps for state in optimizer._states.values()]
+                seen = [norm.data, *(p.data for p in params), *steps, *scaler.arguments()[:2]]
+                found += [(host.view(x) if on_gpu else x).copy() for x in seen]
+        runs.append(found)
+    for a, b in zip(*runs, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert runs[0][-1].tolist() == [2, 1]  # steps since the overflow, overflows
+    assert set(host.launched) == {"grad_norm_partial", "grad_norm_finish", kind.kernel}
 
 
 @pytest.mark.parametrize("epilogue", ["bias", "gelu", "dgelu", "dgelu_bgrad", "bgrad"])

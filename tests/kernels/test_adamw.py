@@ -338,7 +338,7 @@ def test_a_prepared_launch_follows_the_schedule():
             clip.count_steps(table, None)
             arrays = ("x", "first", "second")
             table.launch(
-                other.source, other.kernel, settings, None, reads=("g", "step"), writes=arrays
+                other.source, other.kernel, settings.array, None, reads=("g", "step"), writes=arrays
             )
     assert_same(arrays_of(params, optimizer), arrays_of(twins, other))
     assert [other._states[p].step for p in twins] == [3, 3]

@@ -11,6 +11,7 @@ from .attention import scaled_dot_product_attention
 from .base import FUSED, Cost, Fused, Implementation, fused
 from .cross_entropy import cross_entropy
 from .dropout import dropout, dropout_add
+from .embed import embed
 from .embedding import embedding
 from .gelu import bias_gelu, gelu
 from .kernel import Kernel, kernel
@@ -33,6 +34,7 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "dropout_add",
+    "embed",
     "embedding",
     "fused",
     "gelu",

@@ -96,11 +96,11 @@ def _cuda_backward(
 ) -> Sequence[Any]:
     ids, weight = arrays
     dweight = cuda.empty(weight.shape, weight.dtype, like=weight)
-    _write_gradient(dweight, ids, g, padding_idx, add=False)
+    write_gradient(dweight, ids, g, padding_idx, add=False)
     return None, dweight
 
 
-def _write_gradient(dweight: Any, ids: Any, g: Any, padding_idx: int | None, add: bool) -> None:
+def write_gradient(dweight: Any, ids: Any, g: Any, padding_idx: int | None, add: bool) -> None:
     """Write the gradient of the table to dweight, all rows, or add it to the rows that ids name."""
     g, ids, (rows, columns) = cuda.contiguous(g), as_ids(ids), dweight.shape
     keys, order = sorted_ids(ids, rows, -1 if padding_idx is None else padding_idx)
@@ -137,8 +137,8 @@ def add_to(dweight: Any, ids: Any, g: Any, padding_idx: int | None = None) -> No
         )
     if not g.size:
         return
-    if _fits(ids, dweight) and (not isinstance(dweight, np.ndarray) or cuda.emulated()):
-        _write_gradient(dweight, ids, g, padding_idx, add=True)
+    if fits(ids, dweight) and (not isinstance(dweight, np.ndarray) or cuda.emulated()):
+        write_gradient(dweight, ids, g, padding_idx, add=True)
         return
     if not isinstance(dweight, np.ndarray):
         raise TypeError(f"embedding: no kernel knows dweight {describe(dweight)}")
@@ -151,7 +151,8 @@ def add_to(dweight: Any, ids: Any, g: Any, padding_idx: int | None = None) -> No
     dweight[...] = found + dweight
 
 
-def _fits(ids: Any, weight: Any, padding_idx: int | None = None) -> bool:
+def fits(ids: Any, weight: Any, padding_idx: int | None = None) -> bool:
+    """Return whether the kernels take these arrays."""
     return cuda.fits(weight) and max(ids.size, weight.shape[0]) <= MOST
 
 
@@ -187,7 +188,7 @@ def _cost(ids: Any, weight: Any, **statics: Any) -> Cost:
     arguments=("ids", "weight"),
     differentiable=("weight",),
     numpy=Implementation(_forward, _backward),
-    cuda=Implementation(_cuda_forward, _cuda_backward, _fits),
+    cuda=Implementation(_cuda_forward, _cuda_backward, fits),
     cost=_cost,
 )
 def _embedding(ids, weight, padding_idx):
@@ -197,6 +198,15 @@ def _embedding(ids, weight, padding_idx):
     if padding_idx is not None:
         rows = where((ids == padding_idx)[..., None], weight.detach()[ids], rows)
     return where(known[..., None], rows, math.nan)
+
+
+def checked_ids(ids: Any, weight: Tensor) -> Tensor:
+    """Return ids on the device of weight; raise for what are no ids of its rows."""
+    ids = on_device_of(ids, weight)
+    refuse_non_integer("embedding", "ids", ids)
+    rows = weight.shape[0]
+    refuse_out_of_range("embedding", "ids", ids, rows, "the number of rows of weight is")
+    return ids
 
 
 def embedding(ids: Any, weight: Any, padding_idx: int | None = None) -> Tensor:
@@ -211,10 +221,7 @@ def embedding(ids: Any, weight: Any, padding_idx: int | None = None) -> Tensor:
     weight = floating(weight)
     if weight.ndim != 2:
         raise ValueError(f"embedding: weight must be (rows, features), got {describe(weight)}")
-    ids = on_device_of(ids, weight)
-    refuse_non_integer("embedding", "ids", ids)
-    count = weight.shape[0]
-    refuse_out_of_range("embedding", "ids", ids, count, "the number of rows of weight is")
+    ids, count = checked_ids(ids, weight), weight.shape[0]
     if padding_idx is not None:
         if not -count <= padding_idx < count:
             raise IndexError(f"embedding: padding_idx {padding_idx} names none of {count} rows")

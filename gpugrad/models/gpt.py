@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .. import backend, ops
-from ..fused import linear_cross_entropy
+from ..fused import embed, linear_cross_entropy
 from ..nn import Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, TransformerBlock, init
 from ..nn import functional as F
 from ..nn.transformer import Recompute, Stream, added
@@ -166,10 +166,11 @@ class GPT(Module):
             raise ValueError(
                 f"GPT: {ids.shape[1]} positions{seen} are more than block_size {self.block_size}"
             )
-        x = self.tokens(ids)  # (B, T, C)
         if isinstance(self.positions, Embedding):
-            x = x + self.positions.weight[start:stop]
-        elif self.positions is not None:
+            x = embed(ids, self.tokens.weight, self.positions.weight, start)  # (B, T, C)
+        else:
+            x = self.tokens(ids)
+        if isinstance(self.positions, Sinusoidal):
             x = x * math.sqrt(self.config.n_embd) + self.positions(start, stop)
         x = self.dropout(x)
         stream: Stream = (x,)

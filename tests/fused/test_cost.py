@@ -129,6 +129,17 @@ def test_packed_attention_costs_what_attention_costs() -> None:
     assert packed == apart
 
 
+def test_cost_of_embed() -> None:
+    ids, tokens, positions = (
+        np.zeros((2, 3), int),
+        empty((9, 8), "float16"),
+        empty((3, 8), "float16"),
+    )
+    found = FUSED["embed"].cost(ids, tokens, positions, start=0)
+    assert found == Cost((6 + 6 + 3) * 16, 48, (6 + 9 + 3) * 16, 96)
+    assert "Bytes: (N + min(N, V) + length) C sizeof(T)" in header("embed")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_cost_of_linear_layers_and_the_head(dtype: str) -> None:
     n, c, h, d = 6, 4, 16, 8

@@ -1,0 +1,244 @@
+"""Attention by the kernels for sm_90a: the spec's values, no fault, the same bits in any order.
+
+Emulated products read their tiles by the bits of their descriptors, and the checked build sees
+missing waits, fences and barriers. What stays untested without an H100 or H200: that the assembly
+in ptx.cuh does what its emulated bodies do (``tests/emulator/conformance.py`` compares them where
+there is one), that registers move between warpgroups (setmaxnreg), and speed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+import gpugrad as gg
+from gpugrad import cuda, emulator, testing
+from gpugrad.cuda import compiler, lock
+from gpugrad.fused import FUSED, _attention_backward, _attention_forward, _attention_sm90
+from gpugrad.ops.random import Draw
+
+NAME = "scaled_dot_product_attention"
+ALL = (True, True, True, False)
+PLAIN = emulator.SWEEP[4:5]
+BACKWARD = {"attention_backward_sm90_keys", "attention_backward_sm90_queries"}
+
+
+def statics(width, **given):
+    chosen = {"scale": 1 / math.sqrt(width), "is_causal": False, "offset": 0}
+    return {**chosen, "dropout_p": 0.0, "draw": Draw(7, 3, None), **given}
+
+
+def drawn(shape, dtype, seed=0, spread=1.0):
+    """Return query, key, value and the gradient of the result for (B, H, T, S, D)."""
+    b, h, t, s, d = shape
+    rng = np.random.default_rng(seed)
+    sizes = [((b, h, t, d), spread), ((b, h, s, d), spread), ((b, h, s, d), 1), ((b, h, t, d), 1)]
+    return [rng.normal(0, spread, size).astype(dtype) for size, spread in sizes]
+
+
+def forward(inputs, given):
+    """Return (out, lse) by the kernel for any GPU."""
+    with emulator.enabled(), _attention_sm90.kernels("mma"):
+        return _attention_forward.forward(*inputs[:3], None, **given)[1]
+
+
+def backward(inputs, given, kernels, saved, sweep=emulator.SWEEP, wanted=ALL):
+    def run():
+        return _attention_backward.backward(wanted, inputs[3], (*inputs[:3], None), saved, **given)
+
+    with _attention_sm90.kernels(kernels):
+        return emulator.sweep(run, sweep)
+
+
+def by_spec(inputs, dtype, given):
+    q, k, v, g = (x.astype(dtype) for x in inputs)
+    tensors = [gg.Tensor(x, requires_grad=True) for x in (q, k, v)]
+    out = FUSED[NAME].spec(*tensors, None, **given)
+    return [found.data for found in gg.grad(out, tensors, gg.Tensor(g))]
+
+
+def agrees(inputs, given, size=0.0, sweep=emulator.SWEEP):
+    """Compare with the spec, and with the kernels for any GPU: all but the last bits are equal."""
+    saved = forward(inputs, given)
+    before = cuda.launches.copy()
+    found = backward(inputs, given, "wgmma", saved, sweep)
+    assert (cuda.launches - before).keys() >= BACKWARD
+    others = backward(inputs, given, "mma", saved, PLAIN)
+    dtype = inputs[0].dtype
+    exact, plain = (by_spec(inputs, kind, given) for kind in (np.float64, dtype))
+    step = 2.0 ** (-7 if dtype != np.float16 else -10)
+    for name, a, b, e, p in zip(
+        ("query", "key", "value"), found, others, exact, plain, strict=False
+    ):
+        testing.assert_close(a, e, p, 3.0, size, f"the gradient of {name}")
+        a, b = (x.astype(np.float32) for x in (a, b))
+        np.testing.assert_allclose(a, b, rtol=2 * step, atol=step * max(1.0, np.abs(b).max()))
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+def test_agrees_with_the_spec(dtype, width, causal):
+    sweep = emulator.SWEEP if dtype == "bfloat16" else PLAIN
+    agrees(drawn((1, 2, 69, 131, width), dtype), statics(width, is_causal=causal), sweep=sweep)
+
+
+@pytest.mark.parametrize(
+    ("shape", "offset"),
+    [
+        ((1, 1, 1, 1, 64), 0),
+        ((2, 3, 5, 3, 64), 0),  # more queries than keys
+        ((1, 2, 5, 67, 64), 62),  # the last queries of a cache
+        ((1, 2, 140, 80, 64), -70),  # queries that see no key, warpgroups with none
+        ((1, 1, 20, 200, 64), 7),  # keys that nobody sees
+        ((1, 1, 9, 9, 64), -9),  # nothing is seen
+        ((1, 1, 9, 9, 128), 100),  # everything
+        ((1, 1, 130, 129, 128), 1),
+    ],
+    ids=str,
+)
+def test_causal_alignment(shape, offset):
+    given = statics(shape[4], is_causal=True, offset=offset)
+    # with one key ds is the difference of two equal numbers of this size
+    size = 8.0 if shape[3] == 1 else 0.0
+    agrees(drawn(shape, "bfloat16"), given, size, emulator.SWEEP[1:6:3])
+
+
+@pytest.mark.parametrize("offset", [-65, -64, -63, -32, -1, 0, 1, 31, 63, 64, 65])
+def test_the_edge_of_what_is_seen(offset):
+    """At these offsets it meets the edges of tiles, or misses them by one."""
+    given = statics(64, is_causal=True, offset=offset)
+    agrees(drawn((1, 1, 129, 131, 64), "bfloat16"), given, sweep=PLAIN)
+
+
+@pytest.mark.parametrize("rows", [63, 64, 65, 127, 128, 129, 193])
+def test_ragged_tails(rows):
+    agrees(drawn((1, 1, rows, rows, 64), "bfloat16"), statics(64, is_causal=True), sweep=PLAIN)
+
+
+def test_blocks_work_on_one_head_after_the_other(monkeypatch):
+    """Results do not depend on how many blocks there are."""
+    inputs, given = drawn((2, 3, 200, 300, 64), "bfloat16"), statics(64, is_causal=True, offset=90)
+    saved = forward(inputs, given)
+    expected = agrees(inputs, given, sweep=emulator.SWEEP[2:5:2])
+    for blocks in (1, 18):
+        monkeypatch.setattr(_attention_sm90, "EMULATED_BLOCKS", blocks)
+        found = backward(inputs, given, "wgmma", saved, PLAIN)
+        for a, b in zip(found[:3], expected[:3], strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+def test_what_is_not_wanted_is_not_computed():
+    inputs, given = drawn((1, 1, 9, 17, 64), "bfloat16"), statics(64)
+    saved = forward(inputs, given)
+    everything = backward(inputs, given, "wgmma", saved, PLAIN)
+    for wanted in [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 1)]:
+        before = cuda.launches.copy()
+        found = backward(inputs, given, "wgmma", saved, PLAIN, (*map(bool, wanted), False))
+        moved = {name.split("_")[-1] for name in cuda.launches - before}
+        assert ("queries" in moved, "keys" in moved) == (bool(wanted[0]), any(wanted[1:]))
+        for w, a, b in zip((*wanted, 0), found, everything, strict=True):
+            assert (a is None) == (not w)
+            assert a is None or a.tobytes() == b.tobytes()
+
+
+def test_views_of_one_packed_array():
+    b, t, h, d = 2, 70, 3, 64
+    packed = np.random.default_rng(1).normal(size=(b, t, 3, h, d)).astype("bfloat16")
+    views = [packed[:, :, i].transpose(0, 2, 1, 3) for i in range(3)]
+    g = np.random.default_rng(2).normal(size=(b, t, h * d)).astype("bfloat16")
+    upstream = g.reshape(b, t, h, d).transpose(0, 2, 1, 3)
+    given = statics(d, is_causal=True)
+    saved = forward(views, given)
+
+    def run():
+        made = cuda.empty(packed.shape, packed.dtype, like=packed)
+        gradients = [made[:, :, i].transpose(0, 2, 1, 3) for i in range(3)]
+        _attention_backward.write(gradients, upstream, views, saved, **given)
+        return made
+
+    with _attention_sm90.kernels("wgmma"):
+        found = emulator.sweep(run)
+    copies = [np.ascontiguousarray(x) for x in (*views, upstream)]
+    expected = backward(copies, given, "wgmma", saved, PLAIN)
+    for i in range(3):
+        np.testing.assert_array_equal(found[:, :, i].transpose(0, 2, 1, 3), expected[i])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nan_and_infinity_reach_what_they_touch(bad):
+    inputs, given = drawn((1, 2, 9, 7, 64), "bfloat16"), statics(64, is_causal=True)
+    out, lse = forward(inputs, given)
+    inputs[0][0, 1, 3, 5] = bad  # query 3 of head 1 sees keys 0 to 3
+    out[0, 1, 3] = lse[0, 1, 3] = math.nan
+    dq, dk, dv, _ = backward(inputs, given, "wgmma", (out, lse))
+    for x in (dq, dk, dv):
+        assert np.isfinite(x[0, 0].astype(np.float32)).all()
+    assert np.isnan(dq[0, 1, 3].astype(np.float32)).all()
+    assert np.isfinite(np.delete(dq[0, 1], 3, 0).astype(np.float32)).all()
+    for x in (dk, dv):
+        assert np.isnan(x[0, 1, :4].astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("spread", [1e-6, 30.0, 1e4, 1e15])
+def test_small_and_huge_scores(spread):
+    inputs = drawn((1, 2, 19, 23, 64), "bfloat16", spread=spread)
+    # scores and lse, of size spread ** 2, cancel, and ds k
+    agrees(inputs, statics(64), spread**2, emulator.SWEEP[1:6:3])
+
+
+# Which kernels are taken
+
+
+def launched(inputs, given, kernels):
+    saved = forward(inputs, given)
+    before = cuda.launches.copy()
+    backward(inputs, given, kernels, saved, PLAIN)
+    return (cuda.launches - before).keys() >= BACKWARD
+
+
+def test_what_does_not_fit_is_for_the_other_kernels():
+    fitting = drawn((1, 1, 5, 5, 64), "bfloat16")
+    assert launched(fitting, statics(64), "wgmma")
+    assert not launched(fitting, statics(64), "mma")
+    assert not launched(fitting, statics(64), "auto")  # in the emulator
+    assert not launched(fitting, statics(64, dropout_p=0.1), "wgmma")
+    assert not launched(drawn((1, 1, 5, 5, 64), "float32"), statics(64), "wgmma")
+    assert not launched(drawn((1, 1, 5, 5, 80), "bfloat16"), statics(80), "wgmma")
+    shifted = np.zeros(321, fitting[0].dtype)[1:].reshape(1, 1, 5, 64)
+    assert not launched([shifted, *fitting[1:]], statics(64), "wgmma")
+    apart = np.zeros((1, 1, 5, 67), fitting[0].dtype)[..., :64]
+    assert not launched([*fitting[:3], apart], statics(64), "wgmma")
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_only_one_gpu_takes_them(monkeypatch, capability):
+    monkeypatch.setattr(cuda, "capability", lambda array: capability)
+    arrays = drawn((1, 1, 5, 5, 64), "bfloat16")
+    for name in ("auto", "wgmma"):
+        with _attention_sm90.kernels(name):
+            assert _attention_sm90.takes(arrays, 0.0) == (capability == 90)
+    with _attention_sm90.kernels("mma"):
+        assert not _attention_sm90.takes(arrays, 0.0)
+
+
+def test_the_environment_chooses(monkeypatch):
+    arrays = drawn((1, 1, 5, 5, 64), "bfloat16")
+    monkeypatch.setenv("GPUGRAD_ATTENTION", "wgmma")
+    assert _attention_sm90.takes(arrays, 0.0)
+    monkeypatch.setenv("GPUGRAD_ATTENTION", "fast")
+    with pytest.raises(ValueError, match="auto, wgmma, mma, not 'fast'"):
+        _attention_sm90.takes(arrays, 0.0)
+
+
+@pytest.mark.parametrize("variant", _attention_sm90.SOURCE.variants, ids=lock.label)
+def test_products_stay_asynchronous(variant):
+    """Where ptxas cannot keep registers of products under way apart, it says that it waits."""
+    source = _attention_sm90.SOURCE
+    options = [f"-D{key}={value}" for key, value in variant.items()]
+    log = compiler.compile_cubin(source.text, source.name, "sm_90a", options).log
+    assert "wgmma" not in re.sub(r"attention\w*|\w+\.cu\w*", "", log), log

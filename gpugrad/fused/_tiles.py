@@ -16,9 +16,7 @@ TILE = 1 << 17  # scores in a tile: 512 KB of float32, for the second-level cach
 KEPT = 1 << 22  # scores of a call whose powers are kept for backward: 16 MB of float32
 
 
-def dropout_mask(
-    xp: Any, draw: Draw, first: int, rows: int, keys: int, dropout_p: float
-) -> Any:
+def dropout_mask(xp: Any, draw: Draw, first: int, rows: int, keys: int, dropout_p: float) -> Any:
     """Return which weights of some rows of the flat (..., T) survive dropout: (rows, keys) bool.
 
     Every row draws whole blocks of four words, so that any row can be drawn by itself.

@@ -20,7 +20,8 @@ from gpugrad.doctor.check import FAILED, MISSING, OK, Check
 from gpugrad.doctor.cuda import Driver
 
 NAMES = ["Python", "NumPy", "gradient", "ml_dtypes", "safetensors", "tqdm", "driver", "device"]
-NAMES += ["CuPy", "NVRTC", "CUDA headers", "GPU arrays", "g++", "tokenizers", "PyYAML"]
+NAMES += ["CuPy", "NVRTC", "CUDA headers", "cublasLt", "GPU arrays", "g++"]
+NAMES += ["tokenizers", "PyYAML"]
 NAMES += ["matplotlib"]
 NO_GPU = Driver(Check("driver", MISSING, "none"))
 ONE_GPU = Driver(Check("driver", OK, "for CUDA 13.0"), 13000, ("NVIDIA H200",))
@@ -243,6 +244,20 @@ def test_computing_on_the_gpu(monkeypatch, error, status, detail):
     assert found.status == status
     assert detail in found.detail
     assert bool(found.fix) == isinstance(error, Exception)
+
+
+def test_cublaslt(monkeypatch):
+    def missing():
+        raise RuntimeError("all of it") from OSError("libcublasLt.so.13 is missing")
+
+    monkeypatch.setattr(cuda.cublaslt, "library", missing)
+    found = cuda.check_cublaslt(ONE_GPU)
+    assert (found.status, found.detail) == (MISSING, "libcublasLt.so.13 is missing")
+    assert "[cuda13]" in found.fix
+    there = SimpleNamespace(version=130100, path="/here/libcublasLt.so.13")
+    monkeypatch.setattr(cuda.cublaslt, "library", lambda: there)
+    found = cuda.check_cublaslt(ONE_GPU)
+    assert (found.status, found.detail) == (OK, "130100 (/here/libcublasLt.so.13)")
 
 
 def test_headers_are_missing(monkeypatch, tmp_path):

@@ -128,9 +128,10 @@ def library() -> Library:
         pathfinder = importlib.import_module("cuda.pathfinder")
         path = pathfinder.load_nvidia_dynamic_lib("cublasLt").abs_path
         return Library(ctypes.CDLL(path), path)
-    except Exception as error:
+    except Exception as error:  # its type depends on the version of pathfinder
+        reason = str(error).partition("\n")[0]
         raise RuntimeError(
-            f"matrix products on a GPU need cublasLt ({error}); "
+            f"matrix products on a GPU need cublasLt ({reason}); "
             'pip install "gpugrad[cuda13]" brings it, `gpugrad doctor` checks'
         ) from error
 

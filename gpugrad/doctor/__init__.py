@@ -64,6 +64,7 @@ def examine() -> Report:
         attempt("CuPy", cuda.check_cupy, driver),
         attempt("NVRTC", cuda.check_nvrtc, driver),
         attempt("CUDA headers", cuda.check_headers, driver),
+        attempt("cublasLt", cuda.check_cublaslt, driver),
         computing,
         attempt("g++", cpu.check_compiler),
         *(attempt(name, cpu.check_library, name, *use) for name, use in _OPTIONAL.items()),

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import backend
-from ..cuda import compiler
+from ..cuda import compiler, cublaslt
 from .check import FAILED, MISSING, OK, Check, install, pip, version
 
 _CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")
@@ -140,6 +140,16 @@ def check_headers(driver: Driver) -> Check:
     except Exception as error:  # as above
         return Check("CUDA headers", FAILED, f"{folder}: {type(error).__name__}: {error}", fix)
     return Check("CUDA headers", OK, str(folder))
+
+
+def check_cublaslt(driver: Driver) -> Check:
+    """cublasLt, which multiplies matrices on a GPU."""
+    try:
+        found = cublaslt.library()
+    except RuntimeError as error:
+        reason = str(error.__cause__).partition("\n")[0]
+        return Check("cublasLt", MISSING, reason, install(driver.extra))
+    return Check("cublasLt", OK, f"{found.version} ({found.path})")
 
 
 def check_computing(driver: Driver) -> Check:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpugrad import backend, cuda, emulator, testing
+from gpugrad.cuda.column_sums import column_sums
 
 FLOATS = (backend.float32, backend.bfloat16, backend.float16)
 # one row, one column, a prime number of both, several tiles and stripes, whole packs and not
@@ -181,3 +182,14 @@ def test_results_of_numpy_count_as_written():
         )
         with pytest.raises(emulator.Uninitialised):
             cuda.gemm(a, a, epilogue="dgelu", aux=memory[:, 4:])
+        x = np.ones((8, 8), backend.bfloat16)
+        for epilogue in ("gelu", "dgelu_bgrad", "bgrad"):  # in one launch
+            sums, aux = cuda.empty((8,), x.dtype, like=x), cuda.empty((8, 8), x.dtype, like=x)
+            written = [cuda.empty((8, 8), x.dtype, like=x)]
+            given = {} if epilogue == "gelu" else {"bias": sums}
+            written += [aux] if epilogue == "gelu" else [sums[None]]
+            if epilogue != "bgrad":
+                given["aux"] = aux if epilogue == "gelu" else x
+            cuda.gemm(x, x, written[0], epilogue=epilogue, **given)
+            for result in written:
+                column_sums(result, backend.float32)

@@ -98,19 +98,19 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (threadIdx.x == 0) partials[blockIdx.x] = total;
 }
 
-__device__ __forceinline__ void count(const Tensor* tensors, int members) {
+__device__ __forceinline__ void take_step(const Tensor* tensors, int members) {
     for (int i = threadIdx.x; i < members; i += THREADS)
         if (tensors[i].step) *tensors[i].step += 1;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    grad_norm_finish(const double* partials, int count_of_partials, double max_norm, double* result,
+    grad_norm_finish(const double* partials, int count, double max_norm, double* result,
                      const Tensor* tensors, int members, float* scale, int32_t* counts,
                      float growth, float backoff, int interval) {
     __shared__ double scratch[THREADS / WARP];
     __shared__ int finite[1];
     double total = 0.0;
-    for (int i = threadIdx.x; i < count_of_partials; i += THREADS) total += partials[i];
+    for (int i = threadIdx.x; i < count; i += THREADS) total += partials[i];
     total = block_sum(total, scratch);
     if (threadIdx.x == 0) {
         const double unit = scale ? *scale : 1.0;
@@ -131,12 +131,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
     }
     __syncthreads();
-    if (finite[0]) count(tensors, members);
+    if (finite[0]) take_step(tensors, members);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     count_steps(const Tensor* tensors, int members, const double* clip) {
-    if (!isnan(factor_of(clip))) count(tensors, members);
+    if (!isnan(factor_of(clip))) take_step(tensors, members);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)

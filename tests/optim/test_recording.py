@@ -11,7 +11,8 @@ import gpugrad as gg
 from gpugrad import backend, cuda, emulator
 from gpugrad.cuda import recording
 from gpugrad.cuda.replay import Replay
-from gpugrad.optim import SGD, AdamW, LossScaler, chunks
+from gpugrad.models import GPT, GPTConfig
+from gpugrad.optim import SGD, AdamW, LossScaler, chunks, decay_groups
 
 SHAPES = [(40, 3), (), (301,), (1,)]
 KINDS = {
@@ -51,7 +52,7 @@ def gradients(dtype, seed, bad=None):
 
 def recorded(optimizer, params, **how):
     """Return a function that takes gradients and replays a step, and the trace."""
-    trace = recording.Trace(cuda.EMULATED if hasattr(cuda, "EMULATED") else 90)
+    trace = recording.Trace(cuda.EMULATED)
     with recording.recording(trace):
         for p in params:
             p._grad = gg.Tensor._wrap(trace.input(p.shape, p.dtype), None)
@@ -155,6 +156,40 @@ def test_loaded_state_is_where_the_recording_finds_it(make):
     given = gradients("bfloat16", 9)
     assert step(given) == stepped(two, twins, given, max_norm=1.0)
     assert_same(kept(params, one), kept(twins, two))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_compiled_step_of_a_gpt_is_the_eager_one(dtype):
+    """Loss, norm, parameters, moments, scale: bit for bit, where updates are left out as well."""
+    runs = []
+    for compiled in (False, True):
+        gg.manual_seed(3)
+        config = GPTConfig(31, block_size=8, n_layer=1, n_head=2, n_embd=16, dtype=dtype)
+        with emulator.enabled("plain"):
+            model = GPT(config, "cpu")
+            optimizer = AdamW(decay_groups(model, 0.1), lr=0.01)
+            scaler = LossScaler(2.0**18, growth_interval=2, device="cpu")
+
+            def step(x, y, model=model, optimizer=optimizer, scaler=scaler):
+                optimizer.zero_grad()
+                loss = model.loss(x, y)
+                scaler.scale(loss).backward()
+                return loss, optimizer.step(max_norm=1.0, scaler=scaler)
+
+            call = gg.compile(step) if compiled else step
+            rng = np.random.default_rng(0)
+            found = []
+            for number in range(6):
+                for group in optimizer.param_groups:
+                    group["lr"] = 0.01 / (number + 1)
+                loss, norm = call(*rng.integers(0, 31, (2, 3, 8)))
+                found += [loss.numpy().copy(), norm.numpy().copy()]
+        runs.append([*found, *kept([*model.parameters()], optimizer)])
+        states = scaler.state_dict()
+        assert (states["skipped"] > 0) == (dtype == "float16")
+        runs[-1] += [np.array(states["scale"]), np.array(states["growth_tracker"])]
+    assert call.recordings == 1
+    assert_same(*runs)
 
 
 def test_settings_that_a_recording_cannot_follow_are_refused():

@@ -91,11 +91,14 @@ def test_an_overflow_changes_nothing_but_the_scale(make, place, bad):
     scaler = LossScaler(64.0, growth_interval=3, device="cpu")
     with place():
         for seed, wrong in enumerate([bad, None, bad, None, None]):
-            before = kept(params, optimizer)
+            before, values = kept(params, optimizer), [p.numpy().copy() for p in params]
             steps = [s.step for s in optimizer._states.values()]
             set_gradients(params, scaler.get_scale(), seed, wrong)
             norm = optimizer.step(max_norm=1.0, scaler=scaler).item()
             assert math.isfinite(norm) == (wrong is None)
+            assert all(np.isfinite(p.numpy()).all() for p in params)
+            if wrong is not None:
+                assert_same([p.numpy() for p in params], values)
             if wrong is not None and steps:
                 assert_same(kept(params, optimizer), before)
                 assert [s.step for s in optimizer._states.values()] == steps

@@ -31,8 +31,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from xml.etree import ElementTree as ET
 
+import adamw
 import bench
 import harness
 import numpy as np
@@ -47,7 +49,7 @@ SCRIPT = __file__
 SECONDS = 560.0  # for all sections of a command together
 LIMIT = 120.0  # for one section, unless it is here
 LIMITS = {
-    "cublaslt": 200,
+    "products": 150,
     "step-small": 300,
     "step-b1": 240,
     "step-b8": 240,
@@ -132,29 +134,13 @@ def train(device: str, tiny: bool, seconds: float) -> Rows:
         raise AssertionError(f"train: the loss did not go down: {losses.tolist()}")
 
 
-def cublaslt(device: str, tiny: bool, seconds: float) -> Rows:
-    """Time the matrix products of a GPT with their epilogues: benchmarks/gemm.py."""
-    script = Path(__file__).with_name("gemm.py")
-    if not script.exists():
-        yield {"what": "gemm.py", "value": "not there", "unit": ""}
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "rows.json"
-        command = [sys.executable, str(script), "--json", str(out)]
-        code = subprocess.run(command + ["--dry-run"] * tiny, check=False).returncode
-        if out.exists():
-            yield from json.loads(out.read_text())["rows"]
-    if code:
-        raise AssertionError(f"gemm.py: exit code {code}")
-
-
 def step(names: Sequence[str], device: str, tiny: bool, seconds: float) -> Rows:
     """Time whole training steps beside PyTorch's: train_step.py."""
     cases = {name: train_step.CASES["cuda"][name] for name in names}
     peers = {name: train_step.default_peers(device, run) for name, run in cases.items()}
-    how: dict[str, Any] = {"caches": Path(tempfile.gettempdir(), "gpu_session-caches")}
+    how: dict[str, Any] = {}
+    shared = Path(tempfile.gettempdir(), "gpugrad-train-step")  # by all sections of a session
     if tiny:
-        os.environ["GPUGRAD_EMULATE"] = "plain"  # the kernels, and the compiled step
         run = small_gpt.Run(layers=1, heads=2, width=16, block=8, batch=2, vocabulary=31)
         cases, how = {names[0]: run}, {"rounds": 1, "seconds": 0.0}
         several = ["gpugrad-eager", "gpugrad-compiled", "torch-eager-default-float32"]
@@ -163,11 +149,13 @@ def step(names: Sequence[str], device: str, tiny: bool, seconds: float) -> Rows:
     peak = bench.peaks(device, dtype, 64 if tiny else None)
     how["budget"] = (seconds - 15) / len(cases)
     wrong = []
-    with tempfile.TemporaryDirectory() as folder:
+    # in a dry run the kernels and the compiled step run in the emulator
+    emulated = mock.patch.dict(os.environ, {"GPUGRAD_EMULATE": "plain"} if tiny else {})
+    with tempfile.TemporaryDirectory() as folder, emulated:
         for name, run in cases.items():
-            rows = train_step.measure(
-                name, run, peers[name], device, dtype, peak, Path(folder), **how
-            )
+            files = Path(folder) if tiny else shared
+            files.mkdir(exist_ok=True)
+            rows = train_step.measure(name, run, peers[name], device, dtype, peak, files, **how)
             wrong += train_step.faults(rows)
             for row in rows:
                 value = row.get("tokens_per_s", row.get("failure"))
@@ -278,15 +266,27 @@ def conformance(device: str, tiny: bool, seconds: float) -> Rows:
         raise AssertionError(f"pytest tests/emulator/test_conformance.py: exit code {code}")
 
 
+PRODUCTS = ("gemm", "affine", "mlp", "linear_cross_entropy")  # whose floor is a matrix product's
+
+
+def products(dtype: str, device: str, tiny: bool, seconds: float) -> Rows:
+    """Time the matrix products of GPT-2 with their epilogues."""
+    yield from _measured(PRODUCTS, dtype, device, tiny)
+
+
 def kernels(dtype: str, device: str, tiny: bool, seconds: float) -> Rows:
     """Time every kernel against its floor, its definition and, where installed, PyTorch."""
+    yield from _measured([n for n in bench.names() if n not in PRODUCTS], dtype, device, tiny)
+
+
+def _measured(names: Sequence[str], dtype: str, device: str, tiny: bool) -> Rows:
     found = importlib.util.find_spec("torch") and not tiny
     torch = importlib.import_module("torch") if found else None
     peak = bench.peaks(device, dtype, 64 if tiny else None)
     yield {"what": "copy", "value": peak.bytes_per_second / 1e9, "unit": "GB/s"}
     yield {"what": f"matmul {dtype}", "value": peak.flops_per_second / 1e12, "unit": "TFLOP/s"}
     failed = []
-    for name in bench.names():
+    for name in names:
         for case in _tiny(bench.cases(name)) if tiny else bench.cases(name):
             try:
                 with emulator.enabled("plain") if tiny else contextlib.nullcontext():
@@ -297,15 +297,24 @@ def kernels(dtype: str, device: str, tiny: bool, seconds: float) -> Rows:
             for row in rows:
                 what = " ".join(row[k] for k in ("op", "case", "direction", "implementation"))
                 yield {"what": what, "value": row["us"], "unit": "us", **row}
+                if row.get("agrees") is False:
+                    failed.append(f"{what}: computes something else, by {row['difference']}")
             bench.release(device, torch)
     if failed:
         raise AssertionError("\n".join(failed))
 
 
-def _tiny(cases: Sequence[bench.Case | bench.Work]) -> list[bench.Case]:
-    """Return the first fused operation at the smallest size that it is tested with."""
-    fused = [case for case in cases if isinstance(case, bench.Case)][:1]
-    return [replace(case, cpu_sample=FUSED[case.op].samples[0], label="") for case in fused]
+def _tiny(cases: Sequence[bench.Case | bench.Work]) -> list[bench.Case | bench.Work]:
+    """Return the first of the cases, as small as it is tested or nearly so."""
+    case = cases[0]
+    if isinstance(case, bench.Case):
+        return [replace(case, cpu_sample=FUSED[case.op].samples[0], label="")]
+    size = case.cpu_size
+    if isinstance(size, adamw.Parameters):
+        return [replace(case, cpu_size=adamw.Parameters(1, 8, 16, 4))]
+    lengths = size if isinstance(size, tuple) else (size,)
+    small = tuple(min(length, 16) for length in lengths)
+    return [replace(case, cpu_size=small if isinstance(size, tuple) else small[0])]
 
 
 # What compute-sanitizer does for a dry run: it takes its options and runs the rest.
@@ -347,7 +356,7 @@ def _of(section: Callable[..., Rows], first: Any) -> Callable[[str, bool, float]
 SECTIONS: dict[str, Callable[[str, bool, float], Rows]] = {
     "copy": copy,
     **{f"gemm-{dtype}": _of(gemm, dtype) for dtype in ("bfloat16", "float16", "float32")},
-    "cublaslt": cublaslt,
+    "products": _of(products, "bfloat16"),
     "train": train,
     "step-small": _of(step, ("small-t64-b8", "small-t256-b8")),
     **{f"step-b{batch}": _of(step, (f"gpt2-124m-b{batch}",)) for batch in (8, 64, 32, 1)},

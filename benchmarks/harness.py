@@ -121,7 +121,7 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
     modules = {name: sys.modules.get(name) for name in ("cupy", "torch")}
     return {
         "device": device,
-        "device_name": device_name(device),
+        "device_name": _gpu_name() if device.startswith("cuda") else cpu_name(),
         "cpu": cpu_name(),
         "cpus": len(os.sched_getaffinity(0)),
         "threads": " ".join(f"{v}={os.environ[v]}" for v in THREAD_VARIABLES if v in os.environ)
@@ -147,11 +147,6 @@ def cpu_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def device_name(device: str) -> str:
-    """Return the name of the GPU, or of the processor for "cpu"."""
-    return cpu_name() if device == "cpu" else _gpu_name()
 
 
 def _gpu_name() -> str:

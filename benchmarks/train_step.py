@@ -36,6 +36,7 @@ from small_gpt import Run
 from train_peers import MIB, PEERS, Peer
 
 from gpugrad import backend
+from gpugrad.train.speed import device_name, peak_flops
 
 SCRIPT = train_peers.__file__
 FIRST = 5  # steps whose losses are compared
@@ -43,12 +44,6 @@ BATCHES = 4  # that take turns
 # How far a loss may lie from the median of all peers', in nats, by dtype: rounding moves them by
 # less, a step that is left out or taken twice by more.
 BOUNDS = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}
-# FLOP/s of dense matrix products in NVIDIA's data sheets
-DATA_SHEET = {
-    "NVIDIA H200": {"bfloat16": 989e12, "float16": 989e12},
-    "NVIDIA H100 80GB HBM3": {"bfloat16": 989e12, "float16": 989e12},
-    "NVIDIA A100-SXM4-80GB": {"bfloat16": 312e12, "float16": 312e12},
-}
 
 
 def _gpt2(batch: int) -> Run:
@@ -145,10 +140,12 @@ def write_inputs(run: Run, dtype: str, folder: Path) -> dict[str, str]:
         state = run.model("float32", "cpu").state_dict()
         kind = backend.as_dtype(dtype)
         arrays = {n: t.numpy().astype(kind).astype(np.float32) for n, t in state.items()}
-        save_file(arrays, weights)
+        save_file(arrays, weights.with_suffix(".part"))
+        os.replace(weights.with_suffix(".part"), weights)
     batches = folder / f"{shape}-{run.batch}.npy"
     if not batches.exists():
-        np.save(batches, draw_batches(run))
+        np.save(batches.with_suffix(".part.npy"), draw_batches(run))
+        os.replace(batches.with_suffix(".part.npy"), batches)
     return {"weights": str(weights), "batches": str(batches)}
 
 
@@ -247,15 +244,13 @@ def measure(
     rounds: int = 10,
     seconds: float = 0.5,
     budget: float = 1e9,
-    caches: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Return a row for every peer of a case, within a budget of seconds.
 
     A sample lasts ``seconds`` at least. Three quarters of the budget are for the first steps:
-    a peer that finds no time left is a row that says so. ``folder`` is for files, ``caches`` for
-    what libraries compile: the first peer of a library finds it empty, if it is new ("cold").
+    a peer that finds no time left is a row that says so. ``folder`` keeps weights, batches and what
+    libraries compile: the first peer of a library finds its cache empty if the folder is new.
     """
-    caches = caches or folder / "caches"
     begun = time.monotonic()
     deadline = begun + budget
     inputs = write_inputs(run, dtype, folder)
@@ -263,7 +258,7 @@ def measure(
     try:
         for peer in peers:
             task = {"peer": peer, "run": run.settings(), "device": device, "dtype": dtype}
-            known.append(_first_steps({**task, **inputs}, caches, begun + 0.75 * budget))
+            known.append(_first_steps({**task, **inputs}, folder, begun + 0.75 * budget))
         _rounds(known, rounds, seconds, deadline)
     finally:
         for one in known:
@@ -271,14 +266,14 @@ def measure(
     return _rows(name, run, known, device, dtype, peak)
 
 
-def _first_steps(task: Mapping[str, Any], caches: Path, deadline: float) -> Measured:
+def _first_steps(task: Mapping[str, Any], folder: Path, deadline: float) -> Measured:
     """Start a peer and take the first steps."""
     one = Measured(Peer(task["peer"]))
     if time.monotonic() > deadline:
         one.row |= {"failure": "not run", "why": "no time left"}
         return one
     free = _free_mib(task["device"])
-    one.worker = worker = Worker(task, caches / one.peer.library)
+    one.worker = worker = Worker(task, folder / "caches" / one.peer.library)
     one.row["caches"] = "cold" if worker.cold else "warm"
     try:
         ready = worker.ask(deadline)
@@ -364,7 +359,7 @@ def _rows(
     losses = [one.row["losses"] for one in known if "losses" in one.row]
     finite = [x for x in losses if np.isfinite(x).all()]
     middle = [statistics.median(step) for step in zip(*finite, strict=True)]
-    sheet = DATA_SHEET.get(harness.device_name(device), {}).get(dtype)
+    sheet = peak_flops(device_name(device), dtype)
     rows = []
     for one in known:
         row: dict[str, Any] = {"case": name, "peer": one.peer.name}

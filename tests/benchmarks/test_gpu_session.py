@@ -15,6 +15,7 @@ from gpu_session import SECTIONS, backend, chosen, main, session
 
 import gpugrad as gg
 
+PEAK = bench.Peaks(1e9, 1e12)
 BROKEN = """
 import os, sys, time
 sys.path.insert(0, {folder!r})
@@ -70,8 +71,11 @@ def test_dry_run_takes_every_section_and_writes_one_file(
     assert values["train", "largest difference of losses to NumPy"] == 0
     assert values["launch", "nodes of a graph"] > 0
     assert values["sanitizer", "racecheck"] == 0
-    kernels = {row["op"] for row in record["rows"] if row["section"] == "kernels-bfloat16"}
-    assert {"layer_norm", "scaled_dot_product_attention"} <= kernels
+    rows = [row for row in record["rows"] if "op" in row]
+    kernels = {row["op"] for row in rows if row["section"] == "kernels-bfloat16"}
+    assert {"layer_norm", "scaled_dot_product_attention", "adamw", "copy_strided"} <= kernels
+    products = {row["op"] for row in rows if row["section"] == "products"}
+    assert products == {"gemm", "affine", "mlp", "linear_cross_entropy"}
     steps = {r["peer"]: r for r in record["rows"] if r["section"] == "step-small"}
     assert values["step-b64", "gpt2-124m-b64 gpugrad-eager"] > 0
     assert steps["gpugrad-eager"]["launches"] > 10
@@ -89,6 +93,12 @@ def test_a_section_that_an_exception_ends_has_failed(monkeypatch: pytest.MonkeyP
     with pytest.raises(AssertionError, match="computes something else"):
         list(SECTIONS["step-b1"]("cpu", True, 10.0))
     monkeypatch.setattr(bench, "names", lambda: ["layer_norm"])
+    (case,) = gpu_session._tiny(bench.cases("layer_norm"))
+    wrong = {"agrees": False, "difference": 0.5}
+    wrong = [{**row, **wrong} for row in bench.measure(case, "float32", "cpu", PEAK, None)]
+    monkeypatch.setattr(bench, "measure", lambda *_: wrong)
+    with pytest.raises(AssertionError, match=r"computes something else, by 0\.5"):
+        list(SECTIONS["kernels-float32"]("cpu", True, 10.0))
     monkeypatch.setattr(bench, "measure", lambda *_: 1 / 0)
     with pytest.raises(AssertionError, match="ZeroDivisionError"):
         list(SECTIONS["kernels-float32"]("cpu", True, 10.0))

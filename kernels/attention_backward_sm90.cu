@@ -12,9 +12,8 @@
 // rows, from the second-level cache where the blocks of one head run together.
 // A warpgroup owns 64 rows and computes scores with them as rows of the left matrix, so that p and
 // ds are in registers where the next product takes them: nothing goes through shared memory but the
-// tiles. Own rows stay in registers too, as
-// far as they fit. While one warpgroup computes weights
-// the other's products run, and its own: those of a group wait for nothing but their operands.
+// tiles. Own rows stay in registers too, as far as they fit. While one warpgroup computes weights
+// the other's products run, and its own newest ones.
 // A block (384 threads, one to a multiprocessor) takes blocks of rows `gridDim.x` apart, the longest
 // first. The order of all sums is fixed.
 //
@@ -26,6 +25,18 @@
 
 constexpr bool HOLD = HEAD_DIM == 64;  // keys, values and gradients of its own in registers
 constexpr int QUERIES = HEAD_DIM == 64 ? 64 : 32, KEYS = 64;  // rows of a tile
+
+// Of numbers in shared memory, one for each column of the scores, those of a thread's columns:
+// element i of its scores is in column which(i) of them.
+template <int COUNT>
+__device__ __forceinline__ void load_columns(float (&mine)[COUNT], const float* columns) {
+#pragma unroll
+    for (int i = 0; i < COUNT; i += 2) {
+        const float2 pair = *reinterpret_cast<const float2*>(columns + col_of(2 * i));
+        mine[i] = pair.x, mine[i + 1] = pair.y;
+    }
+}
+__device__ __forceinline__ constexpr int which(int i) { return i / 4 * 2 + i % 2; }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90_keys(
     const T* q, const T* k, const T* v, const T* g, const float* stats, T* dk, T* dv,
@@ -113,8 +124,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
                     const T* const tile_q = tiles + stage * 2 * Others::size;
                     const uint64_t right_q = Others::tile(tile_q);
                     const uint64_t right_g = Others::tile(tile_q + Others::size);
-                    const float* const lse = columns + stage * 2 * QUERIES;
-                    const float* const delta = lse + QUERIES;
+                    float lse[QUERIES / 4], delta[QUERIES / 4];  // of the thread's columns
+                    const float* const stats_of = columns + stage * 2 * QUERIES;
                     float p[QUERIES / 2], ds[QUERIES / 2];
                     mbarrier_wait(&barriers.full[stage], place.round);
                     wgmma_fence();
@@ -127,17 +138,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
                     former = &barriers.empty[stage];
 
                     bool any_far = false;
+                    load_columns(lse, stats_of);
 #pragma unroll
-                    for (int i = 0; i < QUERIES / 2; i++)
-                        if (i % 4 < 2) any_far |= is_far(lse[col_of(i)]);
+                    for (int i = 0; i < QUERIES / 4; i++) any_far |= is_far(lse[i]);
                     if (any_far) {
 #pragma unroll
                         for (int i = 0; i < QUERIES / 2; i++)
-                            p[i] = weight(p[i], lse[col_of(i)], scale, true);
+                            p[i] = weight(p[i], lse[which(i)], scale, true);
                     } else {
 #pragma unroll
                         for (int i = 0; i < QUERIES / 2; i++)
-                            p[i] = weight(p[i], lse[col_of(i)], scale, false);
+                            p[i] = weight(p[i], lse[which(i)], scale, false);
                     }
                     if (first + offset < own_key + UNIT - 1) {
 #pragma unroll
@@ -149,10 +160,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
                     wgmma_fence();
                     add_products(sums_v, weights, right_g);
                     wgmma_commit();
+                    load_columns(delta, stats_of + QUERIES);
                     wgmma_wait<1>(ds);
 #pragma unroll
                     for (int i = 0; i < QUERIES / 2; i++)
-                        ds[i] = p[i] * (ds[i] - delta[col_of(i)]);
+                        ds[i] = p[i] * (ds[i] - delta[which(i)]);
                     round_scores(changes, ds);
                     wgmma_fence();
                     add_products(sums_k, changes, right_q);
@@ -164,10 +176,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
                 if (!HOLD) warp_arrive(&barriers.own_empty);
             }
             if (dk)
-                write_sums(sums_k, scale, rows_of(dk, dk_batch, dk_head, dk_row, head, heads, HEAD_DIM),
+                write_sums(sums_k, scale, scale, rows_of(dk, dk_batch, dk_head, dk_row, head, heads, HEAD_DIM),
                            own_key, keys - own_key);
             if (dv)
-                write_sums(sums_v, 1.0f, rows_of(dv, dv_batch, dv_head, dv_row, head, heads, HEAD_DIM),
+                write_sums(sums_v, 1.0f, 1.0f, rows_of(dv, dv_batch, dv_head, dv_row, head, heads, HEAD_DIM),
                            own_key, keys - own_key);
         }
     }
@@ -309,7 +321,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
                     warp_arrive(&barriers.empty[place.stage]);
                 }
             }
-            write_sums(sums, scale, rows_of(dq, dq_batch, dq_head, dq_row, head, heads, HEAD_DIM),
+            write_sums(sums, scale, scale, rows_of(dq, dq_batch, dq_head, dq_row, head, heads, HEAD_DIM),
                        own_query, queries - own_query);
         }
     }

@@ -104,15 +104,17 @@ __device__ __forceinline__ int row_of(int half) {
 }
 __device__ __forceinline__ int col_of(int i) { return i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2; }
 
-// The 64 rows of a warpgroup to memory, `count` of them. Four lanes have 16 bytes of a row each in
-// parts of four; they exchange them as in the transposition of a 4 by 4 matrix.
-__device__ __forceinline__ void write_sums(const float (&sums)[HEAD_DIM / 2], float factor,
+// The 64 rows of a warpgroup to memory, `count` of them; `low` and `high` are the factors of a
+// thread's two rows. Four lanes have 16 bytes of a row each in parts of four; they exchange them as
+// in the transposition of a 4 by 4 matrix.
+__device__ __forceinline__ void write_sums(const float (&sums)[HEAD_DIM / 2], float low, float high,
                                            const Rows& to, int first, int count) {
     const int quarter = threadIdx.x % 4;
 #pragma unroll
     for (int half = 0; half < 2; half++)
 #pragma unroll
         for (int part = 0; part < CHUNKS / 4; part++) {
+            const float factor = half ? high : low;
             unsigned words[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {

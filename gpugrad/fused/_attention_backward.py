@@ -8,14 +8,8 @@ from typing import Any, NamedTuple
 from .. import backend, cuda
 from ..ops.random import Draw
 from . import _attention_sm90
-from ._attention_forward import (
-    as_heads,
-    drop_threshold,
-    empty_like,
-    heads_at_once,
-    last_key,
-    steps,
-)
+from ._attention_forward import drop_threshold
+from ._attention_layout import as_heads, empty_like, heads_at_once, last_key, steps
 from .dropout import rescale
 
 DK, DV = 1, 2  # what a block of keys computes: the macro WANTED

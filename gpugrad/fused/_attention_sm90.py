@@ -1,8 +1,9 @@
-"""The launcher of kernels/attention_backward_sm90.cu, and which kernels attention takes.
+"""The launchers of kernels/attention_*_sm90.cu, and which kernels attention takes.
 
 Those for sm_90a (H100, H200: wgmma) are taken on GPUs of compute capability 9.0 for what they can
-compute, those of attention_backward.cu (mma.sync) everywhere else. The emulator runs both; it takes
-the latter unless it is told. ``kernels``, or GPUGRAD_ATTENTION in the environment, chooses by name.
+compute, those of attention_forward.cu and attention_backward.cu (mma.sync) everywhere else. The
+emulator runs both; it takes the latter unless it is told. ``kernels``, or GPUGRAD_ATTENTION in the
+environment, chooses by name.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .. import backend, cuda
-from ._attention_forward import heads_at_once, last_key, steps
+from ._attention_layout import heads_at_once, last_key, steps
 
 CHOICES = ("auto", "wgmma", "mma")
 CAPABILITY = 90  # sm_90a alone: no other GPU has wgmma
@@ -25,13 +26,14 @@ STAGES = 4  # of the ring of tiles
 EMULATED_BLOCKS = 3  # in the emulator, so that every block works on several blocks of rows
 H100 = 132  # multiprocessors; also those of an H200
 
-SOURCE = cuda.Source(
-    "attention_backward_sm90.cu",
-    variants=cuda.variants(GPUGRAD_DTYPE=(1, 2), HEAD_DIM=(64, 128)),
-    large=True,
-    since=CAPABILITY,
-    until=CAPABILITY,
-)
+
+def _source(name: str) -> cuda.Source:
+    chosen = cuda.variants(GPUGRAD_DTYPE=(1, 2), HEAD_DIM=(64, 128))
+    return cuda.Source(name, variants=chosen, large=True, since=CAPABILITY, until=CAPABILITY)
+
+
+FORWARD = _source("attention_forward_sm90.cu")
+BACKWARD = _source("attention_backward_sm90.cu")
 
 _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("attention", default=None)
 
@@ -97,11 +99,39 @@ def _on_device(number: int) -> int:
     return int(attributes["MultiProcessorCount"])
 
 
-def shared(width: int) -> int:
-    """Return the bytes of shared memory of a block: own rows, the ring, what alignment takes."""
-    tile = 64 if width == 64 else 32  # queries; with 64 keys a tile is as large or larger
-    largest = max(2 * 2 * width * tile + 8 * tile, 2 * 2 * width * 64)
-    return 2 * OWN * width * 2 + STAGES * largest + 1024
+def shared(width: int, own: int, tile: int) -> int:
+    """Return the bytes of shared memory of a block that owns rows of ``own`` arrays.
+
+    ``tile`` is the bytes of one place of the ring; 1024 more are for alignment.
+    """
+    return 2 * own * OWN * width + STAGES * tile + 1024
+
+
+def write_forward(
+    inputs: Sequence[Any], out: Any, lse: Any, scale: float, is_causal: bool, offset: int
+) -> None:
+    """Write the result and lse (B, H, T); ``inputs`` are query, key and value (B, H, rows, D)."""
+    q, k = inputs[:2]
+    batches, heads, queries, width = q.shape
+    keys, all_heads = k.shape[2], batches * heads
+    tile_keys = 128 if width == 64 else 64
+    FORWARD.launch(
+        "attention_forward_sm90",
+        (min(-(-queries // OWN) * all_heads, _multiprocessors(q)),),
+        (THREADS,),
+        [
+            *(cuda.strided(x) for x in (*inputs, out)),
+            lse,
+            *(step for x in (*inputs, out) for step in steps(x)),
+            *(all_heads, heads, queries, keys),
+            last_key(is_causal, offset, queries, keys),
+            heads_at_once(all_heads, keys * width * q.itemsize),
+            scale,
+        ],
+        shared(width, 1, 2 * 2 * width * tile_keys),
+        GPUGRAD_DTYPE=cuda.dtype_code(q.dtype),
+        HEAD_DIM=width,
+    )
 
 
 def write_backward(
@@ -122,8 +152,8 @@ def write_backward(
     batches, heads, queries, width = q.shape
     keys, all_heads = k.shape[2], batches * heads
 
-    def launch(kernel: str, made: Sequence[Any], rows: int, others: int) -> None:
-        SOURCE.launch(
+    def launch(kernel: str, made: Sequence[Any], rows: int, others: int, tile: int) -> None:
+        BACKWARD.launch(
             f"attention_backward_sm90_{kernel}",
             (min(-(-rows // OWN) * all_heads, _multiprocessors(q)),),
             (THREADS,),
@@ -138,12 +168,13 @@ def write_backward(
                 heads_at_once(all_heads, others * width * q.itemsize),
                 scale,
             ],
-            shared(width),
+            shared(width, 2, tile),
             GPUGRAD_DTYPE=cuda.dtype_code(q.dtype),
             HEAD_DIM=width,
         )
 
     if dk is not None or dv is not None:
-        launch("keys", (dk, dv), keys, queries)
+        tile_queries = 64 if width == 64 else 32
+        launch("keys", (dk, dv), keys, queries, (2 * 2 * width + 2 * 4) * tile_queries)
     if dq is not None:
-        launch("queries", (dq,), queries, keys)
+        launch("queries", (dq,), queries, keys, 2 * 2 * width * 64)

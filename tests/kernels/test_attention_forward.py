@@ -9,7 +9,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import cuda, emulator, fused, testing
-from gpugrad.fused import FUSED, _attention_forward
+from gpugrad.fused import FUSED, _attention_forward, _attention_layout
 from gpugrad.ops.random import Draw
 
 NAME = "scaled_dot_product_attention"
@@ -124,7 +124,7 @@ def test_many_tiles_and_heads_in_groups(dtype, monkeypatch):
     inputs = drawn((2, 3, 150, 203, 16), dtype)
     given = statics(16, is_causal=True, offset=53)
     expected = agrees(inputs, given, QUICK)
-    monkeypatch.setattr(_attention_forward, "CACHE", 4 * 2 * inputs[1][0, 0].nbytes)
+    monkeypatch.setattr(_attention_layout, "CACHE", 4 * 2 * inputs[1][0, 0].nbytes)
     for a, b in zip(by_kernel(inputs, given, QUICK), expected, strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -60,6 +60,26 @@ def by_spec(inputs, dtype, given):
     return [found.data for found in gg.grad(out, tensors, gg.Tensor(g))]
 
 
+def forward_agrees(inputs, given, size=0.0, sweep=emulator.SWEEP):
+    """Compare the result and lse with the spec and with the kernel for any GPU."""
+
+    def run():
+        return _attention_forward.forward(*inputs[:3], None, **given)
+
+    before = cuda.launches.copy()
+    with _attention_sm90.kernels("wgmma"):
+        out, (saved, lse) = emulator.sweep(run, sweep)
+    assert (cuda.launches - before).keys() == {"attention_forward_sm90"}
+    np.testing.assert_array_equal(out, saved)
+    tensors = [gg.Tensor(x) for x in inputs[:3]]
+    spec = FUSED[NAME].spec
+    plain = spec(*tensors, None, **given)
+    exact = spec(*(x.astype("float64") for x in tensors), None, **given)
+    testing.assert_close(out, exact, plain, 2.0, size)
+    expected = forward(inputs, given)[1]
+    np.testing.assert_allclose(lse, expected, rtol=1e-6, atol=1e-6 * max(size, 1))
+
+
 def agrees(inputs, given, size=0.0, sweep=emulator.SWEEP):
     """Compare with the spec, and with the kernels for any GPU: all but the last bits are equal."""
     saved = forward(inputs, given)
@@ -84,7 +104,9 @@ def agrees(inputs, given, size=0.0, sweep=emulator.SWEEP):
 @pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
 def test_agrees_with_the_spec(dtype, width, causal):
     sweep = emulator.SWEEP if dtype == "bfloat16" else PLAIN
-    agrees(drawn((1, 2, 69, 131, width), dtype), statics(width, is_causal=causal), sweep=sweep)
+    inputs, given = drawn((1, 2, 69, 131, width), dtype), statics(width, is_causal=causal)
+    agrees(inputs, given, sweep=sweep)
+    forward_agrees(inputs, given, sweep=sweep)
 
 
 @pytest.mark.parametrize(
@@ -105,19 +127,25 @@ def test_causal_alignment(shape, offset):
     given = statics(shape[4], is_causal=True, offset=offset)
     # with one key ds is the difference of two equal numbers of this size
     size = 8.0 if shape[3] == 1 else 0.0
-    agrees(drawn(shape, "bfloat16"), given, size, emulator.SWEEP[1:6:3])
+    inputs = drawn(shape, "bfloat16")
+    agrees(inputs, given, size, emulator.SWEEP[1:6:3])
+    forward_agrees(inputs, given, sweep=emulator.SWEEP[1:6:3])
 
 
 @pytest.mark.parametrize("offset", [-65, -64, -63, -32, -1, 0, 1, 31, 63, 64, 65])
 def test_the_edge_of_what_is_seen(offset):
     """At these offsets it meets the edges of tiles, or misses them by one."""
     given = statics(64, is_causal=True, offset=offset)
-    agrees(drawn((1, 1, 129, 131, 64), "bfloat16"), given, sweep=PLAIN)
+    inputs = drawn((1, 1, 129, 131, 64), "bfloat16")
+    agrees(inputs, given, sweep=PLAIN)
+    forward_agrees(inputs, given, sweep=PLAIN)
 
 
 @pytest.mark.parametrize("rows", [63, 64, 65, 127, 128, 129, 193])
 def test_ragged_tails(rows):
-    agrees(drawn((1, 1, rows, rows, 64), "bfloat16"), statics(64, is_causal=True), sweep=PLAIN)
+    inputs, given = drawn((1, 1, rows, rows, 64), "bfloat16"), statics(64, is_causal=True)
+    agrees(inputs, given, sweep=PLAIN)
+    forward_agrees(inputs, given, sweep=PLAIN)
 
 
 def test_blocks_work_on_one_head_after_the_other(monkeypatch):
@@ -189,6 +217,22 @@ def test_small_and_huge_scores(spread):
     inputs = drawn((1, 2, 19, 23, 64), "bfloat16", spread=spread)
     # scores and lse, of size spread ** 2, cancel, and ds k
     agrees(inputs, statics(64), spread**2, emulator.SWEEP[1:6:3])
+    forward_agrees(inputs, statics(64), spread**2, emulator.SWEEP[1:6:3])
+
+
+def test_a_row_of_nan_and_one_that_sees_nothing():
+    inputs, given = drawn((1, 1, 9, 70, 64), "bfloat16"), statics(64, is_causal=True, offset=-2)
+    inputs[0][0, 0, 5, 7] = math.nan
+    with _attention_sm90.kernels("wgmma"):
+        out, (_, lse) = emulator.sweep(
+            lambda: _attention_forward.forward(*inputs[:3], None, **given)
+        )
+    out = out.astype(np.float32)
+    assert np.isnan(out[0, 0, 5]).all()
+    assert np.isnan(lse[0, 0, 5])
+    assert not out[0, 0, :2].any()
+    assert (lse[0, 0, :2] == np.inf).all()
+    assert np.isfinite(np.delete(out[0, 0], 5, 0)).all()
 
 
 # Which kernels are taken
@@ -235,10 +279,10 @@ def test_the_environment_chooses(monkeypatch):
         _attention_sm90.takes(arrays, 0.0)
 
 
-@pytest.mark.parametrize("variant", _attention_sm90.SOURCE.variants, ids=lock.label)
-def test_products_stay_asynchronous(variant):
+@pytest.mark.parametrize("source", [_attention_sm90.FORWARD, _attention_sm90.BACKWARD])
+@pytest.mark.parametrize("variant", _attention_sm90.FORWARD.variants, ids=lock.label)
+def test_products_stay_asynchronous(source, variant):
     """Where ptxas cannot keep registers of products under way apart, it says that it waits."""
-    source = _attention_sm90.SOURCE
     options = [f"-D{key}={value}" for key, value in variant.items()]
     log = compiler.compile_cubin(source.text, source.name, "sm_90a", options).log
     assert "wgmma" not in re.sub(r"attention\w*|\w+\.cu\w*", "", log), log

@@ -45,9 +45,10 @@ class Compiled:
     See ``compile``. ``recordings`` counts how often it was recorded.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], device: str | None = None) -> None:
         functools.update_wrapper(self, function)
         self._function = function
+        self._device = device
         self._found: dict[Any, list[_Recording]] = {}
 
     @property
@@ -59,26 +60,35 @@ class Compiled:
         """Run the step: record it if nothing recorded fits, and replay it."""
         if recording.current() is not None:
             return self._function(*args, **kwargs)  # part of another step
-        device = _device(args, kwargs)
+        arrays: list[Any] = []
+        shapes = _flat((args, kwargs), arrays)
+        device = _device(arrays, self._device)
         if device == "cpu" and not cuda.emulated():
             return self._function(*args, **kwargs)
-        arrays: list[Any] = []
-        key = (device, state.make_node is None, _flat((args, kwargs), arrays))
+        key = (device, state.make_node is None, shapes)
         found = self._found.setdefault(key, [])
         chosen = next((r for r in found if r.holds()), None)
         if chosen is None:
             if self.recordings >= MOST_RECORDINGS:
                 raise recording.NotRecordable(
-                    f"gg.compile: {self._function.__name__!r} was recorded {MOST_RECORDINGS} times, for "
-                    "other shapes, numbers, parameters or gradients each time; pass what changes "
-                    "as an array, pad to few shapes, and call zero_grad() inside of the step"
+                    f"gg.compile: {self._function.__name__!r} was recorded {MOST_RECORDINGS} "
+                    "times, for other shapes, numbers, parameters or gradients each time; pass "
+                    "what changes as an array, pad to few shapes, call zero_grad() in the step"
                 )
-            chosen = self._record(device, args, kwargs)
+            trace = Trace(_capability(device), on_gpu=device != "cpu")
+            try:
+                chosen = self._record(trace, device, args, kwargs)
+            except recording.NotRecordable:
+                place = trace.place
+                on_gpu = any(backend.device_of(a) != "cpu" for a in arrays)
+                if on_gpu or place in (None, device):
+                    raise
+                self._device = place  # what it computes with is elsewhere
+                return self(*args, **kwargs)
             found.insert(0, chosen)
         return _run(chosen, arrays)
 
-    def _record(self, device: str, args: tuple, kwargs: dict[str, Any]) -> _Recording:
-        trace = Trace(_capability(device), on_gpu=device != "cpu")
+    def _record(self, trace: Trace, device: str, args: tuple, kwargs: dict[str, Any]) -> _Recording:
         random_state = trace.input((2,), backend.uint64)
         with recording.recording(trace), random.recording(random_state) as draws:
             given, keywords = _symbolic((args, kwargs), trace)
@@ -86,6 +96,8 @@ class Compiled:
             outputs: list[Buffer] = []
             result = _replaced(result, lambda a: _output(trace, a, outputs))
             gradients = _end_gradients(trace)
+        if trace.place not in (None, device):
+            raise recording.NotRecordable(f"gg.compile: its tensors are on {trace.place}")
         kept_buffers = [b for _, b in gradients if b is not None]
         made = replay.Replay(trace, device, outputs, kept_buffers)
         changed = [
@@ -101,14 +113,16 @@ class Compiled:
 
 
 @overload
-def compile(function: Callable[..., Any]) -> Compiled: ...
+def compile(function: Callable[..., Any], *, device: str | None = None) -> Compiled: ...
 
 
 @overload
-def compile(function: None = None) -> Callable[[Callable[..., Any]], Compiled]: ...
+def compile(
+    function: None = None, *, device: str | None = None
+) -> Callable[[Callable[..., Any]], Compiled]: ...
 
 
-def compile(function: Callable[..., Any] | None = None) -> Any:
+def compile(function: Callable[..., Any] | None = None, *, device: str | None = None) -> Any:
     """Return a function that does the same with no Python between its launches; also a decorator.
 
     ::
@@ -132,13 +146,18 @@ def compile(function: Callable[..., Any] | None = None) -> Any:
     Arguments and results are tensors, arrays, numbers, None, or lists, tuples and dicts of them.
     Results are copies that belong to the caller, without a graph; reading them waits for a GPU.
     Gradients that the step leaves in ``.grad`` are overwritten by the next call; those it comes
-    with are added to in place. While kernels run nowhere (on the CPU without the emulator) the
-    function is called as it is.
+    with are added to in place.
+
+    ``device`` is where the step runs, by default where its tensors are; arguments on the CPU are
+    copied there. While kernels run nowhere (on the CPU without the emulator) the function is called
+    as it is.
 
     Raises NotRecordable where the function looks at values (``float(loss)``, ``if x.any()``) or
     uses an operation that has no kernel, naming it and the line.
     """
-    return Compiled if function is None else Compiled(function)
+    if function is None:
+        return functools.partial(Compiled, device=device)
+    return Compiled(function, device)
 
 
 def _run(chosen: _Recording, arrays: Sequence[Any]) -> Any:
@@ -155,14 +174,12 @@ def _run(chosen: _Recording, arrays: Sequence[Any]) -> Any:
     return _replaced(chosen.result, lambda b: Tensor._wrap(runner.read(b), None))
 
 
-def _device(args: tuple, kwargs: dict[str, Any]) -> str:
-    """Return where the step runs: where arguments are on a GPU, or else the default device."""
-    arrays: list[Any] = []
-    _flat((args, kwargs), arrays)
+def _device(arrays: Sequence[Any], wanted: str | None) -> str:
+    """Return where a step runs: on the GPU its arguments are on, or else as wanted."""
     places = {backend.device_of(a) for a in arrays} - {"cpu"}
     if len(places) > 1:
         raise ValueError(f"gg.compile: the arguments are on {' and '.join(sorted(places))}")
-    device = places.pop() if places else backend.default_device()
+    device = places.pop() if places else wanted or backend.default_device()
     return "cuda:0" if device == "cuda" else device
 
 

@@ -251,7 +251,8 @@ def sweep(
         if create_graph:
             xp: Any = registry.recorded
         else:
-            xp = np if g.__class__ is ndarray or g.__class__ is dict else backend.xp_of(g)
+            one = next(iter(g.values())) if g.__class__ is dict else g
+            xp = np if one.__class__ is ndarray else backend.xp_of(one)
         if (emulated or xp is not np) and (found := _pulled_by_kernel(node, g, xp, needed)):
             pulled = found
         else:

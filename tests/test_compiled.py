@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import cuda, emulator, nn, optim
+from gpugrad import compiled, cuda, emulator, nn, optim
 from gpugrad.cuda import recording
 from gpugrad.cuda.recording import NotRecordable
 from gpugrad.cuda.replay import Layout, Replay
@@ -48,7 +48,7 @@ def batches(rng, count, shape=(2, 12), vocabulary=37):
     return [tuple(rng.integers(0, vocabulary, (2, *shape))) for _ in range(count)]
 
 
-def trainer(model, compiled, max_norm=1.0):
+def trainer(model, replayed, max_norm=1.0):
     optimizer = optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
 
     def step(x, y):
@@ -58,7 +58,7 @@ def trainer(model, compiled, max_norm=1.0):
         optimizer.zero_grad()
         return loss, norm
 
-    return (gg.compile(step) if compiled else step), optimizer
+    return (gg.compile(step) if replayed else step), optimizer
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -66,9 +66,9 @@ def trainer(model, compiled, max_norm=1.0):
 def test_a_training_step_of_gpt_gives_the_same_bits(dtype, dropout, rng):
     data = batches(rng, 4)
     runs = []
-    for compiled in (False, True):
+    for replayed in (False, True):
         model = gpt(dtype=dtype, dropout=dropout)
-        step, optimizer = trainer(model, compiled)
+        step, optimizer = trainer(model, replayed)
         results = []
         for number, (x, y) in enumerate(data):
             optimizer.param_groups[0]["lr"] = 1e-2 / (number + 1)
@@ -122,14 +122,14 @@ def test_the_checked_build_finds_nothing_in_a_replay(rng):
 def test_no_launch_is_left_out_of_the_count(rng):
     x, y = batches(rng, 1)[0]
     counts = []
-    for compiled in (False, True):
-        step, _ = trainer(gpt(), compiled)
+    for replayed in (False, True):
+        step, _ = trainer(gpt(), replayed)
         before = cuda.launches.copy()
         step(x, y)
         counts.append(cuda.launches - before)
     plain = {k: n for k, n in counts[0].items() if not k.startswith("elementwise")}
-    replayed = {k: n for k, n in counts[1].items() if not k.startswith(("elementwise", "copy"))}
-    assert plain == replayed
+    again = {k: n for k, n in counts[1].items() if not k.startswith(("elementwise", "copy"))}
+    assert plain == again
 
 
 # Gradients
@@ -273,6 +273,24 @@ def test_without_kernels_the_function_runs_as_it_is():
         run(gg.ones(4))
     assert seen == [3, 4]
     assert run.recordings == 0
+
+
+def test_a_step_runs_where_its_tensors_are(monkeypatch):
+    """A machine with a GPU, and a model that was left on the CPU."""
+    w = gg.tensor(np.ones(3, np.float32), requires_grad=True, device="cpu")
+    values = []
+
+    @gg.compile
+    def run(x):
+        values.append(float((w * x).sum()))  # which no recording knows
+        return w * x
+
+    monkeypatch.setenv("GPUGRAD_DEVICE", "cuda")
+    monkeypatch.setattr(compiled, "_capability", lambda device: 90)
+    with cuda.emulation.disabled():
+        for _ in range(2):
+            assert run(np.full(3, 2, np.float32)).tolist() == [2] * 3
+    assert values == [6, 6]
 
 
 def test_a_compiled_function_inside_of_another():

@@ -80,6 +80,9 @@ class Replay:
         self._calls = [self._bound(launch) for launch in trace.launches]
         self._runs = 0
         self._graph: Any = None
+        self._stream: Any = (
+            None  # on which calls are made and captured: products keep memory for it
+        )
         self._uploads: dict[Buffer, transfer.Upload] = {}
 
     # Memory
@@ -199,7 +202,7 @@ class Replay:
                 self.arena[...] = how.poison
             self._make_calls()
         elif self._runs == 1:  # loads modules, tunes products: what a capture cannot do
-            self._make_calls()
+            self._make_calls_apart()
         else:
             if self._graph is None:
                 self._graph = self._captured()
@@ -210,9 +213,18 @@ class Replay:
         for call in self._calls:
             call()
 
+    def _make_calls_apart(self) -> None:
+        """Make the calls on a stream of their own, between what is queued before and after."""
+        self._stream = self._xp.cuda.Stream(non_blocking=True)
+        current = self._xp.cuda.get_current_stream()
+        self._stream.wait_event(current.record())
+        with self._stream:
+            self._make_calls()
+        current.wait_event(self._stream.record())
+
     def _captured(self) -> Any:
         before = kernel.launches.copy()
-        stream = self._xp.cuda.Stream(non_blocking=True)
+        stream = self._stream
         with stream:
             stream.begin_capture()
             try:

@@ -83,6 +83,9 @@ class TrainConfig:
     head_chunk: int = _setting(
         0, "positions whose logits are in memory at the same time (0: all)", low=0
     )
+    compile: bool = _setting(
+        True, "record a step once and replay its launches, on a GPU as one CUDA graph"
+    )
     accumulate: int = _setting(1, "passes per update, their gradients added up", True, low=1)
     lr: float = _setting(3e-3, "highest learning rate", low=0)
     min_lr: float = _setting(3e-4, "learning rate at the end", low=0)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import backend
+from ..compiled import compile
 from ..engine import no_grad
 from ..models import GPT, flops_per_token, parameter_count
-from ..ops import random
+from ..ops import asarray, random
 from ..optim import AdamW, LossScaler, decay_groups, schedule
 from ..optim.schedule import Schedule
+from ..tensor import Tensor
 from ..text import RandomWindows, fixed_windows
 from . import checkpoint
 from .config import TrainConfig
@@ -79,6 +81,11 @@ class Trainer:
         self.evaluated = -1  # the step of the last evaluation
         self.change: float | None = None  # how far the last update moved, where that is measured
         self.seconds = 0.0  # spent in updates
+        self._take, self._measure = self._take_step, self._loss
+        if config.compile:
+            self._take, self._measure = (
+                compile(function, device=self.device) for function in (self._take, self._measure)
+            )
         self._movement = Movement(self.model.parameters()) if config.min_change else None
         self._losses: list[Any] = []  # since the last report; a GPU is not waited for before it
         self._norms: list[Any] = []  # likewise
@@ -100,24 +107,37 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.model.train()
-        self.optimizer.zero_grad()
-        memory = {"recompute": self.config.recompute, "head_chunk": self.config.head_chunk or None}
-        self._losses.append(backward(self.model, self._next_batches(), self.scaler, **memory))
         if self._movement:
             self._movement.start()
-        if self.config.grad_clip:
-            norm = self.optimizer.step(max_norm=self.config.grad_clip, scaler=self.scaler)._data
-            if isinstance(norm, np.ndarray) and self.scaler is None:
+        batches, shares = self._next_batches()
+        loss, norm = self._take(batches, shares)
+        self._losses.append(loss._data)
+        if norm is not None:
+            if isinstance(norm._data, np.ndarray) and self.scaler is None:
                 self._require_finite(NORM, float(norm), self.step + 1)
-            self._norms.append(norm)
-        else:
-            self.optimizer.step(scaler=self.scaler)
+            self._norms.append(norm._data)
         if self._movement:
             moved = self._movement.distance()
             if moved or self.scaler is None:  # an update that was left out moves nothing
                 self.change = moved
         self.step += 1
         self.seconds += time.perf_counter() - started
+
+    def _take_step(self, batches: Sequence[Any], shares: Any) -> tuple[Tensor, Tensor | None]:
+        """Update the parameters; return the loss and, if gradients are clipped, their norm.
+
+        This is what is recorded once and replayed (``gg.compile``): it looks at no values.
+        """
+        memory = {"recompute": self.config.recompute, "head_chunk": self.config.head_chunk or None}
+        self.optimizer.zero_grad()
+        loss = backward(self.model, batches, shares, self.scaler, **memory)
+        norm = self.optimizer.step(max_norm=self.config.grad_clip or None, scaler=self.scaler)
+        self.optimizer.zero_grad()
+        return loss, norm
+
+    def _loss(self, x: Any, y: Any) -> Tensor:
+        """Return the loss of a batch of held-out windows."""
+        return self.model.loss(x, y, head_chunk=self.config.head_chunk or None)
 
     def report(self) -> Report | None:
         """Return what happened since the last report, None if nothing did.
@@ -156,8 +176,7 @@ class Trainer:
                 return None
             rows = slice(start, start + size)
             with no_grad():
-                loss = self.model.loss(x[rows], y[rows], head_chunk=self.config.head_chunk or None)
-                total += float(loss.item()) * len(x[rows])
+                total += float(self._measure(x[rows], y[rows])) * len(x[rows])
         return total / len(x)
 
     def take_evaluation(self, loss: float) -> bool:
@@ -232,8 +251,10 @@ class Trainer:
         self._losses, self._norms = list(state["losses"]), list(state["norms"])
         self._reported = state["reported"]
 
-    def _next_batches(self) -> list[tuple[Any, Any]]:
-        return [next(self.batches) for _ in range(self.config.accumulate)]
+    def _next_batches(self) -> tuple[list[tuple[Any, Any]], np.ndarray]:
+        """Return the batches of a step and the share of its targets that each of them has."""
+        drawn = [next(self.batches) for _ in range(self.config.accumulate)]
+        return with_targets(drawn, "float64" if self.config.precision == "float64" else "float32")
 
     def _finite(self, what: str, scalars: list[Any]) -> list[float]:
         """Return what was noted at each of the last steps as floats."""
@@ -278,27 +299,37 @@ def find_device(name: str) -> str:
     return device
 
 
+def with_targets(
+    batches: Sequence[tuple[Any, Any]], dtype: str
+) -> tuple[list[tuple[Any, Any]], np.ndarray]:
+    """Return the batches that have targets and which share of all targets each of them has."""
+    counts = [int(np.count_nonzero(y != IGNORED)) for _, y in batches]
+    chosen = [batch for batch, count in zip(batches, counts, strict=True) if count]
+    return chosen, (np.array([n for n in counts if n]) / max(1, sum(counts))).astype(dtype)
+
+
 def backward(
     model: GPT,
-    batches: Iterable[tuple[Any, Any]],
+    batches: Sequence[tuple[Any, Any]],
+    shares: Any,
     scaler: LossScaler | None = None,
     **memory: Any,
-) -> Any:
-    """Add the gradient of the mean loss over all targets of all batches; return that loss.
+) -> Tensor:
+    """Add the gradient of the sum of the batches' mean losses times their shares; return that sum.
 
-    Every target counts the same wherever it stands, so a step does not depend on how its windows
-    are cut into batches. With a scaler the gradient is that of the scaled loss. ``memory`` are
-    ``recompute`` and ``head_chunk`` of GPT.loss. The loss is an array without dimensions, float32
-    or float64, on the model's device.
+    With the share of all targets that a batch holds, every target counts the same wherever it
+    stands, so a step does not depend on how its windows are cut into batches. ``shares`` (batches,)
+    is floating. With a scaler the gradient is that of the scaled loss. ``memory`` are ``recompute``
+    and ``head_chunk`` of GPT.loss.
     """
-    batches = list(batches)
-    counts = [int(np.count_nonzero(y != IGNORED)) for _, y in batches]
-    total: Any = 0.0
-    for (x, y), count in zip(batches, counts, strict=True):
-        if count:
-            loss = model.loss(x, y, **memory) * (count / sum(counts))
-            (loss if scaler is None else scaler.scale(loss)).backward()
-            total = total + loss._data
+    shares, total = asarray(shares), None
+    for i, (x, y) in enumerate(batches):
+        loss = model.loss(x, y, **memory)
+        if len(batches) > 1:
+            loss = loss * shares[i].to(loss.device)
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        total = loss.detach() if total is None else total + loss.detach()
+    assert total is not None
     return total
 
 

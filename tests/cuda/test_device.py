@@ -164,8 +164,16 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
             assert number == 0
 
     class Stream(contextlib.nullcontext):
+        ptr = 0
+
         def __init__(self, non_blocking: bool = False) -> None:
             super().__init__()
+
+        def record(self) -> None:
+            pass
+
+        def wait_event(self, event: Any) -> None:
+            pass
 
         def begin_capture(self) -> None:
             made.captured = []
@@ -177,7 +185,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     there = types.SimpleNamespace(
         Device=Device,
         Stream=Stream,
-        get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+        get_current_stream=Stream,
         runtime=types.SimpleNamespace(getDeviceCount=lambda: 1),
         UnownedMemory=cupy.cuda.UnownedMemory,
         MemoryPointer=cupy.cuda.MemoryPointer,

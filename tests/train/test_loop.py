@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import backend
+from gpugrad import backend, emulator
 from gpugrad.models import GPT, GPTConfig
 from gpugrad.nn import functional as F
 from gpugrad.train import checkpoint
@@ -20,6 +20,7 @@ from gpugrad.train.loop import (
     find_device,
     learning_rate,
     model_state,
+    with_targets,
 )
 
 
@@ -76,14 +77,15 @@ def masked_batch(seed: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
 def test_every_target_counts_the_same_however_batches_are_cut(small_model, cuts):
     x, y = masked_batch(0, 7)
     y[2] = IGNORED  # a batch without any target, when it stands alone
-    loss = backward(small_model, [(x, y)])
+    loss = backward(small_model, *with_targets([(x, y)], "float64"))
     whole = gradients(small_model)
     logits = small_model(x)[0].reshape(-1, 11)
     expected = F.cross_entropy(logits, gg.asarray(y).reshape(-1), reduction="sum")
     assert float(loss) == pytest.approx(expected.item() / np.count_nonzero(y != IGNORED), abs=1e-12)
     small_model.zero_grad()
     parts = list(zip(np.split(x, cuts), np.split(y, cuts), strict=True))
-    assert float(backward(small_model, parts)) == pytest.approx(float(loss), abs=1e-12)
+    parted = backward(small_model, *with_targets(parts, "float64"))
+    assert float(parted) == pytest.approx(float(loss), abs=1e-12)
     for name, g in gradients(small_model).items():
         np.testing.assert_allclose(g, whole[name], rtol=0, atol=1e-12, err_msg=name)
 
@@ -113,6 +115,27 @@ def test_resumption_is_bit_identical(make_trainer, tmp_path, settings, first):
     after.load_state_dict(checkpoint.read(path).state)
     assert early + run(after, 10 - first) == reports
     assert bits(after.state_dict()) == bits(straight.state_dict())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"accumulate": 3, "recompute": "block", "dropout": 0.1},
+        {"precision": "bfloat16", "dropout": 0.2, "positions": "learned"},
+        {"precision": "float16", "head_chunk": 5, "recompute": "attention"},
+        {"grad_clip": 0.0, "min_change": 1e-9, "tied_head": False, "positions": "sinusoidal"},
+    ],
+    ids=["accumulate", "bfloat16", "float16", "no clipping"],
+)
+def test_a_replayed_step_gives_the_same_bits(make_trainer, settings):
+    settings = {"n_embd": 64, **settings}  # heads of 32, for which there are kernels
+    with emulator.enabled("plain"):
+        ends = []
+        for replayed in (True, False):  # one after the other: they share the random numbers
+            trainer = make_trainer(compile=replayed, **settings)
+            ends.append((run(trainer, 4), trainer.evaluate(), bits(trainer.state_dict())))
+            assert not replayed or trainer._take.recordings == 1
+    assert ends[0] == ends[1]
 
 
 def test_runs_with_one_seed_are_equal_and_with_another_differ(make_trainer):

@@ -121,6 +121,14 @@ class Trace:
             leaf.tensor._data, leaf.tensor._grad = leaf.array, leaf.gradient
         return ends
 
+    @property
+    def place(self) -> str | None:
+        """Where the tensors from outside are, those on the CPU that nothing changes aside."""
+        places = {backend.device_of(leaf.array) for leaf in self.leaves}
+        if len(places) > 1:
+            places.discard("cpu")  # constants, which will be copied
+        return min(places, default=None)
+
     # Launches
 
     def before(self, callback: Callable[[], Any]) -> None:

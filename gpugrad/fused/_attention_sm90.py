@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .. import backend, cuda
+from ..cuda import recording
 from ._attention_layout import heads_at_once, last_key, steps
 
 CHOICES = ("auto", "wgmma", "mma")
@@ -88,13 +89,15 @@ def _multiprocessors(x: Any) -> int:
     """Return how many blocks run at a time: results do not depend on it."""
     if cuda.capability(x) == cuda.EMULATED:
         return EMULATED_BLOCKS
-    if isinstance(x, backend.Symbolic) and not backend.cuda_is_available():
+    if not isinstance(x, backend.Symbolic):
+        return _of_device(int(x.device.id))
+    if not recording.active().on_gpu:
         return H100
-    return _on_device(int(backend.cupy_module().cuda.Device().id))
+    return _of_device(int(backend.cupy_module().cuda.runtime.getDevice()))
 
 
 @functools.cache
-def _on_device(number: int) -> int:
+def _of_device(number: int) -> int:
     attributes = backend.cupy_module().cuda.Device(number).attributes
     return int(attributes["MultiProcessorCount"])
 

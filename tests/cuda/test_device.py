@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,9 +19,10 @@ import gpugrad as gg
 from gpugrad import backend, cuda, emulator
 from gpugrad.cuda import _gemm_numpy, arguments, device, gemm_plans, kernel, transfer
 from gpugrad.cuda.compiler import Cubin
-from gpugrad.fused import FUSED, cross_entropy, embedding
+from gpugrad.fused import FUSED, _attention_sm90, cross_entropy, embedding
 from gpugrad.fused.embedding import add_to
 from gpugrad.models import GPT, GPTConfig
+from gpugrad.ops.random import Draw
 from gpugrad.tensor import Tensor
 from gpugrad.testing.kernels import drawn
 
@@ -158,6 +159,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
     class Device(contextlib.nullcontext):
         compute_capability = "90"
+        attributes: ClassVar[dict[str, int]] = {"MultiProcessorCount": 2}
 
         def __init__(self, number: int) -> None:
             super().__init__()
@@ -186,7 +188,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
         Device=Device,
         Stream=Stream,
         get_current_stream=Stream,
-        runtime=types.SimpleNamespace(getDeviceCount=lambda: 1),
+        runtime=types.SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: 0),
         UnownedMemory=cupy.cuda.UnownedMemory,
         MemoryPointer=cupy.cuda.MemoryPointer,
     )
@@ -253,6 +255,26 @@ def test_cupy_arrays_give_what_numpy_arrays_give(op, sample, dtype, host):
         assert (a is None) == (b is None)
         if a is not None:
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("width", [64, 128])
+def test_attention_takes_the_kernels_for_this_gpu(width, host):
+    """Where the emulator, told to, takes them too."""
+    op, given = FUSED["packed_attention"], {"scale": 0.2, "is_causal": True, "offset": 0}
+    given |= {"dropout_p": 0.0, "draw": Draw(0, 0, None)}
+    qkv = np.random.default_rng(4).normal(size=(2, 70, 3, 3, width)).astype("bfloat16")
+    implementation = op.implementations["cuda"]
+    with emulator.enabled("plain"), _attention_sm90.kernels("wgmma"):
+        expected = both(op, implementation, [qkv], given, lambda x: x, lambda x: x)
+    on_device = [host.to_device(qkv)]
+    found = both(op, implementation, on_device, given, host.to_device, host.view)
+    assert [name for name in host.launched if "sm90" in name] == [
+        "attention_forward_sm90",
+        "attention_backward_sm90_keys",
+        "attention_backward_sm90_queries",
+    ]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def both(op, implementation, arrays, statics, to_device, view):

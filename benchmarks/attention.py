@@ -1,17 +1,23 @@
-"""Attention: GPT-2 124M in training, wider heads, one token over a cache; packed projections."""
+"""Attention: GPT-2 124M in training, wider heads, one token over a cache; packed projections.
+
+On an H100 or H200 the kernels for other GPUs (mma.sync) are timed beside those for it (wgmma).
+"""
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
 import bench
 from bench import Case
 
+from gpugrad.fused import _attention_sm90
 from gpugrad.ops.random import Draw
 from gpugrad.registry import Sample
 
 NAME = "scaled_dot_product_attention"
+MMA = (("mma.sync", functools.partial(_attention_sm90.kernels, "mma")),)
 
 
 def _torch(
@@ -46,15 +52,20 @@ def _packed(batches: int, rows: int, heads: int, width: int) -> Sample:
 
 
 CASES = [
-    Case(NAME, _sample(64, 12, 1024, 1024, 64), _sample(2, 12, 256, 256, 64), _torch, "causal"),
+    Case(
+        NAME, _sample(64, 12, 1024, 1024, 64), _sample(2, 12, 256, 256, 64), _torch, "causal", MMA
+    ),
     Case(
         NAME,
         _sample(64, 12, 1024, 1024, 64, causal=False),
         _sample(2, 12, 256, 256, 64, causal=False),
         _torch,
         "full",
+        MMA,
     ),
-    Case(NAME, _sample(32, 16, 1024, 1024, 128), _sample(1, 8, 256, 256, 128), _torch, "causal"),
+    Case(
+        NAME, _sample(32, 16, 1024, 1024, 128), _sample(1, 8, 256, 256, 128), _torch, "causal", MMA
+    ),
     Case(NAME, _sample(64, 12, 1, 1024, 64), _sample(8, 12, 1, 1024, 64), _torch, "one token"),
     Case(
         "packed_attention",
@@ -62,6 +73,7 @@ CASES = [
         _packed(2, 256, 12, 64),
         _torch_packed,
         "causal",
+        MMA,
     ),
 ]
 

@@ -18,6 +18,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -89,7 +90,9 @@ class Case:
     keywords.
 
     ``torch(torch, *tensors, **keywords)`` computes the same with PyTorch, ``cpu_sample`` stands in
-    for ``sample`` where there is no GPU, ``label`` for the keywords in the title.
+    for ``sample`` where there is no GPU, ``label`` for the keywords in the title. ``kernels`` are
+    other kernels than those a GPU takes by itself: a name, and what returns the context in which
+    they are taken.
     """
 
     op: str
@@ -97,6 +100,7 @@ class Case:
     cpu_sample: Sample | None = None
     torch: Callable[..., Any] | None = None
     label: str = ""
+    kernels: tuple[tuple[str, Callable[[], AbstractContextManager[None]]], ...] = ()
 
     def at(self, device: str) -> Sample:
         """Return the sample for a device."""
@@ -125,6 +129,10 @@ class Case:
         def fast() -> tuple[list[Any], list[Any]]:
             return _results(lambda: op(*given, **statics), given)
 
+        for name, choice in self.kernels if chosen == "cuda" else ():
+            makers[f"cuda, {name}"] = functools.partial(
+                _other_kernels, choice, op, given, statics, fast
+            )
         makers["definition"] = lambda: _definition(op, given, statics, fast)
         if torch is not None and self.torch is not None:
             f = self.torch
@@ -279,6 +287,25 @@ def _differentiated(run: Callable[[], Any], given: Sequence[Any]) -> tuple[Any, 
     seeds = [gg.tensor(_like(o.data)) for o in outs]
     leaves = [x for x in given if x is not None and x.requires_grad]
     return outs, lambda: gg.grad(outs, leaves, seeds, retain_graph=True)
+
+
+def _other_kernels(
+    choice: Callable[[], AbstractContextManager[None]],
+    op: Fused,
+    given: Sequence[Any],
+    statics: Mapping[str, Any],
+    fast: Results,
+) -> Iterator[Call]:
+    def chosen(run: Callable[[], object]) -> object:
+        with choice():
+            return run()
+
+    with choice():
+        found = _results(lambda: op(*given, **statics), given)
+        calls = list(_fast_path(op, "cuda", given, statics))
+    for call, mine, expected in zip(calls, found, fast(), strict=False):
+        run = functools.partial(chosen, call.run)
+        yield Call(call.direction, run, difference(mine, expected))
 
 
 def _definition(

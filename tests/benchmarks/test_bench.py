@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import cli, emulator
+from gpugrad import cli, cuda, emulator
 from gpugrad.cuda.source import shipped
 from gpugrad.fused import FUSED
 from gpugrad.registry import Sample
@@ -29,7 +29,7 @@ from gpugrad.registry import Sample
 PEAK = bench.Peaks(1e9, 1e12)
 TORCH = importlib.import_module("torch") if importlib.util.find_spec("torch") else None
 FILES = {"attention_backward": "attention", "attention_forward": "attention"}
-FILES |= {"attention_backward_sm90": "attention"}
+FILES |= {"attention_backward_sm90": "attention", "attention_forward_sm90": "attention"}
 FILES |= {"sort_ids": "embedding"}  # for the gradient
 FILES |= {"random": "random_fills", "copy": "copies"}  # Python has modules of these names
 
@@ -139,6 +139,23 @@ def test_while_the_emulator_runs_the_kernels_are_measured(name: str) -> None:
     assert ("cuda", "backward") in rows
     assert rows["definition", "forward"]["agrees"]
     assert rows["definition", "backward"]["agrees"]
+
+
+def test_kernels_are_timed_beside_others_of_the_same_operation(monkeypatch: Any) -> None:
+    case = next(case for case in bench.cases("attention") if case.kernels)
+    case = replace(case, cpu_sample=Sample(*[(1, 1, 8, 64)] * 3, None, **case.sample.statics))
+    monkeypatch.setenv("GPUGRAD_ATTENTION", "wgmma")  # as on an H100
+    before = cuda.launches.copy()
+    with emulator.enabled("plain"):
+        rows = measured(case, dtype="bfloat16")
+    launched = (cuda.launches - before).keys()
+    for way in bench.DIRECTIONS:
+        assert ("cuda", way) in rows
+        assert rows["cuda, mma.sync", way]["agrees"]
+        assert rows["definition", way]["agrees"]
+        names = {name for name in launched if way in name}
+        assert any("sm90" in name for name in names)
+        assert any("sm90" not in name and "rows" not in name for name in names)
 
 
 def test_while_the_emulator_runs_a_fused_function_is_one_kernel() -> None:

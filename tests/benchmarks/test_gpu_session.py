@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -54,15 +55,19 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_session, "LIMITS", {"endless": 5})
 
 
+SAME = ["step-b1", "step-b8", "step-b32", "kernels-float32", "gemm-float16"]  # as another section
+
+
 def test_dry_run_takes_every_section_and_writes_one_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "session.json"
-    assert main(["--dry-run", "--out", str(out)]) == 0
+    assert main(["--dry-run", "--out", str(out), "--skip", *SAME]) == 0
     record = json.loads(out.read_text())
     assert list(tmp_path.iterdir()) == [out]
-    assert [s["section"] for s in record["sections"]] == list(SECTIONS)
-    assert {row["section"] for row in record["rows"]} == set(SECTIONS)
+    sections = [name for name in SECTIONS if name not in SAME]
+    assert [s["section"] for s in record["sections"]] == sections
+    assert {row["section"] for row in record["rows"]} == set(sections)
     assert record["settings"] == {"dry_run": True}
     assert len(record["provenance"]["sources"]) == 16
     values = {(row["section"], row["what"]): row["value"] for row in record["rows"]}
@@ -102,6 +107,22 @@ def test_a_section_that_an_exception_ends_has_failed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(bench, "measure", lambda *_: 1 / 0)
     with pytest.raises(AssertionError, match="ZeroDivisionError"):
         list(SECTIONS["kernels-float32"]("cpu", True, 10.0))
+
+
+def test_sections_of_steps_name_cases() -> None:
+    cases = [case for names in gpu_session.STEPS.values() for case in names]
+    assert set(cases) <= set(train_step.CASES["cuda"])
+    assert set(gpu_session.LIMITS) <= set(SECTIONS)
+
+
+def test_the_commands_of_the_readme_run_every_section_within_the_budget() -> None:
+    readme = Path(gpu_session.__file__).with_name("README.md").read_text().splitlines()
+    commands = [x.split("--only")[1] for x in readme if x.startswith("python benchmarks/gpu_s")]
+    asked = [chosen(shlex.split(command), []) for command in commands]
+    assert sorted(name for names in asked for name in names) == sorted(SECTIONS)
+    for names in asked:
+        limits = [gpu_session.LIMITS.get(name, gpu_session.LIMIT) for name in names]
+        assert sum(limits) <= gpu_session.SECONDS
 
 
 def test_patterns_choose_sections() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import train_peers
 import train_step
+from safetensors.numpy import load_file
 from small_gpt import Run
 from train_peers import PEERS, Peer
 
@@ -254,6 +255,9 @@ def test_weights_and_batches_of_narrow_runs_are_those_a_bfloat16_model_holds(
     tmp_path: Path,
 ) -> None:
     inputs = train_step.write_inputs(TINY, "bfloat16", tmp_path)
+    for array in load_file(inputs["weights"]).values():
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, array.astype(gg.bfloat16).astype(np.float32))
     (ready, narrow) = answers(
         tmp_path, {"do": "losses", "steps": 3}, peer="gpugrad-eager", dtype="bfloat16", **inputs
     )

@@ -97,20 +97,14 @@ class GPT(Module):
         return self.config.block_size
 
     def forward(
-        self,
-        ids: Any,
-        targets: Any = None,
-        cache: KVCache | None = None,
-        *,
-        recompute: Recompute = "none",
+        self, ids: Any, targets: Any = None, cache: KVCache | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Return (logits, loss): (B, T, V), and the mean cross-entropy, None without targets.
 
         ids: integers (B, T), T at most block_size. targets: the ids that follow, (B, T); those
         that are -100 do not count. With a cache (see new_cache) the ids continue what it has seen.
-        ``recompute`` as in features.
         """
-        logits = self.logits(self.features(ids, cache, recompute=recompute))
+        logits = self.logits(self.features(ids, cache))
         if targets is None:
             return logits, None
         targets = self._targets(targets, logits)

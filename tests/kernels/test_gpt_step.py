@@ -60,8 +60,8 @@ def model_of(layers: int, **settings) -> GPT:
     return GPT(GPTConfig(n_layer=layers, **{**shape, "dtype": "bfloat16", **settings}))
 
 
-def launched(layers: int = 1, settings=None, **how) -> list[str]:
-    """Return the names of everything a step of forward and backward launches on an A100."""
+def traced(layers: int = 1, settings=None, **how) -> recording.Trace:
+    """Return what a step of forward and backward launches on an A100."""
     model = model_of(layers, **(settings or {}))
     trace = recording.Trace(80)
     state = trace.input((2,), gg.uint64)
@@ -70,7 +70,21 @@ def launched(layers: int = 1, settings=None, **how) -> list[str]:
         model.loss(x, y, **how).backward()
         for p in model.parameters():
             p.grad.data.settle()  # sums wait for a reader
-    return [launch.name for launch in trace.launches]
+    return trace
+
+
+def launched(layers: int = 1, settings=None, **how) -> list[str]:
+    """Return the names of all launches in order."""
+    return [launch.name for launch in traced(layers, settings, **how).launches]
+
+
+def kept(layers: int, **how) -> int:
+    """Return the bytes that are written in the forward pass and read in the backward pass."""
+    launches = traced(layers, **how).launches
+    middle = next(i for i, launch in enumerate(launches) if launch.name == "fill")
+    written = {b.storage for launch in launches[:middle] for b in launch.writes}
+    read = {b.storage for launch in launches[middle:] for b in launch.reads}
+    return sum(storage.nbytes for storage in written & read)
 
 
 def per_block(**how) -> Counter[str]:
@@ -102,6 +116,22 @@ def test_dropout_is_four_launches_more():
 def test_recomputing_launches_the_forward_pass_again_and_a_sum(recompute, again):
     more = per_block(recompute=recompute) - per_block()
     assert more == Counter([*again, "elementwise_add"])
+
+
+@pytest.mark.parametrize(
+    ("recompute", "narrow", "wide"),
+    [
+        ("none", 8 * WIDTH + 2 * 4 * WIDTH, 2 + 4),  # two heads
+        ("attention", 3 * WIDTH + 2 * 4 * WIDTH, 2),
+        ("block", WIDTH, 0),
+    ],
+)
+def test_what_a_block_keeps_is_what_the_documentation_says(recompute, narrow, wide):
+    of_one = kept(3, recompute=recompute) - kept(2, recompute=recompute)
+    assert of_one == N * (2 * narrow + 4 * wide)
+    words = {"none": "8 C + 2 H; A + 4", "attention": "3 C + 2 H; 2 ", "block": "C; 0"}
+    assert f'"{recompute}"' in GPT.features.__doc__
+    assert words[recompute] in GPT.features.__doc__
 
 
 def test_chunks_of_the_head():

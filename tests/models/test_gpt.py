@@ -230,6 +230,31 @@ def test_learns_a_text_by_heart(positions, norm_first) -> None:
     assert generate(model, text[:3], 10, greedy=True).tolist() == text.tolist()
 
 
+@every_kind
+def test_loss_alone_has_the_bits_of_the_loss_beside_logits(options) -> None:
+    model = small(**options, dtype="float32")
+    expected = loss_and_gradients(lambda x, y: model(x, y)[1], model)
+    assert loss_and_gradients(model.loss, model) == expected
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_chunks_of_the_head_change_nothing_but_rounding(reduction, tied) -> None:
+    model = small(tied_head=tied)
+    ids, targets = ids_of(2, 6), ids_of(2, 6, seed=3)
+    targets[0, 2:5] = -100
+    results = []
+    for chunk in (None, 5, 12):
+        model.zero_grad()
+        loss = model.loss(ids, targets, reduction, head_chunk=chunk)
+        assert loss.shape == ((2, 6) if reduction == "none" else ())
+        loss.sum().backward()
+        results.append([loss.numpy(), *(p.grad.numpy() for p in model.parameters())])
+    for a, b, same in zip(*results, strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-11, atol=1e-13)
+        np.testing.assert_array_equal(same, a)
+
+
 # The way of the residual stream through the blocks
 
 
@@ -287,7 +312,7 @@ def test_recomputing_changes_no_bit(options, recompute, dropout) -> None:
     model = small(**options, dropout=dropout, dtype="float32")
     expected = loss_and_gradients(lambda x, y: model(x, y)[1], model)
     after = gg.random.get_state()
-    again = loss_and_gradients(lambda x, y: model(x, y, recompute=recompute)[1], model)
+    again = loss_and_gradients(lambda x, y: model.loss(x, y, recompute=recompute), model)
     assert again == expected
     assert gg.random.get_state() == after
 
@@ -480,6 +505,13 @@ def test_refuses_ids(ids, error, message) -> None:
 def test_refuses_targets() -> None:
     with pytest.raises(ValueError, match=r"targets \(2, 4\) must have ids' shape \(2, 5\)"):
         small()(ids_of(2, 5), ids_of(2, 4))
+
+
+def test_loss_refuses_targets() -> None:
+    with pytest.raises(ValueError, match=r"targets \(2, 4\) must have ids' shape \(2, 5\)"):
+        small().loss(ids_of(2, 5), ids_of(2, 4))
+    with pytest.raises(ValueError, match="chunk must be a number of rows >= 1, got 0"):
+        small().loss(ids_of(2, 5), ids_of(2, 5), head_chunk=0)
 
 
 def test_ids_of_any_integer_type() -> None:

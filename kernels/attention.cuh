@@ -55,12 +55,15 @@ __device__ __forceinline__ Work work_of(int64_t block, int tiles, int heads, int
 
 struct Dropout {
     uint64_t seed, counter;
+    const uint64_t* state;  // read anew by every draw: kept in registers, it would make them spill
     unsigned threshold;  // a weight is kept where its word is at least this
     int keys;
     // The words of keys 4 * group to 4 * group + 3.
     __device__ __forceinline__ void draw(int64_t row, int group, unsigned (&words)[4]) const {
         const int64_t blocks = (static_cast<int64_t>(keys) + 3) / 4;
-        philox(seed, counter + static_cast<uint64_t>(row * blocks + group), words);
+        uint64_t key = seed, first = counter;
+        locate(state, key, first);
+        philox(key, first + static_cast<uint64_t>(row * blocks + group), words);
     }
 };
 

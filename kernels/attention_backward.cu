@@ -447,7 +447,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
     int64_t dv_row, int all_heads, int heads, int queries, int keys, int padded, int width,
     int offset, int group, float scale, float inverse_keep, uint64_t seed, uint64_t counter,
     const uint64_t* state, unsigned threshold) {
-    if (DROPOUT) locate(state, seed, counter);
     constexpr int UNIT = unit_rows(OWN_KEYS);
     using Part = Scores<UNIT, CHUNK>;
     DYN_SMEM(memory);
@@ -525,7 +524,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_keys
             }
             unsigned kept = ~0u;
             if (DROPOUT)
-                kept = Part::template keep<true>({seed, counter, threshold, keys},
+                kept = Part::template keep<true>({seed, counter, state, threshold, keys},
                                                  static_cast<int64_t>(head) * queries, own_key,
                                                  first);
             if (WANTED & 2) {
@@ -564,7 +563,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_quer
     int64_t dq_batch, int64_t dq_head, int64_t dq_row, int all_heads, int heads, int queries,
     int keys, int padded, int width, int offset, int group, float scale, float inverse_keep,
     uint64_t seed, uint64_t counter, const uint64_t* state, unsigned threshold) {
-    if (DROPOUT) locate(state, seed, counter);
     constexpr int UNIT = unit_rows(OWN_QUERIES);
     using Part = Scores<UNIT, CHUNK>;
     DYN_SMEM(memory);
@@ -647,7 +645,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_backward_quer
             }
             if (DROPOUT) {
                 const unsigned kept = Part::template keep<false>(
-                    {seed, counter, threshold, keys}, static_cast<int64_t>(head) * queries,
+                    {seed, counter, state, threshold, keys}, static_cast<int64_t>(head) * queries,
                     own_query, first);
 #pragma unroll
                 for (int n = 0; n < Part::size; n++)

@@ -388,7 +388,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                       int heads, int queries, int keys, int width, int offset, int group,
                       float scale, float inverse_keep, uint64_t seed, uint64_t counter,
                       const uint64_t* state, unsigned threshold) {
-    if (DROPOUT) locate(state, seed, counter);
     const int tiles = (queries + ROWS - 1) / ROWS;
     const Work work = work_of(blockIdx.x, tiles, batches * heads, group);
     const int batch = work.head / heads, head = work.head % heads;
@@ -415,5 +414,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                  in_packs(out, out_batch | out_head | out_token),
              scale,
              inverse_keep,
-             {seed, counter, threshold, keys}});
+             {seed, counter, state, threshold, keys}});
 }

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
+from gpugrad import emulator
+from gpugrad.nn import functional as F
 from gpugrad.ops import random
 
 
@@ -192,6 +194,26 @@ class TestCheckpoint:
         out.sum().backward()
         np.testing.assert_array_equal(x.grad.numpy(), out.numpy())
         assert random.get_state() == state
+
+    def test_random_numbers_are_replayed_in_a_recorded_step(self):
+        """Each run draws others, and the backward pass those of the forward pass."""
+
+        def step(x):
+            weight = gg.ones(1000, requires_grad=True)
+            out = gg.checkpoint(lambda w: F.dropout(F.dropout(w * x, 0.3), 0.5), weight)
+            return out, gg.grad(out.sum(), weight)[0], F.dropout(x)
+
+        x = gg.ones(1000)
+        runs = []
+        with emulator.enabled():
+            for run in (step, gg.compile(step)):
+                gg.manual_seed(3)
+                runs.append([[t.numpy() for t in run(x)] for _ in range(3)])
+                assert random.get_state()["offset"] == 9 * 250
+        for expected, found in zip(*runs, strict=True):
+            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(found[1], found[0])
+        assert len({out.tobytes() for out, _, _ in runs[1]}) == 3
 
     def test_several_results(self):
         x = _random(3).requires_grad_()

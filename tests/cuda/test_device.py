@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import backend, cuda, emulator
+from gpugrad import backend, cuda, emulator, random
 from gpugrad.cuda import _gemm_numpy, arguments, device, gemm_plans, kernel, transfer
 from gpugrad.cuda.compiler import Cubin
-from gpugrad.fused import FUSED, _attention_sm90, cross_entropy, embedding
+from gpugrad.fused import FUSED, _attention_sm90, cross_entropy, dropout, dropout_add, embedding
 from gpugrad.fused.embedding import add_to
 from gpugrad.models import GPT, GPTConfig
 from gpugrad.ops.random import Draw
@@ -311,6 +311,37 @@ def test_ids_on_a_gpu_are_not_looked_at(host):
     for found in (embedding(ids, table), cross_entropy(x, ids, reduction="none")):
         rows = host.view(found._data).reshape(3, -1)
         assert np.isnan(rows).all(1).tolist() == [False, True, True]
+
+
+def test_draws_on_a_gpu_begin_at_a_state_in_its_memory(host):
+    x = np.linspace(1, 2, 53, dtype=np.float32)
+    state = host.to_device(np.array([2**63 + 1, 40], np.uint64))
+
+    def run(x):
+        attend = FUSED["scaled_dot_product_attention"].implementations["cuda"].forward
+        return [
+            random.normal(size=9)._data,
+            random.integers(7, size=5)._data,
+            dropout(Tensor(x), 0.4)._data,
+            dropout_add(Tensor(x), Tensor(x), 0.4)._data,
+            attend(
+                *(x[:48].reshape(1, 1, 3, 16) for _ in range(3)),
+                None,
+                scale=0.25,
+                is_causal=False,
+                offset=0,
+                dropout_p=0.4,
+                draw=random.reserve(3),
+            )[0],
+        ]
+
+    with random.recording(state):
+        found = run(host.to_device(x))
+    random.set_state({"seed": 2**63 + 1, "offset": 40})
+    with emulator.enabled("plain"):
+        expected = run(x)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(host.view(a), b)
 
 
 def test_much_shared_memory_is_asked_for_once(host, tmp_path):

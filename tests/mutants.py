@@ -31,7 +31,11 @@ RULES = (
     ("barrier removed", re.compile(r"^\s*__syncthreads\(\);"), ""),
     ("warp fence removed", re.compile(r"^\s*__syncwarp\(\);"), ""),
     ("wait removed", re.compile(r"cp_async_wait<(\d+)>\(\);"), ""),
-    ("waits for one copy less", re.compile(r"cp_async_wait<(\d+)>\(\);"), None),
+    ("waits for one copy less", re.compile(r"(cp_async_wait|wgmma_wait)<(\d+)>"), None),
+    ("wait of a phase removed", re.compile(r"^\s*mbarrier_wait\(.*\);"), ""),
+    ("arrival removed", re.compile(r"\b\w*_arrive\(.*\);"), ";"),
+    ("proxy fence removed", re.compile(r"^\s*fence_proxy_async\(\);"), ""),
+    ("fence of products removed", re.compile(r"^\s*wgmma_fence\(\);"), ""),
     ("bound one too far", re.compile(rf"(?<=\w) < ({BOUNDS})\b"), r" <= \1"),
     (
         "first one left out",
@@ -93,8 +97,8 @@ def mutants(file: Path) -> Iterator[Mutant]:
 
 
 def later(match: re.Match[str]) -> str:
-    """Return a wait that lets one more group of copies be under way."""
-    return f"cp_async_wait<{int(match[1]) + 1}>();"
+    """Return a wait that lets one more group of copies or products be under way."""
+    return f"{match[1]}<{int(match[2]) + 1}>"
 
 
 def tests_of(file: str) -> list[str]:
@@ -109,7 +113,8 @@ def tests_of(file: str) -> list[str]:
         if not more:
             break
         users |= more
-    found = [ROOT / "tests" / "kernels" / f"test_{Path(name).stem}.py" for name in sorted(users)]
+    stems = {re.sub(r"_(for|back)ward(?=_sm90)", "", Path(name).stem) for name in users}
+    found = [ROOT / "tests" / "kernels" / f"test_{stem}.py" for stem in sorted(stems)]
     return [str(path.relative_to(ROOT)) for path in found if path.exists()]
 
 

@@ -251,8 +251,8 @@ void describe(Report& report, const Region& region, const char* address, size_t 
               before_wrote ? "copy to" : "product (wgmma) of");
     if (now.async && !write && ordered(before, state.current))
         fault(RACE, state.current, spot_of(now.pc),
-              "read through the asynchronous proxy (wgmma) of what an ordinary store or copy wrote, "
-              "without fence.proxy.async between");
+              "read through the asynchronous proxy (wgmma) of what an ordinary store or copy "
+              "wrote, without fence.proxy.async between");
     fault(RACE, state.current, spot_of(now.pc), "%s after %s without synchronisation",
           verb(now, write), verb(before, before_wrote));
 }
@@ -378,8 +378,7 @@ void access(char* address, size_t size, int how, uint32_t pc) {
     if (!active) return;
     const bool write = how & WRITE, atomic = how & ATOMIC;
     if (address >= state.stack && address < state.stack_end) {
-        if (registers_under_way(state.current))
-            check_registers(address, size, write, spot_of(pc));
+        if (sums_under_way) check_registers(address, size, write, spot_of(pc));
         return;
     }
     last_pc = pc;

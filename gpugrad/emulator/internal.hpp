@@ -136,8 +136,9 @@ enum How : int { READ = 0, WRITE = 1, ATOMIC = 2, PENDING = 4, ASYNC = 8 };
 void begin_copies();                                       // async.cpp: a new block
 void begin_phase_barriers();                               // mbarrier.cpp: a new block
 void begin_warpgroups();                                   // warpgroup.cpp: a new block
-bool registers_under_way(int thread);                      // warpgroup.cpp
-void check_registers(const char* address, size_t size, bool write, Spot spot);  // the same
+extern int sums_under_way;                                 // warpgroup.cpp: of all threads
+// Reports an access to local variables that are the sums of a product under way.
+void check_registers(const char* address, size_t size, bool write, Spot spot);
 void park_at(const char* op, const char* file, int line);  // until another thread does the next
 void make_runnable(int thread);
 

@@ -60,8 +60,8 @@ struct Warpgroup {
 static Warpgroup warpgroups[GROUPS];
 static int committed[MAX_THREADS];
 static bool fenced[MAX_THREADS], waiting[MAX_THREADS];
-static int under_way[MAX_THREADS];  // sums of a thread
 static bool any;
+int sums_under_way;
 
 void begin_warpgroups() {
     if (!any) return;
@@ -74,7 +74,7 @@ void begin_warpgroups() {
     memset(committed, 0, sizeof committed);
     memset(fenced, 0, sizeof fenced);
     memset(waiting, 0, sizeof waiting);
-    memset(under_way, 0, sizeof under_way);
+    sums_under_way = 0;
 }
 
 // ---- addresses in shared memory: dynamic, then static ----
@@ -243,7 +243,7 @@ static void give_back(Sums& sums, int t, int thread, Spot spot) {
     for (int i = 0; i < sums.columns / 2; i++) at[i] = sums.values[row_of(t, i)][column_of(t, i)];
     sums.taken[t] = true;
     sums.missing--;
-    under_way[thread]--;
+    sums_under_way--;
 }
 
 static Sums* find_sums(Warpgroup& w, int first) {
@@ -261,10 +261,10 @@ static Sums* find_sums(Warpgroup& w, int first) {
     Sums& sums = *w.sums.back();
     sums.columns = w.requests[0].columns;
     sums.missing = GROUP;
+    sums_under_way += GROUP;
     for (int t = 0; t < GROUP; t++) {
         float* at = sums.at[t] = w.requests[t].sums;
         sums.taken[t] = false;
-        under_way[first + t]++;
         for (int i = 0; i < sums.columns / 2; i++)
             sums.values[row_of(t, i)][column_of(t, i)] = at[i];
         poison(at, sums.columns);
@@ -381,9 +381,6 @@ EXPORT void wgmma_wait(int pending, const char* file, int line) {
     std::erase_if(w.sums, [](const auto& sums) { return sums->missing == 0; });
     state.busy = false;
 }
-
-// The checked build asks for every access to local variables while sums are under way.
-bool registers_under_way(int thread) { return under_way[thread] != 0; }
 
 void check_registers(const char* address, size_t size, bool write, Spot spot) {
     const int thread = state.current, t = thread % GROUP;

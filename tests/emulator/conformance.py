@@ -71,9 +71,9 @@ def cases() -> dict[str, Case]:
         "bulk-copies": Case("bulk_ring", 64, (normal(7, 64), Out((64,)), 7)),
         "exp2-edges": Case("powers", 8, (edges, Out((8,))), 2.0**-21),
     }
-    for how in (0, 1, 2, 3, 4, 5, 8, 11, 13, 16, 17, 19, 24, 27, 29):
+    for how in (0, 1, 2, 3, 4, 5, 8, 11, 13, 16, 17, 19, 24, 27, 29, 32, 33, 35, 43):
         kind = "bfloat16" if how & 1 else "float16"
-        columns = 128 if how & 16 else 64
+        columns = 128 if how & 16 else 32 if how & 32 else 64
         a, b = (normal(n, 64).astype(backend.as_dtype(kind)).view(np.uint16) for n in (64, columns))
         words = [kind, "registers"[: 9 * (how >> 1 & 1)], "a.T"[: 3 * (how >> 2 & 1)]]
         name = "-".join(filter(None, ["wgmma", *words, "b.T"[: 3 * (how >> 3 & 1)], str(columns)]))

@@ -165,13 +165,14 @@ __device__ __forceinline__ void group_product(const uint16_t* a, const uint16_t*
         out[(row + i % 4 / 2 * 8) * 2 * SIZE + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums[i];
 }
 
-// `how`: 1 bfloat16, 2 a in registers, 4 and 8 a and b transposed, 16 128 columns
+// `how`: 1 bfloat16, 2 a in registers, 4 and 8 a and b transposed, 16 and 32
+// 128 and 32 columns
 extern "C" __global__ void warpgroup(const uint16_t* a, const uint16_t* b, float* out, int how) {
     __shared__ __align__(1024) uint16_t a_tile[4096], b_tile[8192];
 #define CASE(i)                                                                       \
     if (how == i)                                                                     \
         group_product<(i & 1) != 0, (i & 2) != 0, (i & 4) != 0, (i & 8) != 0,         \
-                      (i & 16) != 0 ? 64 : 32>(a, b, out, a_tile, b_tile)
+                      (i & 16) != 0 ? 64 : (i & 32) != 0 ? 16 : 32>(a, b, out, a_tile, b_tile)
     CASE(0);
     CASE(1);
     CASE(2);
@@ -187,6 +188,10 @@ extern "C" __global__ void warpgroup(const uint16_t* a, const uint16_t* b, float
     CASE(24);
     CASE(27);
     CASE(29);
+    CASE(32);
+    CASE(33);
+    CASE(35);
+    CASE(43);
 #undef CASE
 }
 
@@ -459,10 +464,11 @@ __device__ __forceinline__ void fill(uint16_t* tile) {
 extern "C" __global__ void wgmma_without_proxy_fence(float* out) {
     __shared__ __align__(1024) uint16_t tile[4096];
     float sums[32];
+    const uint64_t t = wgmma_tile(tile, 1024);
     for (int i = threadIdx.x; i < 4096; i += 128) tile[i] = 0;  // HERE
     __syncthreads();
     wgmma_fence();
-    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), false);  // HERE
+    wgmma_shared<true, false, false>(sums, t, t, false);  // HERE
     wgmma_commit();
     wgmma_wait<0>(sums);
     out[threadIdx.x] = sums[0];
@@ -473,6 +479,7 @@ extern "C" __global__ void proxy_fence_after_barrier(float* out) {
     __shared__ __align__(1024) uint16_t tile[4096];
     __shared__ uint64_t full;
     float sums[32];
+    const uint64_t t = wgmma_tile(tile, 1024);
     if (threadIdx.x == 0) mbarrier_init(&full, 128);
     __syncthreads();
     if (threadIdx.x >= 128) {
@@ -483,7 +490,7 @@ extern "C" __global__ void proxy_fence_after_barrier(float* out) {
     }
     mbarrier_wait(&full, 0);
     wgmma_fence();
-    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), false);  // HERE
+    wgmma_shared<true, false, false>(sums, t, t, false);  // HERE
     wgmma_commit();
     wgmma_wait<0>(sums);
     out[threadIdx.x] = sums[0];
@@ -493,11 +500,12 @@ extern "C" __global__ void proxy_fence_after_barrier(float* out) {
 extern "C" __global__ void wgmma_tile_overwritten(float* out) {
     __shared__ __align__(1024) uint16_t tile[4096];
     float sums[32];
+    const uint64_t t = wgmma_tile(tile, 1024);
     fill(tile);
     fence_proxy_async();
     __syncthreads();
     wgmma_fence();
-    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), false);  // HERE
+    wgmma_shared<true, false, false>(sums, t, t, false);  // HERE
     wgmma_commit();
     __syncthreads();
     tile[threadIdx.x] = 0;  // HERE
@@ -530,11 +538,12 @@ extern "C" __global__ void wgmma_weak_wait(float* out) {
 extern "C" __global__ void wgmma_sums_read_early(float* out) {
     __shared__ __align__(1024) uint16_t tile[4096];
     float sums[32];
+    const uint64_t t = wgmma_tile(tile, 1024);
     fill(tile);
     fence_proxy_async();
     __syncthreads();
     wgmma_fence();
-    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), false);
+    wgmma_shared<true, false, false>(sums, t, t, false);
     wgmma_commit();
     out[threadIdx.x] = sums[0];  // HERE
     wgmma_wait<0>(sums);
@@ -544,11 +553,12 @@ extern "C" __global__ void wgmma_sums_read_early(float* out) {
 extern "C" __global__ void wgmma_sums_written_early(float* out) {
     __shared__ __align__(1024) uint16_t tile[4096];
     float sums[32];
+    const uint64_t t = wgmma_tile(tile, 1024);
     fill(tile);
     fence_proxy_async();
     __syncthreads();
     wgmma_fence();
-    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), false);
+    wgmma_shared<true, false, false>(sums, t, t, false);
     wgmma_commit();
     sums[1] = 0;          // HERE
     wgmma_wait<0>(sums);  // HERE
@@ -575,10 +585,11 @@ extern "C" __global__ void wgmma_fragments_written_early(float* out) {
 extern "C" __global__ void wgmma_without_fence(float* out) {
     __shared__ __align__(1024) uint16_t tile[4096];
     float sums[32];
+    const uint64_t t = wgmma_tile(tile, 1024);
     fill(tile);
     fence_proxy_async();
     __syncthreads();
-    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), false);  // HERE
+    wgmma_shared<true, false, false>(sums, t, t, false);  // HERE
     wgmma_commit();
     wgmma_wait<0>(sums);
     out[threadIdx.x] = sums[0];
@@ -588,12 +599,13 @@ extern "C" __global__ void wgmma_without_fence(float* out) {
 extern "C" __global__ void wgmma_without_second_fence(float* out) {
     __shared__ __align__(1024) uint16_t tile[4096];
     float sums[32];
+    const uint64_t t = wgmma_tile(tile, 1024);
     fill(tile);
     fence_proxy_async();
     __syncthreads();
     wgmma_fence();
     for (int i = 0; i < 2; i++) {
-        wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), i > 0);  // HERE
+        wgmma_shared<true, false, false>(sums, t, t, i > 0);  // HERE
         wgmma_commit();
         wgmma_wait<0>(sums);
         sums[0] += 1;
@@ -605,12 +617,13 @@ extern "C" __global__ void wgmma_without_second_fence(float* out) {
 extern "C" __global__ void wgmma_of_different_tiles(float* out) {
     __shared__ __align__(1024) uint16_t tile[4096];
     float sums[32];
+    const uint64_t t = wgmma_tile(tile, 1024);
     fill(tile);
     fence_proxy_async();
     __syncthreads();
     wgmma_fence();
     const uint64_t b = wgmma_tile(tile + (threadIdx.x < 64 ? 0 : 512), 1024);
-    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), b, false);  // HERE
+    wgmma_shared<true, false, false>(sums, t, b, false);  // HERE
     wgmma_commit();
     wgmma_wait<0>(sums);
     out[threadIdx.x] = sums[0];
@@ -620,12 +633,13 @@ extern "C" __global__ void wgmma_of_different_tiles(float* out) {
 extern "C" __global__ void wgmma_of_three_warps(float* out) {
     __shared__ __align__(1024) uint16_t tile[4096];
     float sums[32];
+    const uint64_t t = wgmma_tile(tile, 1024);
     fill(tile);
     fence_proxy_async();
     __syncthreads();
     wgmma_fence();
     if (threadIdx.x < 96) {
-        wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), false);  // HERE
+        wgmma_shared<true, false, false>(sums, t, t, false);  // HERE
         wgmma_commit();
         wgmma_wait<0>(sums);
         out[threadIdx.x] = sums[0];
@@ -636,8 +650,9 @@ extern "C" __global__ void wgmma_of_three_warps(float* out) {
 extern "C" __global__ void wgmma_of_two_warps(float* out) {
     __shared__ __align__(1024) uint16_t tile[4096];
     float sums[32];
+    const uint64_t t = wgmma_tile(tile, 1024);
     wgmma_fence();
-    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 1024), false);  // HERE
+    wgmma_shared<true, false, false>(sums, t, t, false);  // HERE
     wgmma_commit();
     wgmma_wait<0>(sums);
     out[threadIdx.x] = sums[0];
@@ -647,11 +662,12 @@ extern "C" __global__ void wgmma_of_two_warps(float* out) {
 extern "C" __global__ void wgmma_wrong_stride(float* out) {
     __shared__ __align__(1024) uint16_t tile[4096];
     float sums[32];
+    const uint64_t t = wgmma_tile(tile, 1024);
     fill(tile);
     fence_proxy_async();
     __syncthreads();
     wgmma_fence();
-    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile, 8192), false);  // HERE
+    wgmma_shared<true, false, false>(sums, t, wgmma_tile(tile, 8192), false);  // HERE
     wgmma_commit();
     wgmma_wait<0>(sums);
     out[threadIdx.x] = sums[0];
@@ -661,11 +677,12 @@ extern "C" __global__ void wgmma_wrong_stride(float* out) {
 extern "C" __global__ void wgmma_unwritten_tile(float* out) {
     __shared__ __align__(1024) uint16_t tile[8192];
     float sums[32];
+    const uint64_t t = wgmma_tile(tile, 1024);
     fill(tile);
     fence_proxy_async();
     __syncthreads();
     wgmma_fence();
-    wgmma_shared<true, false, false>(sums, wgmma_tile(tile, 1024), wgmma_tile(tile + 512, 1024), false);  // HERE
+    wgmma_shared<true, false, false>(sums, t, wgmma_tile(tile + 512, 1024), false);  // HERE
     wgmma_commit();
     wgmma_wait<0>(sums);
     out[threadIdx.x] = sums[0];

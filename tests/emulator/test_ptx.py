@@ -83,13 +83,33 @@ def test_rings_of_buffers(module: emulator.Module, tiles: int) -> None:
     np.testing.assert_array_equal(after[1], expected)
 
 
-WARPGROUP = (0, 1, 2, 3, 4, 5, 8, 11, 13, 16, 17, 19, 24, 27, 29)  # the cases of the kernel
+WARPGROUP = (
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    8,
+    11,
+    13,
+    16,
+    17,
+    19,
+    24,
+    27,
+    29,
+    32,
+    33,
+    35,
+    43,
+)  # the cases of the kernel
 
 
 @pytest.mark.parametrize("how", WARPGROUP)
 def test_products_of_a_warpgroup(module: emulator.Module, how: int) -> None:
     dtype = ml_dtypes.bfloat16 if how & 1 else np.float16
-    columns = 128 if how & 16 else 64
+    columns = 128 if how & 16 else 32 if how & 32 else 64
     rng = np.random.default_rng(9)
     a, b = (rng.normal(size=(n, 64)).astype(dtype) for n in (64, columns))
     args = (a.view(np.uint16), b.view(np.uint16), emulator.empty((64, columns)), how)

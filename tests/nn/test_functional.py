@@ -28,7 +28,8 @@ CLASSES = "ignore_index=-100, reduction='mean'"
         (F.dropout, "input, p=0.5, training=True"),
         (
             F.layer_norm,
-            "input, normalized_shape, weight=None, bias=None, eps=1e-05, *, residual=None",
+            "input, normalized_shape, weight=None, bias=None, eps=1e-05, *, residual=None, "
+            "paired=False",
         ),
         (F.rms_norm, "input, normalized_shape, weight=None, eps=None, *, residual=None"),
         (

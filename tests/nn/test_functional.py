@@ -8,6 +8,7 @@ import pytest
 import gpugrad as gg
 import gpugrad.nn.functional as F
 
+STREAM = "*, residual=None, paired=False"
 ATTENTION = "attn_mask=None, dropout_p=0.0, is_causal=False, scale=None"
 CLASSES = "ignore_index=-100, reduction='mean'"
 
@@ -26,11 +27,7 @@ CLASSES = "ignore_index=-100, reduction='mean'"
         (F.softmax, "input, dim=None, dtype=None, *, axis=None"),
         (F.log_softmax, "input, dim=None, dtype=None, *, axis=None"),
         (F.dropout, "input, p=0.5, training=True"),
-        (
-            F.layer_norm,
-            "input, normalized_shape, weight=None, bias=None, eps=1e-05, *, residual=None, "
-            "paired=False",
-        ),
+        (F.layer_norm, f"input, normalized_shape, weight=None, bias=None, eps=1e-05, {STREAM}"),
         (F.rms_norm, "input, normalized_shape, weight=None, eps=None, *, residual=None"),
         (
             F.scaled_dot_product_attention,

@@ -1,4 +1,4 @@
-"""The command line: `gpugrad train | sample | bench | doctor`."""
+"""The command line: `gpugrad train | sample | plan | bench | doctor`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from typing import Any
 from . import __version__
 from .cuda.source import shipped
 from .doctor import examine
-from .train import session
+from .train import plan, session
 from .train.config import FIELDS, nearest, read_config_file, resolve
+from .train.devices import DEVICES, device
 from .train.loop import DivergedError
 from .train.sampling import load_model, opening, sample_text
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
-        names = (*vars(given), *(FIELDS if given.command == "train" else ()))
+        names = (*vars(given), *(FIELDS if given.command in ("train", "plan") else ()))
         near = nearest(unknown[0], [f"--{name.replace('_', '-')}" for name in names])
         given.parser.error(f"unrecognized argument {unknown[0]}{near}")
     return _interruptible(lambda: given.run(given))
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("gpugrad", description="Train small language models.")
     parser.add_argument("--version", action="version", version=f"gpugrad {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_train, _add_sample, _add_bench, _add_doctor):
+    for add in (_add_train, _add_sample, _add_plan, _add_bench, _add_doctor):
         command = add(commands)
         command.set_defaults(parser=command)
     return parser
@@ -76,6 +77,39 @@ def _add_train(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE", help="settings from a .toml, .json or .yaml")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    _add_settings(parser)
+    return parser
+
+
+def _add_plan(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "plan",
+        help="what a training step needs, without a GPU",
+        description="Say how much memory, arithmetic and time a training step takes on a GPU, from "
+        "shapes alone. The settings are those of train.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=_plan)
+    parser.add_argument("--config", metavar="FILE", help="settings from a .toml, .json or .yaml")
+    parser.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help=f"{', '.join(gpu.name for gpu in DEVICES)} (default: the one that is here, or h200)",
+    )
+    parser.add_argument(
+        "--batch",
+        dest="batch_size",
+        type=int,
+        default=argparse.SUPPRESS,
+        metavar="INT",
+        help="the same as --batch-size",
+    )
+    _add_settings(parser)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add a flag for each setting of a training run."""
     for name, field in FIELDS.items():
         options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
         shown = "" if field.default == "" else f" ({field.default})"
@@ -87,7 +121,6 @@ def _add_train(commands: Any) -> argparse.ArgumentParser:
             options["choices"] = field.metadata.get("choices")
             options["metavar"] = None if options["choices"] else str(field.type).upper()
         parser.add_argument(f"--{name.replace('_', '-')}", **options)
-    return parser
 
 
 def _add_sample(commands: Any) -> argparse.ArgumentParser:
@@ -151,6 +184,18 @@ def _train(given: argparse.Namespace) -> int:
         except DivergedError as error:
             return _refuse("train", f"{error}; the last checkpoint is sound. A lower --lr may help")
     return 128 + stopped if stopped else 0
+
+
+def _plan(given: argparse.Namespace) -> int:
+    flags = {name: value for name, value in vars(given).items() if name in FIELDS}
+    try:
+        config = resolve(flags, read_config_file(given.config) if given.config else {})
+        found = plan.plan(config, device(given.gpu) if given.gpu else plan.default_device())
+    except _MISTAKES as error:
+        return _refuse("plan", error)
+    print(found.to_text())
+    unfit = plan.verdict(found)
+    return _refuse("plan", unfit) if unfit else 0
 
 
 def _sample(given: argparse.Namespace) -> int:

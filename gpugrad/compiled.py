@@ -15,6 +15,7 @@ from .ops import random
 from .registry import state
 from .tensor import Tensor
 
+OLDEST = 80  # compute capability for which all operations of a GPT have kernels
 MOST_RECORDINGS = 16  # of one function: shapes should repeat
 
 
@@ -63,7 +64,7 @@ class Compiled:
         arrays: list[Any] = []
         shapes = _flat((args, kwargs), arrays)
         device = _device(arrays, self._device)
-        if device == "cpu" and not cuda.emulated():
+        if (device == "cpu" and not cuda.emulated()) or _capability(device) < OLDEST:
             return self._function(*args, **kwargs)
         key = (device, state.make_node is None, shapes)
         found = self._found.setdefault(key, [])
@@ -149,8 +150,8 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     with are added to in place.
 
     ``device`` is where the step runs, by default where its tensors are; arguments on the CPU are
-    copied there. While kernels run nowhere (on the CPU without the emulator) the function is called
-    as it is.
+    copied there. On GPUs before compute capability 8.0, and on the CPU without the emulator, the
+    function is called as it is.
 
     Raises NotRecordable where the function looks at values (``float(loss)``, ``if x.any()``) or
     uses an operation that has no kernel, naming it and the line.
@@ -162,13 +163,11 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
 
 def _run(chosen: _Recording, arrays: Sequence[Any]) -> Any:
     runner, trace = chosen.replay, chosen.trace
-    now = random.get_state()
-    runner.write(chosen.random_state, np.array([now["seed"], now["offset"]], np.uint64))
+    drawn = random.reserve(chosen.draws.blocks)
+    runner.write(chosen.random_state, np.array([drawn.seed, drawn.offset], np.uint64))
     for buffer, value in zip(trace.inputs[1:], arrays, strict=True):
         runner.write(buffer, value)
     runner.run()
-    if chosen.draws.blocks:
-        random.reserve(chosen.draws.blocks)
     for leaf, gradient in chosen.changed:
         leaf._grad = gradient
     return _replaced(chosen.result, lambda b: Tensor._wrap(runner.read(b), None))
@@ -183,7 +182,9 @@ def _device(arrays: Sequence[Any], wanted: str | None) -> str:
     return "cuda:0" if device == "cuda" else device
 
 
+@functools.cache
 def _capability(device: str) -> int:
+    """Return the compute capability of a device, major and minor digit."""
     if device == "cpu":
         return cuda.EMULATED
     return cuda.capability(backend.namespace(device).empty(0))

@@ -492,6 +492,7 @@ def prepare(op: Op, args: Sequence[Any]) -> Sequence[Any]:
             x = x.astype(backend.float32)
         return (x,)
     if lift is not None:
+        args = [Tensor._wrap(a, None) if backend.is_array(a) else a for a in args]
         lift(args)
     if _agree(op, args):
         return args

@@ -286,7 +286,7 @@ def test_a_step_runs_where_its_tensors_are(monkeypatch):
         return w * x
 
     monkeypatch.setenv("GPUGRAD_DEVICE", "cuda")
-    monkeypatch.setattr(compiled, "_capability", lambda device: 90)
+    monkeypatch.setattr(compiled, "_capability", lambda device: 90)  # of whatever there is
     with cuda.emulation.disabled():
         for _ in range(2):
             assert run(np.full(3, 2, np.float32)).tolist() == [2] * 3
@@ -434,6 +434,17 @@ def test_views_are_those_of_numpy(rng):
         np.testing.assert_array_equal(got.numpy(), y)
         assert got.shape == y.shape
         assert not trace.launches
+
+
+def test_constants_made_inside():
+    @gg.compile
+    def lower(x):
+        seen = np.arange(4) <= np.arange(4)[:, None]
+        return gg.where(seen, x, -1.0) + np.ones(4, np.float32)
+
+    x = np.full((4, 4), 7, np.float32)
+    for _ in range(2):
+        np.testing.assert_array_equal(lower(x).numpy(), np.where(np.tri(4) > 0, x, -1) + 1)
 
 
 def test_sums_and_joins(rng):

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..backend import Symbolic
+
 _SLOTS = 2  # one is filled while the other is on its way
 
 
@@ -44,7 +46,7 @@ def duplicate(array: Any) -> Any:
 
 def fill(array: Any, value: float) -> None:
     """Overwrite every element of an array; zeros without a kernel."""
-    if isinstance(array, np.ndarray) or value:
+    if isinstance(array, (np.ndarray, Symbolic)) or value:
         array.fill(value)
     else:
         array.data.memset_async(0, array.nbytes)

@@ -82,7 +82,7 @@ class Trainer:
         self.change: float | None = None  # how far the last update moved, where that is measured
         self.seconds = 0.0  # spent in updates
         self._take, self._measure = self._take_step, self._loss
-        if config.compile:
+        if config.compile and config.precision != "float64":  # for which there are no kernels
             self._take, self._measure = (
                 compile(function, device=self.device) for function in (self._take, self._measure)
             )

@@ -86,6 +86,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval_windows": 240,
     },
     "gpt2": _gpt2("gpt2", 6e-4),
+    "gpt2-124m": _gpt2("gpt2", 6e-4),  # the same, by its size
     "gpt2-medium": _gpt2("gpt2-medium", 3e-4),
     "gpt2-large": _gpt2("gpt2-large", 2.5e-4),
     "gpt2-xl": _gpt2("gpt2-xl", 2e-4),

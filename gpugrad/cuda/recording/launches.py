@@ -12,8 +12,8 @@ from ... import backend
 from .. import transfer
 from ..arguments import Strided, checked, checked_sizes
 from ..copy import copy_strided
-from .buffer import Buffer
-from .trace import active
+from .buffer import META, Buffer
+from .trace import active, current
 
 
 def launch(
@@ -84,6 +84,8 @@ def product(
 
 def copy_to(out: Buffer, value: Any) -> None:
     """Append a copy of a value, broadcast and cast, to the elements of out."""
+    if current() is None and out.storage.kind == META:
+        return  # the initial values of a model without memory
     if not isinstance(value, Buffer):
         if not backend.is_array(value):
             if out.flags.c_contiguous:

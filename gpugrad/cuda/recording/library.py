@@ -16,7 +16,7 @@ from ..kernel import DTYPE_CODES
 from .buffer import ARENA, META, Buffer, new
 from .expressions import compute, expression
 from .launches import copy_to, fill
-from .trace import active, current, not_recordable
+from .trace import current, not_recordable
 
 
 def _elementwise(name: str, *args: Any, out: Any = None, casting: str = "same_kind") -> Buffer:
@@ -90,7 +90,9 @@ class Library:
     def asarray(self, x: Any, dtype: Any = None) -> Any:
         """Return x as a Buffer; a real array is lifted, a number becomes an array."""
         if not isinstance(x, Buffer):
-            x = active().lift(x if backend.is_array(x) else np.asarray(x, dtype))
+            array = x if backend.is_array(x) else np.asarray(x, dtype)
+            trace = current()
+            x = new(META, array.shape, array.dtype) if trace is None else trace.lift(array)
         return x if dtype is None else x.astype(dtype)
 
     def ascontiguousarray(self, x: Any, dtype: Any = None) -> Buffer:

@@ -6,16 +6,16 @@
 // attention_backward_sm90_keys: dk and dv (either may be null) of 128 keys at a time, through the
 //   queries that see them, QUERIES at a time. FLOPs: 8 B H Q K D.
 // attention_backward_sm90_queries: dq of 128 queries at a time, through the keys they see. FLOPs:
-//   6 B H Q K D; s and g v^T are computed again, which costs 7 products for 5 but needs no matrix in
-//   memory, no order of blocks and no atomics, so that dq is deterministic.
+//   6 B H Q K D; s and g v^T are computed again, which costs 7 products for 5 but needs no matrix
+//   in memory, no order of blocks and no atomics, so that dq is deterministic.
 // Half the FLOPs with a causal mask. Bytes: own rows once, and once per block of own rows the other
 // rows, from the second-level cache where the blocks of one head run together.
 // A warpgroup owns 64 rows and computes scores with them as rows of the left matrix, so that p and
 // ds are in registers where the next product takes them: nothing goes through shared memory but the
 // tiles. Own rows stay in registers too, as far as they fit. While one warpgroup computes weights
 // the other's products run, and its own newest ones.
-// A block (384 threads, one to a multiprocessor) takes blocks of rows `gridDim.x` apart, the longest
-// first. The order of all sums is fixed.
+// A block (384 threads, one to a multiprocessor) takes blocks of rows `gridDim.x` apart, the
+// longest first. The order of all sums is fixed.
 //
 // Run by the emulator only so far, which reads tiles by their descriptors and sees missing waits,
 // fences and barriers. Not tested without a GPU: that the assembly does what its emulated bodies do
@@ -51,7 +51,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
     T* const own_k = reinterpret_cast<T*>(align_shared<1024>(memory));
     T* const own_v = own_k + Own::size;
     T* const tiles = own_v + Own::size;  // STAGES of queries and gradients
-    float* const columns = reinterpret_cast<float*>(tiles + STAGES * 2 * Others::size);  // lse, delta
+    // lse and delta of the queries of each place
+    float* const columns = reinterpret_cast<float*>(tiles + STAGES * 2 * Others::size);
     const int blocks = (keys + OWN - 1) / OWN, end = (queries + QUERIES - 1) / QUERIES;
     const int64_t works = static_cast<int64_t>(blocks) * all_heads;
     init_barriers(barriers);
@@ -66,13 +67,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
             const int begin = max(0, first_key - offset) / QUERIES;
             if (begin >= end) continue;
             producer.wait_for_own();
-            producer.copy<OWN>(own_k, rows_of(k, k_batch, k_head, k_row, head, heads, HEAD_DIM), first_key,
-                               keys);
-            producer.copy<OWN>(own_v, rows_of(v, v_batch, v_head, v_row, head, heads, HEAD_DIM), first_key,
-                               keys);
+            const Rows key = lines_of(k, k_batch, k_head, k_row, head, heads);
+            const Rows value = lines_of(v, v_batch, v_head, v_row, head, heads);
+            producer.copy<OWN>(own_k, key, first_key, keys);
+            producer.copy<OWN>(own_v, value, first_key, keys);
             producer.hand_over(&barriers.own_full);
-            const Rows query = rows_of(q, q_batch, q_head, q_row, head, heads, HEAD_DIM);
-            const Rows upstream = rows_of(g, g_batch, g_head, g_row, head, heads, HEAD_DIM);
+            const Rows query = lines_of(q, q_batch, q_head, q_row, head, heads);
+            const Rows upstream = lines_of(g, g_batch, g_head, g_row, head, heads);
             const float* head_stats = stats + static_cast<int64_t>(head) * 2 * padded;
 #pragma unroll 1
             for (int tile = begin; tile < end; tile++) {
@@ -141,6 +142,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
                     load_columns(lse, stats_of);
 #pragma unroll
                     for (int i = 0; i < QUERIES / 4; i++) any_far |= is_far(lse[i]);
+                    any_far = __any_sync(FULL, any_far);  // a warp stays together
                     if (any_far) {
 #pragma unroll
                         for (int i = 0; i < QUERIES / 2; i++)
@@ -176,11 +178,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
                 if (!HOLD) warp_arrive(&barriers.own_empty);
             }
             if (dk)
-                write_sums(sums_k, scale, scale, rows_of(dk, dk_batch, dk_head, dk_row, head, heads, HEAD_DIM),
-                           own_key, keys - own_key);
+                write_sums(sums_k, scale, scale,
+                           lines_of(dk, dk_batch, dk_head, dk_row, head, heads), own_key,
+                           keys - own_key);
             if (dv)
-                write_sums(sums_v, 1.0f, 1.0f, rows_of(dv, dv_batch, dv_head, dv_row, head, heads, HEAD_DIM),
-                           own_key, keys - own_key);
+                write_sums(sums_v, 1.0f, 1.0f,
+                           lines_of(dv, dv_batch, dv_head, dv_row, head, heads), own_key,
+                           keys - own_key);
         }
     }
 }
@@ -212,13 +216,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
             const int end = (visible(last_query, offset, keys) + KEYS - 1) / KEYS;
             if (end == 0) continue;
             producer.wait_for_own();
-            producer.copy<OWN>(own_q, rows_of(q, q_batch, q_head, q_row, head, heads, HEAD_DIM),
+            producer.copy<OWN>(own_q, lines_of(q, q_batch, q_head, q_row, head, heads),
                                first_query, queries);
-            producer.copy<OWN>(own_g, rows_of(g, g_batch, g_head, g_row, head, heads, HEAD_DIM),
+            producer.copy<OWN>(own_g, lines_of(g, g_batch, g_head, g_row, head, heads),
                                first_query, queries);
             producer.hand_over(&barriers.own_full);
-            const Rows key = rows_of(k, k_batch, k_head, k_row, head, heads, HEAD_DIM);
-            const Rows value = rows_of(v, v_batch, v_head, v_row, head, heads, HEAD_DIM);
+            const Rows key = lines_of(k, k_batch, k_head, k_row, head, heads);
+            const Rows value = lines_of(v, v_batch, v_head, v_row, head, heads);
 #pragma unroll 1
             for (int tile = 0; tile < end; tile++) {
                 T* const at = tiles + producer.place.stage * 2 * Others::size;
@@ -262,6 +266,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
                 delta[half] = at[padded];
                 any_far |= is_far(lse[half]);
             }
+            any_far = __any_sync(FULL, any_far);  // a warp stays together
             if (end) {
                 mbarrier_wait(&barriers.own_full, own_round);
                 own_round ^= 1;
@@ -321,8 +326,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
                     warp_arrive(&barriers.empty[place.stage]);
                 }
             }
-            write_sums(sums, scale, scale, rows_of(dq, dq_batch, dq_head, dq_row, head, heads, HEAD_DIM),
-                       own_query, queries - own_query);
+            write_sums(sums, scale, scale,
+                       lines_of(dq, dq_batch, dq_head, dq_row, head, heads), own_query,
+                       queries - own_query);
         }
     }
 }

@@ -1,11 +1,11 @@
 // Attention forward for sm_90a, by products of warpgroups (wgmma).
 //
-// The same as attention_forward.cu computes, for bfloat16 and float16, heads of HEAD_DIM = 64 or 128
-// elements, rows at multiples of 16 bytes, without dropout.
+// The same as attention_forward.cu computes, for bfloat16 and float16, heads of HEAD_DIM = 64 or
+// 128 elements, rows at multiples of 16 bytes, without dropout.
 // A block (384 threads, one to a multiprocessor) takes blocks of 128 queries `gridDim.x` apart, the
 // longest first. A warpgroup owns 64 of them and walks over the keys they see, KEYS at a time, with
-// its queries, the unnormalised result and the weights in registers. The product of the weights with
-// v runs while the other warpgroup computes, and into the next scores of its own.
+// its queries, the unnormalised result and the weights in registers. The product of the weights
+// with v runs while the other warpgroup computes, and into the next scores of its own.
 // Bytes: q and out once, k and v once per block of queries (mostly from the second-level cache).
 // FLOPs: 4 B H Q K D, half of it with a causal mask.
 //
@@ -42,11 +42,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_forward_sm90(
             const int end = (visible(last_query, offset, keys) + KEYS - 1) / KEYS;
             if (end == 0) continue;
             producer.wait_for_own();
-            producer.copy<OWN>(own_q, rows_of(q, q_batch, q_head, q_row, head, heads, HEAD_DIM),
+            producer.copy<OWN>(own_q, lines_of(q, q_batch, q_head, q_row, head, heads),
                                first_query, queries);
             producer.hand_over(&barriers.own_full);
-            const Rows key = rows_of(k, k_batch, k_head, k_row, head, heads, HEAD_DIM);
-            const Rows value = rows_of(v, v_batch, v_head, v_row, head, heads, HEAD_DIM);
+            const Rows key = lines_of(k, k_batch, k_head, k_row, head, heads);
+            const Rows value = lines_of(v, v_batch, v_head, v_row, head, heads);
 #pragma unroll 1
             for (int tile = 0; tile < end; tile++) {
                 T* const at = tiles + producer.place.stage * 2 * Others::size;
@@ -116,9 +116,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_forward_sm90(
                             highest = fmaxf(highest, fmaxf(p[i], p[i + 1]));
                         highest = fmaxf(highest, __shfl_xor_sync(FULL, highest, 1));
                         highest = fmaxf(highest, __shfl_xor_sync(FULL, highest, 2));
-                        if ((highest - top[half]) * rate > GROWTH) {
-                            const float shrink = exp2_approx((top[half] - highest) * rate);
-                            top[half] = highest;
+                        // all lanes of a warp if one: it stays together
+                        const bool grown = (highest - top[half]) * rate > GROWTH;
+                        if (__any_sync(FULL, grown)) {
+                            const float shrink =
+                                grown ? exp2_approx((top[half] - highest) * rate) : 1.0f;
+                            top[half] = grown ? highest : top[half];
                             total[half] *= shrink;
 #pragma unroll
                             for (int i = 2 * half; i < HEAD_DIM / 2; i += 4)
@@ -128,10 +131,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_forward_sm90(
                         // scores is not in `highest`, and reaches the result through its weight
                         const float base = top[half] == -INF ? 0.0f : top[half];
                         float shift = base * rate;
-                        if (!(fabsf(shift) < FAR)) {  // the two are subtracted before scaling
+                        const bool far = !(fabsf(shift) < FAR);
+                        if (__any_sync(FULL, far)) {  // then subtract before scaling
 #pragma unroll
-                            for (int i = 2 * half; i < KEYS / 2; i += 4) p[i] -= base, p[i + 1] -= base;
-                            shift = 0.0f;
+                            for (int i = 2 * half; i < KEYS / 2; i += 4) {
+                                p[i] -= far ? base : 0.0f;
+                                p[i + 1] -= far ? base : 0.0f;
+                            }
+                            shift = far ? 0.0f : shift;
                         }
 #pragma unroll
                         for (int i = 2 * half; i < KEYS / 2; i += 4) {
@@ -166,7 +173,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_forward_sm90(
                         sum == 0.0f ? INF : top[half] * scale + logf(sum);
             }
             write_sums(sums, factors[0], factors[1],
-                       rows_of(out, out_batch, out_head, out_row, head, heads, HEAD_DIM), own_query,
+                       lines_of(out, out_batch, out_head, out_row, head, heads), own_query,
                        queries - own_query);
         }
     }

@@ -26,6 +26,12 @@ constexpr bool BFLOAT16 = GPUGRAD_DTYPE == 1;
 constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
 static_assert(HEAD_DIM % 64 == 0, "lines of 64 elements");
 
+// The rows of one head.
+__device__ __forceinline__ Rows lines_of(const T* x, int64_t batch_stride, int64_t head_stride,
+                                         int64_t stride, int head, int heads) {
+    return rows_of(x, batch_stride, head_stride, stride, head, heads, HEAD_DIM);
+}
+
 // ---- tiles of ROWS rows: panels of 64 columns, one behind the other, a line per row ----
 
 template <int ROWS>

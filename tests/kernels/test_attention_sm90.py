@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import cuda, emulator, testing
+from gpugrad import backend, cuda, emulator, testing
 from gpugrad.cuda import compiler, lock
 from gpugrad.fused import FUSED, _attention_backward, _attention_forward, _attention_sm90
 from gpugrad.ops.random import Draw
@@ -55,9 +55,9 @@ def backward(inputs, given, kernels, saved, sweep=emulator.SWEEP, wanted=ALL):
 
 def by_spec(inputs, dtype, given):
     q, k, v, g = (x.astype(dtype) for x in inputs)
-    tensors = [gg.Tensor(x, requires_grad=True) for x in (q, k, v)]
+    tensors = [gg.Tensor(x, device="cpu", requires_grad=True) for x in (q, k, v)]
     out = FUSED[NAME].spec(*tensors, None, **given)
-    return [found.data for found in gg.grad(out, tensors, gg.Tensor(g))]
+    return [found.data for found in gg.grad(out, tensors, gg.Tensor(g, device="cpu"))]
 
 
 def forward_agrees(inputs, given, size=0.0, sweep=emulator.SWEEP):
@@ -286,3 +286,35 @@ def test_products_stay_asynchronous(source, variant):
     options = [f"-D{key}={value}" for key, value in variant.items()]
     log = compiler.compile_cubin(source.text, source.name, "sm_90a", options).log
     assert "wgmma" not in re.sub(r"attention\w*|\w+\.cu\w*", "", log), log
+
+
+# On the GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("shape", "causal"),
+    [((2, 3, 333, 333, 64), True), ((1, 2, 200, 500, 64), False), ((2, 2, 300, 300, 128), True)],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_gpu_computes_the_same(dtype, shape, causal):
+    """Three times, with the same bits; on other GPUs by the kernels for them."""
+    inputs, given = drawn(shape, dtype), statics(shape[4], is_causal=causal)
+    moved = [backend.to_device(x, "cuda") for x in inputs]
+    runs = []
+    for _ in range(3):
+        out, saved = _attention_forward.forward(*moved[:3], None, **given)
+        found = _attention_backward.backward(ALL, moved[3], (*moved[:3], None), saved, **given)
+        runs.append([backend.to_numpy(x) for x in (out, saved[1], *found[:3])])
+    for again in runs[1:]:
+        for a, b in zip(runs[0], again, strict=True):
+            assert a.tobytes() == b.tobytes()
+    tensors = [gg.Tensor(x, device="cpu") for x in inputs[:3]]
+    spec = FUSED[NAME].spec
+    plain = spec(*tensors, None, **given)
+    exact = spec(*(x.astype("float64") for x in tensors), None, **given)
+    testing.assert_close(runs[0][0], exact, plain, 2.0)
+    exact, plain = (by_spec(inputs, kind, given) for kind in (np.float64, inputs[0].dtype))
+    for name, a, e, p in zip(("query", "key", "value"), runs[0][2:], exact, plain, strict=True):
+        testing.assert_close(a, e, p, 3.0, name=f"the gradient of {name}")

@@ -20,6 +20,7 @@ JOBS = [
     for s in SHIPPED
     for variant in s.variants
     for arch in CHECKED
+    if lock.supports(s, arch)
 ]
 
 
@@ -109,3 +110,9 @@ def test_without_a_compiler_one_line_says_what_is_missing(monkeypatch, capsys):
     monkeypatch.setattr(lock, "compile_cubin", lambda *args: missing())
     assert lock.main(["--check"]) == 2
     assert capsys.readouterr().err.startswith("kernels.lock: compiling CUDA kernels needs")
+
+
+def test_a_source_can_be_for_some_gpus_only():
+    source = Source("x.cu", since=80, until=90, text="")
+    meant = [arch for arch in lock.ARCHITECTURES if lock.supports(source, arch)]
+    assert meant == ["sm_80", "sm_90a"]

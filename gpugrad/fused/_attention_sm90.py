@@ -22,6 +22,7 @@ from ._attention_layout import heads_at_once, last_key, steps
 CHOICES = ("auto", "wgmma", "mma")
 CAPABILITY = 90  # sm_90a alone: no other GPU has wgmma
 OWN = 128  # rows of a block
+UNIT = 64  # of a warpgroup: fewer leave half of every block idle
 THREADS = 384
 STAGES = 4  # of the ring of tiles
 EMULATED_BLOCKS = 3  # in the emulator, so that every block works on several blocks of rows
@@ -62,11 +63,14 @@ def _checked(name: str) -> str:
 def takes(arrays: Sequence[Any], dropout_p: float) -> bool:
     """Return whether the kernels for sm_90a are to compute with (B, H, rows, D) arrays.
 
-    They need 16 bits, D of 64 or 128, rows at multiples of 16 bytes, no dropout.
+    They need 16 bits, D of 64 or 128, rows at multiples of 16 bytes, no dropout. ``arrays[0]`` are
+    the queries; a few are left to the other kernels, whose blocks are smaller.
     """
     choice = _chosen.get() or _checked(os.environ.get("GPUGRAD_ATTENTION") or "auto")
     capability = cuda.capability(arrays[0])
-    if choice == "mma" or (choice == "auto" and capability == cuda.EMULATED):
+    if choice == "mma":
+        return False
+    if choice == "auto" and (capability == cuda.EMULATED or arrays[0].shape[2] <= UNIT):
         return False
     return (
         capability in (CAPABILITY, cuda.EMULATED)

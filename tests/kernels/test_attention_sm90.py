@@ -261,12 +261,12 @@ def test_what_does_not_fit_is_for_the_other_kernels():
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_only_one_gpu_takes_them(monkeypatch, capability):
     monkeypatch.setattr(cuda, "capability", lambda array: capability)
-    arrays = drawn((1, 1, 5, 5, 64), "bfloat16")
-    for name in ("auto", "wgmma"):
-        with _attention_sm90.kernels(name):
-            assert _attention_sm90.takes(arrays, 0.0) == (capability == 90)
-    with _attention_sm90.kernels("mma"):
-        assert not _attention_sm90.takes(arrays, 0.0)
+    for rows in (1, 64, 65):
+        arrays = drawn((1, 1, rows, 5, 64), "bfloat16")
+        few = rows <= 64  # where blocks for any GPU are smaller
+        for name, taken in (("auto", not few), ("wgmma", True), ("mma", False)):
+            with _attention_sm90.kernels(name):
+                assert _attention_sm90.takes(arrays, 0.0) == (taken and capability == 90)
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100])

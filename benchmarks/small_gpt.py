@@ -76,7 +76,7 @@ def train(run: Run, model: GPT) -> Outcome:
     losses, seconds = [], []
     for x, y in run.batches():
         start = time.perf_counter()
-        _, loss = model(x, targets=y)
+        loss = model.loss(x, y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

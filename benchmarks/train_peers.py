@@ -125,17 +125,14 @@ def gpugrad_training(
     optimizer = AdamW(groups, lr=run.lr, betas=run.betas, eps=run.eps)
 
     def step(x: Any, y: Any) -> Any:
-        optimizer.zero_grad()
-        loss = model(x, targets=y)[1]
+        loss = model.loss(x, y)
         loss.backward()
         optimizer.step(max_norm=MAX_NORM)
+        optimizer.zero_grad()
         return loss
 
     if peer.mode == "compiled":
-        make = getattr(gg, "compile", None)
-        if make is None:
-            raise NotThereError(f"gpugrad {gg.__version__} has no gg.compile")
-        step = make(step)
+        step = gg.compile(step, device=device)
     cupy = backend.cupy_module() if device != "cpu" else None
 
     def rest() -> None:

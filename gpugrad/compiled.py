@@ -100,6 +100,7 @@ class Compiled:
         if trace.place not in (None, device):
             raise recording.NotRecordable(f"gg.compile: its tensors are on {trace.place}")
         kept_buffers = [b for _, b in gradients if b is not None]
+        trace.drop_unread([*outputs, *kept_buffers])
         made = replay.Replay(trace, device, outputs, kept_buffers)
         changed = [
             (leaf, None if b is None else Tensor._wrap(made.array(b), None))

@@ -490,3 +490,19 @@ def test_a_model_on_the_device_meta_is_recorded_from_shapes():
     assert logits == 64 * 1024 * 50304 * 2  # 6.6 GB
     with pytest.raises(NotRecordable, match="'meta' has no memory"):
         Replay(trace, "cpu", [loss.data], [])
+
+
+def test_what_nothing_reads_is_not_launched(rng):
+    w = gg.tensor(rng.standard_normal((4, 4)).astype("f"), requires_grad=True)
+
+    @gg.compile
+    def step(x):
+        F.softmax(x)  # for nobody
+        hidden = gg.checkpoint(lambda a: F.linear(F.gelu(F.linear(a, w)), w), x)
+        hidden.sum().backward()
+        return hidden
+
+    step(rng.standard_normal((3, 4)).astype("f"))
+    names = [launch.name for launch in recorded(step).trace.launches]
+    assert not any("softmax" in name for name in names)
+    assert sum(name.startswith("gemm") for name in names) == 2 + 1 + 3  # forward, again, backward

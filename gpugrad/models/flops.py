@@ -44,7 +44,8 @@ def arithmetic(config: GPTConfig, length: int | None = None, recompute: str = "n
     tied head's weight is multiplied once, looking up vectors is no product. Attention: 2 products
     of a token with the keys it sees forward, 5 backward. Kernels skip what the causal mask hides:
     a token sees (length + 1) / 2 keys on average. What ``recompute`` ("none", "attention", "block",
-    see GPT.features) has computed a second time counts as backward.
+    see GPT.features) has computed a second time counts as backward, without the last product of
+    each part: no gradient needs its result, and a recorded step leaves it out.
 
     Unlike ``flops_per_token``, the convention for model FLOPs utilisation, which takes attention as
     not causal, the same for every ``recompute`` and 4 products backward.
@@ -55,12 +56,12 @@ def arithmetic(config: GPTConfig, length: int | None = None, recompute: str = "n
         )
     c, layers = config.n_embd, config.n_layer
     length = config.block_size if length is None else length
-    around_attention = 2 * layers * 4 * c * c
-    blocks = around_attention + 2 * layers * 2 * c * config.hidden_size
+    down = 2 * layers * c * config.hidden_size
+    blocks = 2 * layers * 4 * c * c + 2 * down
     forward = blocks + 2 * c * config.vocab_size
     product = layers * c * (length + 1)  # 2 c operations for each of (length + 1) / 2 keys
     attention = FORWARD_PRODUCTS * product
-    again = {"none": 0, "attention": around_attention, "block": blocks}[recompute]
+    again = {"none": 0, "attention": 2 * layers * 3 * c * c, "block": blocks - down}[recompute]
     return Arithmetic(
         forward,
         2 * forward + again,

@@ -215,9 +215,11 @@ def _measured(config: TrainConfig, model: GPT, gpu: Device, each: Arithmetic, pa
             for _ in range(passes)
         ]
         shares = np.full(passes, 1 / passes, np.float32)
-        backward(model, batches, shares, scaler, **memory)._data.settle()
-        optimizer.step(max_norm=config.grad_clip or None, scaler=scaler)
-    layout = replay.Layout(trace)
+        loss = backward(model, batches, shares, scaler, **memory)._data.settle()
+        norm = optimizer.step(max_norm=config.grad_clip or None, scaler=scaler)
+    results = [loss] if norm is None else [loss, norm._data.settle()]
+    trace.drop_unread(results)
+    layout = replay.Layout(trace, results)
     attention = each.attention * passes * config.batch_size * config.block_size
     peak, bandwidth = gpu.flops(model.config.dtype), gpu.bandwidth
     floor = _seconds(trace, peak, bandwidth, attention / peak, 0.0)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ... import backend
 from ..arguments import Strided
-from .buffer import CONSTANT, INPUT, META, REAL, Buffer, Storage, new, shadow_of
+from .buffer import ARENA, CONSTANT, INPUT, META, REAL, Buffer, Storage, new, shadow_of
 
 NAME = "gg.compile"
 
@@ -163,6 +163,19 @@ class Trace:
         self.launches.append(
             Launch(function, *given, read, written, name or function.__name__, operation, flops)
         )
+
+    def drop_unread(self, results: Sequence[Buffer]) -> None:
+        """Forget launches that write only temporaries which nothing reads, nor are results.
+
+        Such are the last products of what is computed again for its gradients.
+        """
+        wanted = {b.storage for b in results}
+        kept = []
+        for launch in reversed(self.launches):
+            if any(b.storage.kind != ARENA or b.storage in wanted for b in launch.writes):
+                wanted.update(b.storage for b in launch.reads)
+                kept.append(launch)
+        self.launches = kept[::-1]
 
     def _settled(self, array: Any) -> Buffer:
         if isinstance(array, Strided):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fnmatch
+import functools
 import importlib
 import importlib.util
 import json
@@ -55,6 +56,7 @@ LIMITS = {
     "gemm-float32": 30,
     "launch": 40,
     "conformance": 60,
+    "attention": 40,
     "train": 60,
     "products": 120,
     "step-small": 300,
@@ -273,6 +275,14 @@ def conformance(device: str, tiny: bool, seconds: float) -> Rows:
         raise AssertionError(f"pytest tests/emulator/test_conformance.py: exit code {code}")
 
 
+def attention(device: str, tiny: bool, seconds: float) -> Rows:
+    """Run the tests of attention for this GPU alone; after a failure all sections do without."""
+    code = pytest("-m", "gpu", "-x", "tests/kernels/test_attention_sm90.py")
+    yield {"what": "attention for sm_90a is right", "value": int(code == 0), "unit": "0 or 1"}
+    if code:
+        raise AssertionError(f"pytest tests/kernels/test_attention_sm90.py: exit code {code}")
+
+
 PRODUCTS = ("gemm", "affine", "mlp", "linear_cross_entropy")  # whose floor is a matrix product's
 
 
@@ -368,6 +378,7 @@ SECTIONS: dict[str, Callable[[str, bool, float], Rows]] = {
     "copy": copy,
     **{f"gemm-{dtype}": _of(gemm, dtype) for dtype in ("bfloat16", "float16", "float32")},
     "products": _of(products, "bfloat16"),
+    "attention": attention,
     **{section: _of(step, cases) for section, cases in STEPS.items()},
     "launch": launch,
     **{f"kernels-{dtype}": _of(kernels, dtype) for dtype in ("bfloat16", "float32")},
@@ -389,7 +400,11 @@ def run_section(name: str, dry_run: bool, path: Path, seconds: float) -> None:
 
 
 def supervise(
-    name: str, dry_run: bool, limit: float, progress: Callable[[list[dict]], None]
+    name: str,
+    dry_run: bool,
+    limit: float,
+    progress: Callable[[list[dict]], None],
+    **environment: str,
 ) -> tuple[list[dict], str | None, float]:
     """Run one section in its own process; return its rows, how it failed, and the seconds.
 
@@ -409,6 +424,7 @@ def supervise(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env={**os.environ, **environment},
             )
             try:
                 code = _wait(process, start + limit, lambda: progress(_read(rows)))
@@ -472,7 +488,10 @@ def session(
     for name in names:
         print(f"{name} ...", flush=True)
         limit = min(LIMITS.get(name, LIMIT), end - time.perf_counter())
-        rows, failure, took = supervise(name, dry_run, limit, lambda r, n=name: write(n, r))
+        wrong = [s["section"] for s in record["sections"] if s["failure"]]
+        kernels_of = {"GPUGRAD_ATTENTION": "mma"} if "attention" in wrong else {}
+        progress = functools.partial(write, name)
+        rows, failure, took = supervise(name, dry_run, limit, progress, **kernels_of)
         status = {"section": name, "seconds": round(took, 1), "failure": failure, **origin}
         record["sections"].append(status)
         write(name, rows)

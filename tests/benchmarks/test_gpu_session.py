@@ -162,6 +162,22 @@ def test_a_failing_section_loses_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("broken")
+def test_where_attention_for_the_gpu_is_wrong_the_others_are_measured(tmp_path, monkeypatch):
+    asked = []
+
+    def supervise(name, dry_run, limit, progress, **environment):
+        asked.append((name, environment))
+        return [], "wrong" if name == "attention" else None, 0.0
+
+    monkeypatch.setattr(gpu_session, "supervise", supervise)
+    out = tmp_path / "session.json"
+    assert session(["copy", "attention", "train"], True, out) == 1
+    others = {"GPUGRAD_ATTENTION": "mma"}
+    assert asked == [("copy", {}), ("attention", {}), ("train", others)]
+    assert session(["launch"], True, out, before=json.loads(out.read_text())) == 1
+    assert asked[-1] == ("launch", others)
+
+
 def test_sections_that_no_time_is_left_for_are_named(tmp_path: Path) -> None:
     out = tmp_path / "session.json"
     assert session(["good"], True, out, seconds=0) == 1

@@ -17,6 +17,7 @@ import gpugrad as gg
 from gpugrad import backend, cuda, emulator, testing
 from gpugrad.cuda import compiler, lock, recording
 from gpugrad.fused import FUSED, _attention_backward, _attention_forward, _attention_sm90
+from gpugrad.models import GPT, GPTConfig
 from gpugrad.ops.random import Draw
 
 NAME = "scaled_dot_product_attention"
@@ -300,6 +301,38 @@ def test_products_stay_asynchronous(source, variant):
     options = [f"-D{key}={value}" for key, value in variant.items()]
     log = compiler.compile_cubin(source.text, source.name, "sm_90a", options).log
     assert "C75" not in log, log  # the numbers of what it says of wgmma and setmaxnreg
+
+
+def trained(kernels, compiled):
+    """Return the losses of a few steps of a small GPT in bfloat16, and what was launched."""
+    gg.manual_seed(1)
+    config = GPTConfig(vocab_size=32, block_size=70, n_layer=1, n_head=1, n_embd=64)
+    model = GPT(config).to("bfloat16")
+    optimizer = gg.optim.AdamW(model.parameters(), lr=1e-3)
+    ids = np.random.default_rng(0).integers(32, size=(1, 71))
+
+    def step(x, y):
+        loss = model.loss(x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    run = gg.compile(step) if compiled else step
+    before = cuda.launches.copy()
+    with emulator.enabled(), _attention_sm90.kernels(kernels):
+        losses = [run(gg.tensor(ids[:, :-1]), gg.tensor(ids[:, 1:])).item() for _ in range(3)]
+    return losses, (cuda.launches - before).keys()
+
+
+def test_a_gpt_trains_by_them_compiled_and_not():
+    losses, launched = trained("wgmma", compiled=False)
+    assert launched >= {"attention_forward_sm90", *BACKWARD}
+    assert losses[2] < losses[0]
+    assert trained("wgmma", compiled=True)[0] == losses
+    others, launched = trained("mma", compiled=False)
+    assert "attention_forward_sm90" not in launched
+    np.testing.assert_allclose(losses, others, rtol=1e-3)
 
 
 # On the GPU

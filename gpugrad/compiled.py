@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, overload
 
@@ -34,7 +35,7 @@ class _Recording(NamedTuple):
         """Return whether everything from outside is as it was when the function was recorded."""
         trace = self.trace
         return (
-            all(leaf.tensor._data is leaf.array for leaf in trace.leaves)
+            all(leaf.holds() for leaf in trace.leaves)
             and all(leaf._grad is gradient for leaf, gradient in self.kept)
             and all(module.training is mode for module, mode in trace.modules.items())
         )
@@ -51,6 +52,7 @@ class Compiled:
         self._function = function
         self._device = device
         self._found: dict[Any, list[_Recording]] = {}
+        self._lock = threading.RLock()  # all calls share their memory
 
     @property
     def recordings(self) -> int:
@@ -66,6 +68,13 @@ class Compiled:
         device = _device(arrays, self._device)
         if (device == "cpu" and not cuda.emulated()) or _capability(device) < OLDEST:
             return self._function(*args, **kwargs)
+        with self._lock:
+            return self._replayed(device, shapes, arrays, args, kwargs)
+
+    def _replayed(
+        self, device: str, shapes: Any, arrays: list[Any], args: tuple, kwargs: dict[str, Any]
+    ) -> Any:
+        """Run the step from a recording, a new one if none holds."""
         key = (device, state.make_node is None, shapes)
         found = self._found.setdefault(key, [])
         chosen = next((r for r in found if r.holds()), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -506,3 +507,52 @@ def test_what_nothing_reads_is_not_launched(rng):
     names = [launch.name for launch in recorded(step).trace.launches]
     assert not any("softmax" in name for name in names)
     assert sum(name.startswith("gemm") for name in names) == 2 + 1 + 3  # forward, again, backward
+
+
+def test_a_parameter_that_is_frozen_later(rng):
+    w, v = (gg.tensor(rng.standard_normal(4).astype("f"), requires_grad=True) for _ in range(2))
+
+    @gg.compile
+    def step(x):
+        w.grad = v.grad = None
+        (w * v * x).sum().backward()
+
+    x = np.ones(4, np.float32)
+    step(x)
+    assert v.grad is not None
+    v.requires_grad = False
+    step(x)
+    assert v.grad is None
+    assert step.recordings == 2
+
+
+def test_a_view_from_outside_is_read_before_its_memory_changes(rng):
+    w = gg.tensor(rng.standard_normal(8).astype("f"), requires_grad=True)
+    part = gg.Tensor(w.data[2:6])
+
+    @gg.compile
+    def step(x):
+        before = part * x  # nobody has read it when w changes
+        with gg.no_grad():
+            w.__isub__(1.0)
+        return before, part * x
+
+    for _ in range(2):
+        old = w.numpy().copy()
+        before, after = step(np.full(4, 3, np.float32))
+        np.testing.assert_array_equal(before.numpy(), old[2:6] * 3)
+        np.testing.assert_array_equal(after.numpy(), (old - np.float32(1))[2:6] * 3)
+
+
+def test_threads_take_turns(rng):
+    w = gg.tensor(rng.standard_normal((16, 16)).astype("f"))
+    run = gg.compile(lambda x: F.softmax(F.linear(F.gelu(F.linear(x, w)), w)))
+    xs = [rng.standard_normal((5, 16)).astype("f") for _ in range(8)]
+    expected = [bits(run(x)) for x in xs]
+
+    def call(x):
+        with emulator.enabled("plain"):
+            return bits(run(x))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(call, xs)) == expected

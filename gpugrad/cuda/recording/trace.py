@@ -12,6 +12,7 @@ import numpy as np
 
 from ... import backend
 from ..arguments import Strided
+from ..kernel import address as address_of
 from .buffer import ARENA, CONSTANT, INPUT, META, REAL, Buffer, Storage, new, shadow_of
 
 NAME = "gg.compile"
@@ -44,11 +45,17 @@ class Launch(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """A tensor from outside of the step, its array and the gradient it came with."""
+    """A tensor from outside of the step, and what it came with."""
 
     tensor: Any
     array: Any
     gradient: Any
+    requires_grad: bool
+
+    def holds(self) -> bool:
+        """Return whether the tensor is as it was; its gradient aside."""
+        same = self.tensor._data is self.array
+        return same and self.tensor._requires_grad is self.requires_grad
 
 
 class Trace:
@@ -67,6 +74,8 @@ class Trace:
         self.callbacks: list[Callable[[], Any]] = []
         self.operations: list[str] = []  # what is being recorded, the innermost last
         self.real: dict[int, Buffer] = {}  # by the id of the array
+        self._memory: dict[int, Storage] = {}  # by the id of the array that owns it
+        self._held: list[Any] = []
         self.leaves: list[Leaf] = []  # tensors that were there before
         self.cleared: set[Any] = set()  # of these, whose gradient the step forgets
         self.modules: dict[Any, bool] = {}  # those that were called, and whether in training
@@ -95,9 +104,14 @@ class Trace:
         """Return the Buffer that stands for a real array, for one array always the same."""
         found = self.real.get(id(array))
         if found is None:
-            storage = Storage(REAL, array.nbytes, array)
+            base = backend.memory_base(array)  # views of one memory are views of one storage
+            storage = self._memory.get(id(base))
+            if storage is None:
+                storage = self._memory[id(base)] = Storage(REAL, base.nbytes, base)
             shadow = shadow_of(array.shape, array.dtype, array.strides)
-            found = self.real[id(array)] = Buffer(storage, 0, shadow)
+            found = Buffer(storage, address_of(array) - address_of(base), shadow)
+            self.real[id(array)] = found
+            self._held.append(array)  # or its id might become another's
         return found
 
     def lift_tensors(self, tensors: Sequence[Any]) -> None:
@@ -111,7 +125,8 @@ class Trace:
     def lift_tensor(self, tensor: Any) -> None:
         """Give a tensor a Buffer for its array, until ``restore``."""
         if not isinstance(tensor._data, backend.Symbolic):
-            self.leaves.append(Leaf(tensor, tensor._data, tensor._grad))
+            leaf = Leaf(tensor, tensor._data, tensor._grad, tensor._requires_grad)
+            self.leaves.append(leaf)
             tensor._data = self.lift(tensor._data)
 
     def restore(self) -> list[Any]:

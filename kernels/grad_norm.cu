@@ -8,9 +8,9 @@
 // then, and the scale is adapted for the next loss. counts[0] are the steps since it last changed,
 // counts[1] those with a norm that was not finite: these shrink it by `backoff`, `interval` others
 // in a row let it grow by `growth`, as far as it stays a normal number of float32.
-// count_steps: one block counts the steps where nobody wants the norm. grad_scale: one block per
-// chunk multiplies by the factor, unless it is 1 or NaN. Nothing has to come back to the host in
-// between.
+// grad_count_steps: one block counts the steps where nobody wants the norm. grad_scale: one block
+// per chunk multiplies by the factor, unless it is 1 or NaN. Nothing has to come back to the host
+// in between.
 // Sums are float64: squares of float32 (1e-90 to 1e77) leave the range of float32, but none is lost
 // here. The product with the factor is float64: 1e-40 has no accurate value in float32.
 // Bytes: sizeof(G) per element for the norm, 2 sizeof(G) for scaling. FLOPs: 2 and 1 per element.
@@ -135,7 +135,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    count_steps(const Tensor* tensors, int members, const double* clip) {
+    grad_count_steps(const Tensor* tensors, int members, const double* clip) {
     if (!isnan(factor_of(clip))) take_step(tensors, members);
 }
 

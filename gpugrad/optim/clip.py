@@ -93,7 +93,7 @@ def measure(gradients: Table, max_norm: float, scaler: LossScaler | None = None)
 def count_steps(gradients: Table, clip: Array | None) -> None:
     """Count a step of every row, unless the factor in ``clip`` is NaN."""
     SOURCE.launch(
-        "count_steps",
+        "grad_count_steps",
         (1,),
         (THREADS,),
         [gradients.tensors, len(gradients.rows), clip],

@@ -101,8 +101,26 @@ def test_every_way_to_declare_a_kernel(text, bound):
     ],
 )
 def test_every_way_to_declare_a_parameter(declared, name, kind, dtype):
-    found = source.signatures(f'extern "C" __global__ void k({declared}) {{}}')["k"]
-    assert found == ((name, kind, None if dtype is None else np.dtype(dtype)),)
+    (found,) = source.signatures(f'extern "C" __global__ void k({declared}) {{}}')["k"]
+    assert found[:3] == (name, kind, None if dtype is None else np.dtype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("declared", "constant"),
+    [
+        ("const float* x", True),
+        ("float const* x", True),
+        ("const T* __restrict__ x", True),
+        ("const float x[]", True),
+        ("float* x", False),
+        ("float* const x", False),
+        ("float* __restrict__ x", False),
+        ("const int n", False),
+    ],
+)
+def test_whether_a_kernel_only_reads_what_a_pointer_points_to(declared, constant):
+    (found,) = source.signatures(f'extern "C" __global__ void k({declared}) {{}}')["k"]
+    assert found.constant is constant
 
 
 def test_a_kernel_without_parameters():

@@ -48,6 +48,12 @@ RULES = (
 _PENDING = "after the last tile only q is on its way, where no key is seen and q is not read"
 EQUIVALENT = {
     (
+        "embedding.cu",
+        "bound one too far",
+        "if (!add && first < rows)",
+        0,
+    ): "each row is compared with rows again before it is written",
+    (
         "softmax.cu",
         "bound one too far",
         "for (int64_t i = threadIdx.y; i < n; i += PARTS * AHEAD) {",

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import functools
 import threading
+import types
+import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, overload
 
@@ -12,12 +17,47 @@ import numpy as np
 from . import backend, cuda
 from .cuda import recording, replay
 from .cuda.recording import Buffer, Trace
+from .engine import mutations
+from .nn import Module
 from .ops import random
+from .optim import Optimizer
 from .registry import state
 from .tensor import Tensor
 
 OLDEST = 80  # compute capability for which all operations of a GPT have kernels
 MOST_RECORDINGS = 16  # of one function: shapes should repeat
+
+
+_NUMBERS = (bool, int, float, str)
+
+
+class _ById:
+    """A key for an object, by what it is and not what it equals; keeps the object alive."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ById) and self._value is other._value
+
+    def __hash__(self) -> int:
+        return id(self._value)
+
+
+class _Modules:
+    """What modules held when a function was recorded; looked at only after some module changed."""
+
+    def __init__(self, held: dict[Module, dict[str, Any]]) -> None:
+        self._held = held
+        self._looked = Module.changes
+
+    def hold(self) -> bool:
+        """Return whether they hold the same still: parts by identity, numbers by value."""
+        if self._looked != (now := Module.changes):
+            if not all(_same(module.held(), held) for module, held in self._held.items()):
+                return False
+            self._looked = now
+        return True
 
 
 class _Recording(NamedTuple):
@@ -30,6 +70,7 @@ class _Recording(NamedTuple):
     result: Any  # the function's result, with Buffers in the place of arrays
     changed: list[tuple[Tensor, Tensor | None]]  # leaves whose gradient is another one afterwards
     kept: list[tuple[Any, Any]]  # leaves and the gradient they must come with
+    modules: _Modules
 
     def holds(self) -> bool:
         """Return whether everything from outside is as it was when the function was recorded."""
@@ -37,7 +78,8 @@ class _Recording(NamedTuple):
         return (
             all(leaf.holds() for leaf in trace.leaves)
             and all(leaf._grad is gradient for leaf, gradient in self.kept)
-            and all(module.training is mode for module, mode in trace.modules.items())
+            and all(guard() for guard in trace.guards)
+            and self.modules.hold()
         )
 
 
@@ -48,16 +90,30 @@ class Compiled:
     """
 
     def __init__(self, function: Callable[..., Any], device: str | None = None) -> None:
+        if not callable(function):
+            raise TypeError(f"gg.compile: a function is needed, not {type(function).__name__}")
         functools.update_wrapper(self, function)
         self._function = function
         self._device = device
         self._found: dict[Any, list[_Recording]] = {}
         self._lock = threading.RLock()  # all calls share their memory
+        self._of: weakref.WeakKeyDictionary[Any, Compiled] = weakref.WeakKeyDictionary()
+        self._warned = False
 
     @property
     def recordings(self) -> int:
         """How many recordings there are: one for each combination of shapes, modes and numbers."""
         return sum(map(len, self._found.values()))
+
+    def __get__(self, instance: Any, owner: Any = None) -> Compiled:
+        """Return the compiled method of an instance: each has recordings of its own."""
+        if instance is None:
+            return self
+        found = self._of.get(instance)
+        if found is None:
+            method = types.MethodType(self._function, instance)
+            found = self._of[instance] = Compiled(method, self._device)
+        return found
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the step: record it if nothing recorded fits, and replay it."""
@@ -79,12 +135,7 @@ class Compiled:
         found = self._found.setdefault(key, [])
         chosen = next((r for r in found if r.holds()), None)
         if chosen is None:
-            if self.recordings >= MOST_RECORDINGS:
-                raise recording.NotRecordable(
-                    f"gg.compile: {self._function.__name__!r} was recorded {MOST_RECORDINGS} "
-                    "times, for other shapes, numbers, parameters or gradients each time; pass "
-                    "what changes as an array, pad to few shapes, call zero_grad() in the step"
-                )
+            self._make_room()
             trace = Trace(_capability(device), on_gpu=device != "cpu")
             try:
                 chosen = self._record(trace, device, args, kwargs)
@@ -98,8 +149,26 @@ class Compiled:
             found.insert(0, chosen)
         return _run(chosen, arrays)
 
+    def _make_room(self) -> None:
+        """Forget the oldest recording where there are too many; say so once."""
+        if self.recordings < MOST_RECORDINGS:
+            return
+        oldest = next(key for key, found in self._found.items() if found)
+        self._found[oldest].pop()
+        if not self._warned:
+            self._warned = True
+            name = getattr(self._function, "__qualname__", repr(self._function))
+            warnings.warn(
+                f"gg.compile: {name} was recorded {MOST_RECORDINGS} times, for other shapes, "
+                "numbers, parameters or gradients each time, which is slow; pass what changes as "
+                "an array, pad to few shapes, call zero_grad() in the step",
+                stacklevel=4,
+            )
+
     def _record(self, trace: Trace, device: str, args: tuple, kwargs: dict[str, Any]) -> _Recording:
         random_state = trace.input((2,), backend.uint64)
+        for module in _modules_of(self._function, args, kwargs):
+            trace.modules[module] = module.held()
         with recording.recording(trace), random.recording(random_state) as draws:
             given, keywords = _symbolic((args, kwargs), trace)
             result = self._function(*given, **keywords)
@@ -120,7 +189,8 @@ class Compiled:
             for leaf in trace.leaves
             if leaf.tensor not in trace.cleared and _is_used(leaf, trace)
         ]
-        return _Recording(trace, made, draws, random_state, result, changed, kept)
+        modules = _Modules(trace.modules)
+        return _Recording(trace, made, draws, random_state, result, changed, kept, modules)
 
 
 @overload
@@ -178,6 +248,7 @@ def _run(chosen: _Recording, arrays: Sequence[Any]) -> Any:
     for buffer, value in zip(trace.inputs[1:], arrays, strict=True):
         runner.write(buffer, value)
     runner.run()
+    mutations.record_step(runner)
     for leaf, gradient in chosen.changed:
         leaf._grad = gradient
     return _replaced(chosen.result, lambda b: Tensor._wrap(runner.read(b), None))
@@ -200,8 +271,38 @@ def _capability(device: str) -> int:
     return cuda.capability(backend.namespace(device).empty(0))
 
 
+def _same(now: dict[str, Any], then: dict[str, Any]) -> bool:
+    return now.keys() == then.keys() and all(
+        value is then[key] or (isinstance(value, _NUMBERS) and value == then[key])
+        for key, value in now.items()
+    )
+
+
+def _modules_of(function: Any, args: tuple, kwargs: dict[str, Any]) -> set[Module]:
+    """Return the modules that a function can be seen to use, with their parts."""
+    inner = function
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    owner = getattr(inner, "__self__", inner)
+    inner = getattr(inner, "__func__", inner)
+    code = getattr(inner, "__code__", None)
+    cells = getattr(inner, "__closure__", None) or ()
+    found = [cell.cell_contents for cell in cells if cell != types.CellType()]
+    if code is not None:
+        found += [inner.__globals__[n] for n in code.co_names if n in inner.__globals__]
+    found += [owner, *getattr(owner, "__dict__", {}).values(), *args, *kwargs.values()]
+    return {part for m in found if isinstance(m, Module) for part in m.modules()}
+
+
 def _flat(value: Any, arrays: list[Any]) -> Any:
     """Return what a recording depends on of arguments; append their arrays to a list."""
+    if isinstance(value, Tensor) and value._requires_grad:
+        if value._node is not None:
+            raise TypeError(
+                "gg.compile: an argument is the result of recorded operations, but gradients do "
+                "not leave a compiled step; pass it with .detach()"
+            )
+        return "leaf", _ById(value)
     if isinstance(value, Tensor) or backend.is_array(value):
         array = value._data if isinstance(value, Tensor) else value
         arrays.append(array)
@@ -210,34 +311,43 @@ def _flat(value: Any, arrays: list[Any]) -> Any:
         return type(value).__name__, *(_flat(v, arrays) for v in value)
     if isinstance(value, dict):
         return "dict", *((k, _flat(v, arrays)) for k, v in value.items())
-    try:
-        hash(value)
-    except TypeError:
-        raise TypeError(
-            f"gg.compile: an argument is a {type(value).__name__}; arguments are tensors, arrays, "
-            "numbers, strings, None, and lists, tuples and dicts of them"
-        ) from None
-    return type(value), value
-
-
-def _symbolic(value: Any, trace: Trace) -> Any:
-    return _replaced(
-        value, lambda a: Tensor._wrap(trace.input(a.shape, a.dtype), None), tensors=True
+    if value is None or isinstance(value, (*_NUMBERS, bytes, enum.Enum, np.generic, np.dtype)):
+        return type(value), value if value == value else "nan"
+    if isinstance(value, (Module, Optimizer, types.FunctionType, type)):
+        return "object", _ById(value)
+    raise TypeError(
+        f"gg.compile: an argument is a {type(value).__name__}; arguments are tensors, arrays, "
+        "numbers, strings, None, modules, and lists, tuples and dicts of them"
     )
 
 
-def _replaced(value: Any, function: Callable[[Any], Any], tensors: bool = True) -> Any:
-    """Return nested lists, tuples and dicts with something else in the place of arrays."""
-    if tensors and isinstance(value, Tensor):
-        return function(value._data)
+def _symbolic(value: Any, trace: Trace) -> Any:
+    def made(array: Any) -> Tensor:
+        return Tensor._wrap(trace.input(array.shape, array.dtype), None)
+
+    return _replaced(value, made, keep=True)
+
+
+def _replaced(value: Any, function: Callable[[Any], Any], keep: bool = False) -> Any:
+    """Return nested lists, tuples and dicts with something else in the place of arrays.
+
+    With ``keep`` tensors that require a gradient stay.
+    """
+    if isinstance(value, Tensor):
+        return value if keep and value._requires_grad else function(value._data)
     if backend.is_array(value):
         return function(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_replaced(v, function) for v in value))
+        return type(value)(*(_replaced(v, function, keep) for v in value))
     if isinstance(value, (list, tuple)):
-        return type(value)(_replaced(v, function) for v in value)
+        return type(value)(_replaced(v, function, keep) for v in value)
     if isinstance(value, dict):
-        return {k: _replaced(v, function) for k, v in value.items()}
+        return {k: _replaced(v, function, keep) for k, v in value.items()}
+    if dataclasses.is_dataclass(value) or isinstance(value, (set, frozenset, types.GeneratorType)):
+        raise TypeError(
+            f"gg.compile: a {type(value).__name__} is returned; results are tensors, arrays, "
+            "numbers, None, and lists, tuples and dicts of them"
+        )
     return value
 
 

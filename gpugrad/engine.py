@@ -114,6 +114,7 @@ class Mutations:
     def __init__(self) -> None:
         self.last = 0
         self._by_memory: dict[int, tuple[weakref.ref, int, str]] = {}
+        self._by_step: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def record(self, array: Array, by: str) -> None:
         """Note that array has just been changed in place."""
@@ -122,6 +123,13 @@ class Mutations:
         self.last = registry.next_number()
         forget = functools.partial(self._forget, key)
         self._by_memory[key] = (weakref.ref(base, forget), self.last, by)
+
+    def record_step(self, step: Any) -> None:
+        """Note that a replayed step has just changed the arrays whose ids ``step.written`` holds.
+
+        The step keeps these arrays alive.
+        """
+        self.last = self._by_step[step] = registry.next_number()
 
     def _forget(self, key: int, reference: weakref.ref) -> None:
         if key in self._by_memory and self._by_memory[key][0] is reference:
@@ -132,10 +140,12 @@ class Mutations:
         for position, value in enumerate(saved):
             if not backend.is_array(value):
                 continue
-            reference, number, by = self._by_memory.get(
-                id(backend.memory_base(value)), (None, 0, "")
-            )
-            if reference is not None and number > node.number:
+            key = id(backend.memory_base(value))
+            _, number, by = self._by_memory.get(key, (None, 0, ""))
+            for step, run in self._by_step.items():
+                if key in step.written:
+                    number, by = max((number, by), (run, "a compiled step"))
+            if number > node.number:
                 slots = getattr(node.op, "slots", None)
                 name = repr(slots[position]) if slots else f"number {position}"
                 raise RuntimeError(
@@ -434,7 +444,7 @@ def backward(
     with _sweeping(create_graph):
         seeds = _seeds(outputs, given, create_graph, "backward")
         found = sweep(seeds, None, retain_graph or create_graph, create_graph)
-        handed = {id(g._data if create_graph else g) for _, g in seeds}
+        handed = _Handed(g._data if create_graph else g for _, g in seeds)
         updates = [
             (leaf, _leaf_gradient(leaf, g, create_graph, handed)) for leaf, g in found.items()
         ]
@@ -442,22 +452,48 @@ def backward(
         leaf._grad = g
 
 
-def _leaf_gradient(leaf: Any, g: Any, recorded: bool, handed: set[int]) -> Any:
+class _Handed:
+    """The arrays that were handed out as gradients: nobody else may get their memory."""
+
+    def __init__(self, arrays: Iterable[Array]) -> None:
+        self._arrays: dict[int, Array] = {}
+        for array in arrays:
+            self.add(array)
+
+    def add(self, array: Array) -> None:
+        """Note that an array is somebody's."""
+        self._arrays[id(array)] = array
+
+    def shares(self, array: Array) -> bool:
+        """Return whether an array's memory is, or may be, somebody's."""
+        if id(array) in self._arrays:
+            return True
+        if not isinstance(array, backend.Symbolic):
+            return array.base is not None
+        return any(
+            isinstance(other, backend.Symbolic) and array.overlaps(other)  # type: ignore[attr-defined]
+            for other in self._arrays.values()
+        )
+
+
+def _leaf_gradient(leaf: Any, g: Any, recorded: bool, handed: _Handed) -> Any:
     """Return leaf's new .grad: g added to the old one, in memory nobody else holds."""
     old = leaf._grad
     if recorded:
         if old is not None:
             return old + g
-        if id(g._data) in handed or g._data.base is not None:
+        if handed.shares(g._data):
             g = registry.recorded.copy(g)
-        handed.add(id(g._data))
+        handed.add(g._data)
         return g
     if old is not None:
         return registry.Tensor._wrap(as_array(old._data + g), None)
     g = as_array(g)
-    if id(g) in handed or g.base is not None or g.dtype != leaf._data.dtype:
+    if g.dtype != leaf._data.dtype:
         g = g.astype(leaf._data.dtype)
-    handed.add(id(g))
+    elif handed.shares(g):
+        g = g.copy()
+    handed.add(g)
     return registry.Tensor._wrap(g, None)
 
 
@@ -493,7 +529,7 @@ def grad(
         targets = [x._node or x for x in ins]
         found = sweep(seeds, targets, retain, create_graph)
     results = []
-    handed = {id(seed) for _, seed in seeds}
+    handed = _Handed(seed for _, seed in seeds)
     for x, target in zip(ins, targets, strict=True):
         g = found.get(target)
         if g is None:
@@ -503,8 +539,8 @@ def grad(
             continue
         else:
             g = as_array(g)
-            if id(g) in handed or g.base is not None:
+            if handed.shares(g):
                 g = g.copy()
-            handed.add(id(g))
+            handed.add(g)
         results.append(tensor._wrap(g, None))
     return tuple(results)

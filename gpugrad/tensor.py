@@ -84,7 +84,7 @@ class Tensor:
     @property
     def data(self) -> Array:
         """The raw numpy or cupy array. Changes made through it are not seen by the engine."""
-        return self._data
+        return self._data if registry.lift is None else recording.data_of(self)
 
     @data.setter
     def data(self, value: Any) -> None:
@@ -93,7 +93,8 @@ class Tensor:
         value = backend.as_array(value._data if isinstance(value, Tensor) else value)
         if self._requires_grad and not backend.is_float(value.dtype):
             raise TypeError(f".data of a tensor that requires grad must be floating: {value.dtype}")
-        self._data = value
+        if registry.lift is None or not recording.assigned(self, value):
+            self._data = value
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -243,16 +244,22 @@ class Tensor:
 
     def numpy(self) -> np.ndarray:
         """Return the data as numpy: the same memory on the CPU, a copy from a GPU."""
+        if registry.lift is not None:
+            recording.reads(self)
         return backend.to_numpy(self._data)
 
     def item(self) -> Any:
         """Return the only element as a Python number."""
+        if registry.lift is not None:
+            recording.reads(self)
         if self._data.size != 1:
             raise ValueError(f"item: the tensor has {self._data.size} elements, not one")
         return self._data.item()
 
     def tolist(self) -> Any:
         """Return nested lists of Python numbers."""
+        if registry.lift is not None:
+            recording.reads(self)
         return self._data.tolist()
 
     def __bool__(self) -> bool:
@@ -260,7 +267,7 @@ class Tensor:
             raise ValueError(
                 f"the truth of a tensor of shape {self.shape} is ambiguous; use .any() or .all()"
             )
-        return bool(self._data.item())
+        return bool(self.item())
 
     def __float__(self) -> float:
         return float(self.item())

@@ -247,8 +247,11 @@ def test_too_many_recordings_say_so():
     x = np.ones(3, np.float32)
     for k in range(16):
         run(x, k)
-    with pytest.raises(NotRecordable, match="recorded 16 times"):
+    with pytest.warns(UserWarning, match="was recorded 16 times"):
         run(x, 16)
+    assert run(x, 17).tolist() == [17] * 3
+    assert run(x, 3).tolist() == [3] * 3
+    assert run.recordings == 16
 
 
 def test_results_belong_to_the_caller():
@@ -355,6 +358,48 @@ def test_what_is_refused_names_itself_and_the_line(function, words):
     with pytest.raises(NotRecordable, match=r"test_compiled\.py") as caught:
         gg.compile(function)(np.ones(4, np.float32))
     assert words in str(caught.value)
+
+
+def test_values_of_tensors_from_outside_are_not_read():
+    w = gg.tensor(np.ones((2, 2), np.float32), requires_grad=True)
+    scale = gg.tensor(2.0)
+    for look in (
+        lambda x: x * float(w.detach()[0, 0]),
+        lambda x: x * scale.item(),
+        lambda x: x if scale.detach() > 0 else -x,
+        lambda x: x * w.detach().numpy(),
+        lambda x: x * scale.tolist(),
+    ):
+        with pytest.raises(NotRecordable, match="reading the values"):
+            gg.compile(look)(np.ones(2, np.float32))
+
+
+def test_settings_that_change_between_two_steps_are_refused():
+    w = gg.tensor(np.ones(2, np.float32), requires_grad=True)
+    optimizer = optim.SGD([w], lr=1.0)
+
+    @gg.compile
+    def step(x):
+        for lr in (1.0, 0.1):
+            optimizer.param_groups[0]["lr"] = lr
+            (w * x).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    with pytest.raises(NotRecordable, match="changing the settings of SGD"):
+        step(np.ones(2, np.float32))
+
+
+@pytest.mark.parametrize("result", [{1}, (i for i in "ab")], ids=["set", "generator"])
+def test_other_results(result):
+    with pytest.raises(TypeError, match="is returned"):
+        gg.compile(lambda x: result)(np.ones(2, np.float32))
+
+
+def test_an_argument_with_a_graph():
+    w = gg.tensor([1.0], requires_grad=True)
+    with pytest.raises(TypeError, match="detach"):
+        gg.compile(lambda x: x)(w * 2)
 
 
 def test_what_escaped_from_a_recording():
@@ -556,3 +601,208 @@ def test_threads_take_turns(rng):
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(call, xs)) == expected
+
+
+# What changes from call to call, in a step that is run and in one that is replayed
+
+
+def both(make, calls):
+    """Return what the calls return for a plain and for a compiled step of ``make()``."""
+    found = []
+    for wrap in (lambda f: f, gg.compile):
+        gg.manual_seed(1)
+        found.append(calls(*make(wrap)))
+    return found
+
+
+def one_weight(loss, clear_last=True, **given):
+    """Return a maker of a step on a weight w (2,), by SGD."""
+
+    def make(wrap):
+        w = gg.tensor([1.0, 1.0], requires_grad=True)
+        optimizer = optim.SGD([w], lr=0.1, **given)
+
+        def step(x):
+            loss(w, x).backward()
+            optimizer.step()
+            if clear_last:
+                optimizer.zero_grad()
+
+        return w, wrap(step), optimizer
+
+    return make
+
+
+ONE = np.ones(2, np.float32)
+
+
+def test_tensors_made_inside_and_changed_there(rng):
+    @gg.compile
+    def total(x):
+        out, count = gg.zeros(4), gg.tensor(0.0)
+        for i in range(2):
+            out += x[i]
+            count += 1.0
+        out[2] = -1.0
+        return out, count
+
+    x = rng.standard_normal((2, 4)).astype("f")
+    for _ in range(3):
+        out, count = total(x)
+        expected = x.sum(axis=0)
+        expected[2] = -1
+        np.testing.assert_allclose(out.numpy(), expected, rtol=1e-6)
+        assert count.item() == 2
+
+
+def test_a_gradient_that_was_there_before_is_used():
+    def calls(w, step, optimizer):
+        step(ONE)
+        (w * 5).sum().backward()
+        step(ONE)
+        w.grad = gg.tensor([2.0, 3.0])
+        step(ONE)
+        return w.tolist()
+
+    plain, replayed = both(one_weight(lambda w, x: (w * x).sum()), calls)
+    np.testing.assert_allclose(plain, replayed, rtol=1e-6)
+
+
+def test_what_is_computed_from_constants_follows_them():
+    scale, table = gg.tensor(2.0), np.array([1.0, 2.0], np.float32)
+
+    def loss(w, x):
+        return (w.detach() ** 2 * w * x * (1 / scale) * gg.exp(table)).sum()
+
+    def calls(w, step, optimizer):
+        for number in range(3):
+            with gg.no_grad():
+                scale[...] = number + 1.0
+            table[...] = number
+            step(ONE)
+        return w.tolist()
+
+    plain, replayed = both(one_weight(loss), calls)
+    np.testing.assert_allclose(plain, replayed, rtol=1e-6)
+
+
+def test_joined_and_split_parameters():
+    def make(wrap):
+        a, b = (gg.tensor([1.0, 2.0], requires_grad=True) for _ in "ab")
+        optimizer = optim.SGD([a, b], lr=0.1)
+
+        def step(x):
+            first, second = gg.split(gg.concat([a, b]) * gg.concat([b, x]), 2)
+            (first * second).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return a, b, wrap(step)
+
+    def calls(a, b, step):
+        for _ in range(3):
+            step(ONE)
+        return a.tolist() + b.tolist()
+
+    plain, replayed = both(make, calls)
+    np.testing.assert_allclose(plain, replayed, rtol=1e-6)
+
+
+def test_gradients_that_share_memory(rng):
+    a, b = (gg.tensor(np.ones((2, 2), np.float32), requires_grad=True) for _ in "ab")
+    step = gg.compile(lambda x: ((a + b.T) * x).sum().backward())
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    step(x)
+    step(x)
+    np.testing.assert_array_equal(a.grad.numpy(), 2 * x)
+    np.testing.assert_array_equal(b.grad.numpy(), 2 * x.T)
+
+
+def test_data_that_is_assigned():
+    def make(wrap):
+        w = gg.tensor([1.0, 1.0], requires_grad=True)
+        mean = gg.zeros(2)
+
+        def step(x):
+            (w * x).sum().backward()
+            w.data = w.data - 0.1 * w.grad.data
+            mean.data *= 0.9
+            mean.data[0] = 5.0
+            w.grad = None
+
+        return w, mean, wrap(step)
+
+    def calls(w, mean, step):
+        mean.data[...] = 1.0
+        for _ in range(3):
+            step(ONE)
+        return w.tolist() + mean.tolist()
+
+    plain, replayed = both(make, calls)
+    np.testing.assert_allclose(plain, replayed, rtol=1e-6)
+
+
+def test_a_graph_from_before_a_step_is_stale():
+    w, step, _ = one_weight(lambda w, x: (w * x).sum())(gg.compile)
+    step(ONE)
+    y = (w * w).sum()
+    step(ONE)
+    with pytest.raises(RuntimeError, match="a compiled step changed that array"):
+        y.backward()
+
+
+def test_replaced_parts_of_a_model(rng):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Dropout(0.5))
+    run = gg.compile(lambda x: model(x))
+    model.eval()
+
+    def agrees():
+        np.testing.assert_allclose(run(ONE).numpy(), model(ONE).detach().numpy(), rtol=1e-5)
+
+    agrees()
+    model[0].weight = nn.Parameter(gg.zeros(2, 2))
+    agrees()
+    model[1] = nn.ReLU()
+    agrees()
+    model.train()
+    model[2].p = 0.0
+    agrees()
+
+
+def test_a_model_that_looks_at_its_own_mode():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(2, 2)
+
+        @gg.compile
+        def loss(self, x):
+            return self.inner(x) * (2 if self.training else 1)
+
+    model, other = Model(), Model()
+    one = model.loss(ONE).numpy()
+    model.eval()
+    np.testing.assert_allclose(model.loss(ONE).numpy() * 2, one, rtol=1e-6)
+    np.testing.assert_allclose(other.loss(ONE).numpy(), 2 * other.inner(ONE).detach().numpy())
+
+
+def test_groups_hooks_and_parameters_as_arguments():
+    w, v = (gg.tensor([1.0, 1.0], requires_grad=True) for _ in "wv")
+    optimizer = optim.SGD([w], lr=0.1)
+
+    @gg.compile
+    def step(p, x):
+        (p * v * x).sum().backward()
+        optimizer.step()
+        p.grad = v.grad = None
+
+    step(w, ONE)
+    np.testing.assert_allclose(w.tolist(), [0.9, 0.9])
+    optimizer.add_param_group({"params": [v]})
+    step(w, ONE)
+    np.testing.assert_allclose(w.tolist(), [0.8, 0.8])
+    np.testing.assert_allclose(v.tolist(), [0.91, 0.91])
+    w.register_hook(lambda g: g * 0)
+    step(w, ONE)
+    np.testing.assert_allclose(w.tolist(), [0.8, 0.8])
+    assert step.recordings == 3

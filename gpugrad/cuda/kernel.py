@@ -156,6 +156,7 @@ class Source:
         self.name = os.path.basename(path)
         self.variants = tuple(dict(variant) for variant in variants)
         self.large, self.since, self.until = large, since, until
+        self.launches = 0  # of all its kernels
         self._modules: dict[tuple, Any] = {}
         self._functions: dict[tuple, Any] = {}
         self._text = text
@@ -222,6 +223,7 @@ class Source:
             error.args = (f"{text}{self._shown(args)}", *error.args[1:])
             raise
         launches[kernel] += 1
+        self.launches += 1
 
     def _function(self, kernel: str, device: Any, defines: dict[str, object]) -> Any:
         key = (device, *sorted(defines.items()))

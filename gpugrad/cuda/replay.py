@@ -76,7 +76,10 @@ class Replay:
         self._xp = backend.namespace(device)
         self._roots: dict[Storage, Any] = {}
         self._arrays: dict[Buffer, Any] = {}
+        self._constants: list[transfer.Upload] = []  # whose values may still be on their way
         self._lay_out()
+        real = {b.storage: b.storage.array for one in trace.launches for b in one.writes}
+        self.written = frozenset(id(array) for array in real.values() if array is not None)
         self._calls = [self._bound(launch) for launch in trace.launches]
         self._runs = 0
         self._graph: Any = None
@@ -108,7 +111,9 @@ class Replay:
             if self._xp is np:
                 self._roots[storage][...] = content
             else:
-                transfer.Upload(self._xp, self._roots[storage])(content)
+                upload = transfer.Upload(self._xp, self._roots[storage])
+                upload(content)
+                self._constants.append(upload)
 
     def _real(self, storage: Storage, is_written: bool) -> Any:
         """Return the bytes of a real array, or of a copy on this device."""

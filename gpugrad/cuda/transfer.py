@@ -46,7 +46,7 @@ def duplicate(array: Any) -> Any:
 
 def fill(array: Any, value: float) -> None:
     """Overwrite every element of an array; zeros without a kernel."""
-    if isinstance(array, (np.ndarray, Symbolic)) or value:
+    if isinstance(array, (np.ndarray, Symbolic)) or value or not array.flags.c_contiguous:
         array.fill(value)
     else:
         array.data.memset_async(0, array.nbytes)

@@ -23,6 +23,7 @@ class _Container(Module):
         if not isinstance(name, str) or not name or "." in name:
             raise ValueError(f"{kind}: a name is a string without dots, not {name!r}")
         self._items[name] = module
+        Module.changes += 1
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """Yield (name, module): those that are attributes, then those held."""
@@ -134,6 +135,7 @@ class ModuleDict(_Container):
 
     def __delitem__(self, name: str) -> None:
         del self._items[name]
+        Module.changes += 1
 
     def __contains__(self, name: object) -> bool:
         return name in self._items

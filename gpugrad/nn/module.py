@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from .. import backend, registry
 from ..cuda import recording
@@ -34,14 +34,25 @@ class Module:
     PyTorch. ``training`` says whether layers such as Dropout are active: see train and eval.
     """
 
+    changes: ClassVar[int] = 0  # of attributes and parts, over all modules
     training: bool = True
     _buffers: Mapping[str, bool] = _NOTHING  # name -> whether it is part of the state dict
     forward: Callable[..., Any] = _no_forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if registry.lift is not None:
-            recording.calls(self)
+            recording.uses(self)
         return self.forward(*args, **kwargs)
+
+    def held(self) -> dict[str, Any]:
+        """Return what a recorded step depends on: parameters, modules, mode and numbers."""
+        kinds = (Tensor, bool, int, float, str)
+        kept: dict[str, Any] = {
+            key: value for key, value in vars(self).items() if isinstance(value, kinds)
+        }
+        kept["training"] = self.training
+        kept.update((f"{name}.", child) for name, child in self.named_children())
+        return kept
 
     def __setattr__(self, name: str, value: Any) -> None:
         replaced = self.__dict__.get(name)
@@ -56,6 +67,11 @@ class Module:
                 "no_grad"
             )
         object.__setattr__(self, name, value)
+        Module.changes += 1
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        Module.changes += 1
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
         """Set an attribute to a Parameter or None: the same as an assignment."""
@@ -200,7 +216,8 @@ class Module:
         if not isinstance(mode, bool):
             raise TypeError(f"train: mode must be True or False, got {mode!r}")
         for module in self.modules():
-            module.training = mode
+            if module.training is not mode:
+                module.training = mode
         return self
 
     def eval(self: Self) -> Self:

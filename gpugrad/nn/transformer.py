@@ -82,7 +82,7 @@ class TransformerBlock(Module):
 
     def forward(self, input: Any, attn_mask: Any = None, heads: Heads | None = None) -> Tensor:
         """Return (B, T, C); the mask and ``heads`` are passed on to MultiHeadAttention."""
-        return added(self.step((ops.asarray(input),), attn_mask, heads))
+        return self.step((ops.asarray(input),), attn_mask, heads, paired=False)[0]
 
     def step(
         self,
@@ -90,17 +90,21 @@ class TransformerBlock(Module):
         attn_mask: Any = None,
         heads: Heads | None = None,
         recompute: Recompute = "none",
+        paired: bool = True,
     ) -> Stream:
         """Return the residual stream behind the block: one tensor, or two that are yet to be added.
 
         ``stream`` is of the same kind. With the norms first the next norm adds the two: no sum
         takes a pass of its own, and in the backward pass both gradients of the stream meet in that
-        norm. ``recompute`` says what is not kept for the backward pass but computed again there,
-        with the same results: the way from the stream to the branch of the attention, or the whole
-        block; then the sum comes first, and of the two tensors it alone is kept.
+        norm. Where none follows, ``paired=False`` gives one tensor, which the dropout of the second
+        branch adds up. ``recompute`` says what is not kept for the backward pass but computed again
+        there, with the same results: the way from the stream to the branch of the attention, or the
+        whole block; then the sum comes first, and of the two tensors it alone is kept.
         """
         if recompute == "block":
-            return checkpoint(lambda x: self.step((x,), attn_mask, heads), added(stream))
+            return checkpoint(
+                lambda x: self.step((x,), attn_mask, heads, paired=paired), added(stream)
+            )
         if recompute not in ("none", "attention"):
             raise ValueError(
                 f"TransformerBlock: recompute must be none, attention or block, got {recompute!r}"
@@ -118,7 +122,8 @@ class TransformerBlock(Module):
         branch, x = checkpoint(attend, added(stream)) if again else attend(*stream)
         if self.norm_first:
             normalized, x = self.norm2(branch, residual=x)
-            return x, self.dropout(self.mlp(normalized))
+            branch = self.mlp(normalized)
+            return (x, self.dropout(branch)) if paired else (self.dropout(branch, x),)
         x, _ = self.norm1(branch, residual=x)
         x, _ = self.norm2(self.dropout(self.mlp(x)), residual=x)
         return (x,)

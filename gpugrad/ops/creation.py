@@ -9,11 +9,14 @@ import numpy as np
 
 from .. import backend, registry
 from ..backend import DTypeLike
+from ..cuda import recording
 
 Shape = int | Sequence[int]
 
 
-def _made(array: Any, requires_grad: bool) -> Any:
+def _made(array: Any, requires_grad: bool, shared: bool = False) -> Any:
+    if registry.lift is not None and not shared:
+        recording.created(array)
     return registry.Tensor(array, requires_grad=requires_grad)
 
 
@@ -42,7 +45,7 @@ def asarray(
         moved = moved if dtype is None else moved.astype(dtype)
         return moved.copy() if copy and moved is data else moved
     array = backend.as_array(data, dtype, device)
-    return _made(array.copy() if copy else array, False)
+    return _made(array.copy() if copy else array, False, shared=not copy)
 
 
 as_tensor = asarray
@@ -52,14 +55,14 @@ def from_numpy(array: np.ndarray) -> Any:
     """Return a CPU tensor on the memory of a numpy array."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy: expected a numpy array, got {type(array).__name__}")
-    return _made(array, False)
+    return _made(array, False, shared=True)
 
 
 def from_dlpack(source: Any) -> Any:
     """Return a tensor on the memory of any array that speaks DLPack (torch, jax, cupy, numpy)."""
     device = source.__dlpack_device__()[0]
     xp = np if device == 1 else backend.cupy_module()
-    return _made(xp.from_dlpack(source), False)
+    return _made(xp.from_dlpack(source), False, shared=True)
 
 
 def _shape(shape: Any, more: tuple[int, ...] = ()) -> tuple[int, ...]:

@@ -58,12 +58,14 @@ def _axes_used(part: Any) -> int:
 
 
 def _scatter(xp: Any, g: Any, index: Any, shape: tuple[int, ...]) -> Any:
-    out = xp.zeros(shape, g.dtype)
     if _is_basic(index) or (backend.is_array(index) and index.dtype.kind == "b"):
+        out = xp.zeros(shape, g.dtype)
         out[index] = g
-    else:
-        xp.add.at(out, index, g)
-    return out
+        return out
+    wide = g.astype(backend.float32) if g.dtype in backend.NARROW else g
+    out = xp.zeros(shape, wide.dtype)
+    xp.add.at(out, index, wide)  # CuPy's does not take bfloat16
+    return out.astype(g.dtype, copy=False)
 
 
 def _scattered(g: Any, index: Any, shape: tuple[int, ...]) -> Any:
@@ -213,6 +215,8 @@ def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
 @primitive()
 def argsort(xp, x, axis=-1, descending=False):
     """Return the indices that sort x along an axis; equal elements keep their order."""
+    if x.dtype == backend.bfloat16 and xp is not np:
+        x = x.astype(backend.float32)  # CuPy does not sort bfloat16
     if not descending:
         return xp.argsort(x, axis=axis, kind="stable")
     order = xp.flip(xp.argsort(xp.flip(x, axis=axis), axis=axis, kind="stable"), axis=axis)

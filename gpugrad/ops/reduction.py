@@ -75,7 +75,8 @@ def mean(xp, x, axis=None, keepdims=False):
 
 def _product_before(x: Any, xp: Any) -> Any:
     """Return for each element the product of those before it on the last axis."""
-    return xp.cumprod(xp.concatenate([xp.ones_like(x[..., :1]), x[..., :-1]], axis=-1), axis=-1)
+    shifted = xp.concatenate([xp.ones_like(x[..., :1]), x[..., :-1]], axis=-1)
+    return _running_product(shifted, -1, xp)
 
 
 def _others_product(x: Any, axis: Axis, xp: Any) -> Any:
@@ -294,6 +295,13 @@ def _cumulative_sum(xp, x, axis=0):
     return xp.cumsum(x, axis=axis)
 
 
+def _running_product(x: Any, axis: int, xp: Any) -> Any:
+    """Return the running product in the dtype of x, accumulated in float32 at least."""
+    if x.dtype in backend.NARROW:
+        return xp.cumprod(x.astype(backend.float32), axis=axis).astype(x.dtype)
+    return xp.cumprod(x, axis=axis)
+
+
 def _running_total(g: Any, axis: int, xp: Any) -> Any:
     """Return the running sum from the end, accumulated in float32 at least."""
     wide = g.astype(backend.float32) if g.dtype in backend.NARROW else g
@@ -309,7 +317,7 @@ def _cumulative_prod_rule(g: Any, x: Any, out: Any, axis: int, xp: Any) -> Any:
     n = x.shape[-1]
     i, j = np.ogrid[:n, :n]
     wide = xp.reshape(x, (*x.shape[:-1], 1, n))
-    after = xp.cumprod(xp.where(_like(j > i, x, xp), wide, 1).astype(x.dtype), axis=-1)
+    after = _running_product(xp.where(_like(j > i, x, xp), wide, 1).astype(x.dtype), -1, xp)
     slopes = xp.where(_like(j >= i, x, xp), after, 0)  # (..., i, j)
     rows = xp.sum(slopes * xp.reshape(g, (*g.shape[:-1], 1, n)), axis=-1)
     return xp.swapaxes(_product_before(x, xp) * rows, axis, last)
@@ -332,7 +340,7 @@ def _like(array: np.ndarray, x: Any, xp: Any) -> Any:
     x=_cumulative_prod_rule,
 )
 def _cumulative_prod(xp, x, axis=0):
-    return xp.cumprod(x, axis=axis)
+    return _running_product(x, axis, xp)
 
 
 def cumulative_sum(x: Any, axis: int | None = None) -> Any:

@@ -355,6 +355,8 @@ def concat(arrays: Sequence[Any], axis: int | None = 0) -> Any:
         raise ValueError("concat: needs at least one tensor")
     if axis is None:
         return concat([ravel(t) for t in tensors], 0)
+    if registry.lift is not None:
+        registry.lift(tensors)
     first = tensors[0]
     axis = normalize_axis(axis, first.ndim)
     for i, t in enumerate(tensors):
@@ -429,6 +431,8 @@ _split = _Split()
 
 def _parts(x: Any, axis: int, edges: Sequence[int], keep: bool) -> list[Any]:
     """Return the slices of x between the edges along an axis, as views; keep that axis or not."""
+    if registry.lift is not None:
+        registry.lift([x])
     slices = [x._data[along(axis, slice(a, b))] for a, b in itertools.pairwise(edges)]
     shapes = [s.shape for s in slices]
     if not keep:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeAlias
 
@@ -31,6 +32,8 @@ class ByKernel:
 
     kernel: ClassVar[str] = ""  # computes what `update` does, on many parameters
     source: ClassVar[cuda.Source | None] = None  # of the kernel
+
+    param_groups: list[Group]
 
     def __init__(self) -> None:
         self._states: dict[Tensor, State] = {}
@@ -111,7 +114,29 @@ class ByKernel:
             write()
         elif not isinstance(like, backend.Symbolic):
             trace.before(write)
+            self._guard(trace, groups)
         return table(rows)
+
+    def _guard(self, trace: recording.Trace, groups: list[Group]) -> None:
+        """Have a recording end with the groups it was made for; refuse settings that change in it.
+
+        All steps of a recording read the settings that there are ahead of a run.
+        """
+        now = [self.settings(group) for group in groups]
+        if trace.settings.setdefault(self, now) != now:
+            raise recording.not_recordable(
+                f"changing the settings of {self._name} between two steps of it"
+            )
+        kept = [group["params"][:] for group in self.param_groups]
+
+        def is_same() -> bool:
+            found = [group["params"] for group in self.param_groups]
+            return len(found) == len(kept) and all(
+                len(x) == len(y) and all(map(operator.is_, x, y))
+                for x, y in zip(found, kept, strict=True)
+            )
+
+        trace.guards.append(is_same)
 
     def _write(self, into: Settings, groups: list[Group], slots: list[tuple[str, ...]]) -> None:
         """Write the settings of groups, which have to be such that the same state is needed."""

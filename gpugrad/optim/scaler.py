@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import backend
 from ..backend import Array
-from ..cuda import transfer
+from ..cuda import recording, transfer
 from ..engine import mutations
 from ..tensor import Tensor
 from .checks import require
@@ -84,9 +84,17 @@ class LossScaler:
             scale, good = larger if np.isfinite(larger) else scale, 0
         self._write(scale, good, self.skipped)
 
+    @property
+    def settings(self) -> tuple[float, float, int]:
+        """The factors and the interval."""
+        return self.growth_factor, self.backoff_factor, self.growth_interval
+
     def arguments(self) -> tuple[Array, Array, float, float, int]:
         """Return what the kernel that adapts the scale takes: state, and settings."""
-        settings = self.growth_factor, self.backoff_factor, self.growth_interval
+        settings = self.settings
+        trace = recording.current()
+        if trace is not None:
+            trace.guards.append(lambda: settings == self.settings)
         return self._scale._data, self._counts, *settings
 
     def changed(self, by: str) -> None:

@@ -120,6 +120,18 @@ class Buffer(backend.Symbolic):
     def __repr__(self) -> str:
         return f"<recorded {self.dtype}{list(self.shape)}>"
 
+    def overlaps(self, other: Buffer) -> bool:
+        """Return whether this and another Buffer may lie on common bytes."""
+        if self.storage is not other.storage:
+            return False
+        (first, last), (start, stop) = (self._extent(), other._extent())
+        return first < stop and start < last
+
+    def _extent(self) -> tuple[int, int]:
+        steps = [(n - 1) * s for n, s in zip(self.shape, self.strides, strict=True) if n]
+        low, high = sum(s for s in steps if s < 0), sum(s for s in steps if s > 0)
+        return self.offset + low, self.offset + high + self.itemsize
+
     # Views
 
     def _view(self, shadow: np.ndarray) -> Buffer:

@@ -51,11 +51,16 @@ class Leaf(NamedTuple):
     array: Any
     gradient: Any
     requires_grad: bool
+    hooks: tuple
 
     def holds(self) -> bool:
         """Return whether the tensor is as it was; its gradient aside."""
-        same = self.tensor._data is self.array
-        return same and self.tensor._requires_grad is self.requires_grad
+        tensor = self.tensor
+        return (
+            tensor._data is self.array
+            and tensor._requires_grad is self.requires_grad
+            and tuple(tensor._hooks or ()) == self.hooks
+        )
 
 
 class Trace:
@@ -77,8 +82,11 @@ class Trace:
         self._memory: dict[int, Storage] = {}  # by the id of the array that owns it
         self._held: list[Any] = []
         self.leaves: list[Leaf] = []  # tensors that were there before
+        self.created: dict[int, Any] = {}  # real arrays that the step makes, by their id
+        self.guards: list[Callable[[], bool]] = []  # whether a recording still holds
         self.cleared: set[Any] = set()  # of these, whose gradient the step forgets
-        self.modules: dict[Any, bool] = {}  # those that were called, and whether in training
+        self.modules: dict[Any, dict[str, Any]] = {}  # those that were used, and what they held
+        self.settings: dict[Any, Any] = {}  # of the optimisers that have taken a step
         self.gradients: list[Any] = []  # of the leaves, at the end of the step
 
     # Memory
@@ -117,15 +125,16 @@ class Trace:
     def lift_tensors(self, tensors: Sequence[Any]) -> None:
         """Give tensors a Buffer for their array, until ``restore``, if one has to be recorded."""
         given = [t for t in tensors if hasattr(t, "_requires_grad")]
-        if not any(isinstance(t._data, Buffer) or t._requires_grad for t in given):
-            return  # a constant, computed once
+        if not any(isinstance(t._data, Buffer) or backend.is_float(t._data.dtype) for t in given):
+            return  # integers and booleans alone are constants, computed once
         for tensor in given:
             self.lift_tensor(tensor)
 
     def lift_tensor(self, tensor: Any) -> None:
         """Give a tensor a Buffer for its array, until ``restore``."""
         if not isinstance(tensor._data, backend.Symbolic):
-            leaf = Leaf(tensor, tensor._data, tensor._grad, tensor._requires_grad)
+            hooks = tuple(tensor._hooks or ())
+            leaf = Leaf(tensor, tensor._data, tensor._grad, tensor._requires_grad, hooks)
             self.leaves.append(leaf)
             tensor._data = self.lift(tensor._data)
 
@@ -135,6 +144,13 @@ class Trace:
         for leaf in reversed(self.leaves):
             leaf.tensor._data, leaf.tensor._grad = leaf.array, leaf.gradient
         return ends
+
+    def own(self, tensor: Any) -> None:
+        """Let a tensor be changed: a constant that the step makes is made anew at each run."""
+        if id(tensor._data) in self.created:
+            tensor._data = self.lift(tensor._data).copy()
+        else:
+            self.lift_tensor(tensor)
 
     @property
     def place(self) -> str | None:
@@ -253,23 +269,66 @@ def forget_gradient(tensor: Any) -> None:
     """Note that the step forgets the gradient a tensor comes with, whatever that is."""
     trace = _current.get()
     if trace is not None:
-        trace.lift_tensors([tensor])
-        trace.cleared.add(tensor)
+        trace.lift_tensor(tensor)
+        leaf = next((one for one in trace.leaves if one.tensor is tensor), None)
+        if leaf is None or tensor._grad is not leaf.gradient:
+            return
+        if leaf.gradient is None or id(leaf.gradient._data) not in trace.real:
+            trace.cleared.add(tensor)  # before the step has used it
 
 
 def changes(tensor: Any, by: Any) -> None:
     """Note that a step changes a tensor in place, by a number or another tensor."""
     trace = _current.get()
     if trace is not None:
-        trace.lift_tensor(tensor)
+        trace.own(tensor)
         trace.lift_tensors([tensor, by])
 
 
-def calls(module: Any) -> None:
-    """Note that a step calls a module: whether it is in training then is part of the recording."""
+def created(array: Any) -> None:
+    """Note that a step makes an array: if it changes it, then anew at each run."""
+    trace = _current.get()
+    if trace is not None and not isinstance(array, Buffer):
+        trace.created[id(array)] = array
+
+
+def data_of(tensor: Any) -> Any:
+    """Return a tensor's array; while a step is recorded, the one that stands for it."""
     trace = _current.get()
     if trace is not None:
-        trace.modules.setdefault(module, module.training)
+        trace.own(tensor)
+    return tensor._data
+
+
+def assigned(tensor: Any, value: Any) -> bool:
+    """Note that a step gives a tensor other data: its elements are overwritten. False if none is.
+
+    Raises NotRecordable for data of another shape or dtype.
+    """
+    trace = _current.get()
+    if trace is None:
+        return False
+    trace.own(tensor)
+    if value is not tensor._data:
+        if value.shape != tensor._data.shape or value.dtype != tensor._data.dtype:
+            raise not_recordable(f"data of another shape or dtype for {tensor._data}")
+        tensor._data[...] = value
+    return True
+
+
+def reads(tensor: Any) -> None:
+    """Refuse to hand out the values of a tensor while a step is recorded: they may change."""
+    if _current.get() is not None:
+        raise not_recordable(
+            f"reading the values of {tensor.dtype}{list(tensor.shape)} (print, float, item, if)"
+        )
+
+
+def uses(module: Any) -> None:
+    """Note that a step uses a module: its mode, numbers and parts belong to the recording."""
+    trace = _current.get()
+    if trace is not None and module not in trace.modules:
+        trace.modules[module] = module.held()
 
 
 class operation:

@@ -199,7 +199,7 @@ def test_a_configuration_file(here, capsys):
     ("arguments", "message"),
     [
         ([], "COMMAND"),
-        (["plan"], "invalid choice: 'plan'"),
+        (["trian"], "invalid choice: 'trian'"),
         (["train", "--n-layers", "3"], "argument --n-layers; did you mean '--n-layer'?"),
         (["train", "--n-lay", "3"], "argument --n-lay; did you mean '--n-layer'?"),
         (["train", "--dtype", "float64"], "argument --dtype; it is called '--precision' now"),

@@ -78,6 +78,24 @@ def test_dropping_everything_leaves_the_residual_stream(norm_first) -> None:
     assert np.abs(block(x).detach().numpy() - expected.detach().numpy()).max() > 0.01
 
 
+@pytest.mark.parametrize("norm_first", [True, False], ids=["pre-LN", "post-LN"])
+@pytest.mark.parametrize("recompute", ["none", "attention", "block"])
+def test_a_stream_of_one_tensor_is_the_sum_of_the_two(norm_first, recompute) -> None:
+    block = nn.TransformerBlock(8, 2, dropout=0.3, norm_first=norm_first)
+    x = gg.random.normal(size=(2, 5, 8))
+
+    def bits(paired: bool) -> list[bytes]:
+        gg.manual_seed(4)
+        given = gg.Tensor(x.data, requires_grad=True)
+        stream = block.step((given,), recompute=recompute, paired=paired)
+        assert len(stream) == (2 if paired and norm_first else 1)
+        out = stream[0] + stream[1] if len(stream) == 2 else stream[0]
+        grads = gg.grad((out * out).sum(), [given, *block.parameters()])
+        return [t.data.tobytes() for t in (out, *grads)]
+
+    assert bits(paired=False) == bits(paired=True)
+
+
 def test_mask_and_heads_reach_attention() -> None:
     block = nn.TransformerBlock(4, 2)
     x, seen = gg.random.normal(size=(1, 3, 4)), []

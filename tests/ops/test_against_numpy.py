@@ -10,6 +10,7 @@ import numpy as np
 
 import gpugrad as gg
 from gpugrad.ops.philox import philox_uint32
+from gpugrad.ops.random import Draw
 from gpugrad.registry import OPS
 
 
@@ -41,8 +42,8 @@ def total(x: np.ndarray, axis: Any = None, keepdims: bool = False) -> np.ndarray
     return np.sum(x, axis=tuple(axis) if isinstance(axis, list) else axis, keepdims=keepdims)
 
 
-def dropped(x: np.ndarray, p: float, seed: int, offset: int) -> np.ndarray:
-    words = philox_uint32(np, seed, offset, x.size).reshape(x.shape)
+def dropped(x: np.ndarray, p: float, draw: Draw) -> np.ndarray:
+    words = philox_uint32(np, draw.seed, draw.offset, x.size).reshape(x.shape)
     return np.where(words >= round(p * 2**32), x / (1 - p), 0)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from . import __version__
+from .compiled import OLDEST
 from .cuda.source import shipped
 from .doctor import examine
 from .train import plan, session
@@ -91,10 +92,9 @@ def _add_plan(commands: Any) -> argparse.ArgumentParser:
     )
     parser.set_defaults(run=_plan)
     parser.add_argument("--config", metavar="FILE", help="settings from a .toml, .json or .yaml")
+    names = ", ".join(gpu.name for gpu in DEVICES if gpu.capability >= OLDEST)
     parser.add_argument(
-        "--gpu",
-        metavar="NAME",
-        help=f"{', '.join(gpu.name for gpu in DEVICES)} (default: the one that is here, or h200)",
+        "--gpu", metavar="NAME", help=f"{names} (default: the one that is here, or h200)"
     )
     parser.add_argument(
         "--batch",

@@ -221,10 +221,14 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     arena. Later calls replay the list, on a GPU as one CUDA graph. What a step may change from call
     to call without being recorded again: the elements of arguments, parameters and optimiser
     state, learning rates and other settings in ``param_groups``, the state of ``gg.random``.
-    Other shapes, dtypes or numbers among the arguments, another training mode of a module or other
-    parameter arrays record again. Python code in the function runs only while it is recorded.
+    Other shapes, dtypes or numbers among the arguments, other parts, numbers or modes of modules,
+    other parameter arrays, groups of an optimiser or hooks record again. Python code in the
+    function runs only while it is recorded; so do operations on integers or booleans alone, and
+    whatever works on raw arrays. A recording has memory of its own.
 
-    Arguments and results are tensors, arrays, numbers, None, or lists, tuples and dicts of them.
+    Arguments and results are tensors, arrays, numbers, None, or lists, tuples and dicts of them;
+    arguments may be modules and optimisers too. A tensor that requires a gradient is an argument by
+    what it is, like a parameter of a closure: another one records again.
     Results are copies that belong to the caller, without a graph; reading them waits for a GPU.
     Gradients that the step leaves in ``.grad`` are overwritten by the next call; those it comes
     with are added to in place.

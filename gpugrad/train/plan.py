@@ -23,7 +23,8 @@ import numpy as np
 from .. import backend
 from ..compiled import OLDEST
 from ..cuda import recording, replay
-from ..models import GPT, GPTConfig, flops_per_token, parameter_count
+from ..engine import no_grad
+from ..models import GPT, GPTConfig, parameter_count
 from ..models.flops import Arithmetic, arithmetic
 from ..ops import random
 from ..optim import AdamW, LossScaler, decay_groups
@@ -49,6 +50,7 @@ class Step(NamedTuple):
     estimate: float
     by_operation: dict[str, float]  # of the estimate
     arena: int
+    evaluation: int  # bytes of the arena of a batch that is evaluated
     lower_bound: int
     activations: int  # bytes of the arena in use when the first backward pass begins
     kept: int  # bytes of parameters and optimiser state, and of the inputs
@@ -81,7 +83,7 @@ class Plan(NamedTuple):
     @property
     def total(self) -> int:
         """All memory that is needed, with what the driver takes."""
-        return self.step.kept + self.step.arena + RESERVED
+        return self.step.kept + self.step.arena + self.step.evaluation + RESERVED
 
     @property
     def tokens(self) -> int:
@@ -94,8 +96,11 @@ class Plan(NamedTuple):
         return self.total <= self.device.memory
 
     def mfu(self, seconds: float) -> float:
-        """Return the share of the peak that the model's own arithmetic takes in this time."""
-        flops = flops_per_token(self.shape) * self.tokens
+        """Return the share of the peak that the model's own arithmetic takes in this time.
+
+        Attention counts as causal, half of what the usual convention (``flops_per_token``) counts.
+        """
+        flops = arithmetic(self.shape, self.config.block_size).total * self.tokens
         return flops / seconds / self.device.flops(self.shape.dtype)
 
     def to_text(self) -> str:
@@ -114,7 +119,7 @@ class Plan(NamedTuple):
             "memory": f"{_gb(self.total)}: parameters {_gb(self.parameter_bytes)}, optimiser and "
             f"inputs {_gb(step.kept - self.parameter_bytes)}, arena {_gb(step.arena)} (no arena is "
             f"below {_gb(step.lower_bound)}; activations {_gb(step.activations)} when the backward "
-            f"pass begins), driver {_gb(RESERVED)}",
+            f"pass begins), evaluation {_gb(step.evaluation)}, driver {_gb(RESERVED)}",
             "device": f"{self.device.name}: {_gb(self.device.memory)}, "
             f"{self.device.bandwidth / 1e12:.2f} TB/s, "
             f"{self.device.flops(shape.dtype) / 1e12:.0f} TFLOP/s in {shape.dtype} (data sheet)",
@@ -151,10 +156,21 @@ def plan(config: TrainConfig, gpu: Device, model: GPT | None = None) -> Plan:
     each = arithmetic(shape, config.block_size, config.recompute)
     if model is None:
         model = GPT(shape, "meta")
-    step = _measured(config, model, gpu, each, 1)
-    if config.accumulate > 1:  # passes repeat each other
-        two = _measured(config, model, gpu, each, 2)
-        step = _repeated(step, two, config.accumulate)
+    if config.precision == "float64":
+        raise ValueError("a step in float64 launches no kernels; there is nothing to plan")
+    if config.batch_size * config.block_size >= 2**31:
+        raise ValueError(
+            f"{config.batch_size} windows of {config.block_size} tokens are more than kernels index"
+        )
+    try:
+        step = _measured(config, model, gpu, each, 1)
+        if config.accumulate > 1:  # passes repeat each other
+            two = _measured(config, model, gpu, each, 2)
+            step = _repeated(step, two, config.accumulate)
+    except (recording.NotRecordable, ValueError) as error:
+        raise ValueError(
+            f"{config.batch_size} windows of {config.block_size} tokens cannot be planned: {error}"
+        ) from error
     return Plan(config, model, gpu, step, each)
 
 
@@ -165,25 +181,41 @@ def default_device() -> Device:
 
 
 def remedies(found: Plan) -> Iterator[tuple[str, Plan]]:
-    """Yield settings that need less memory, the cheapest first, with their plans."""
+    """Yield settings that need less memory, the cheapest first, with their plans.
+
+    The first of them needs least of all: if it does not fit, nothing does, and it is the only one.
+    """
     config = found.config
     chunk = {"head_chunk": LEAST_CHUNK} if not 0 < config.head_chunk <= LEAST_CHUNK else {}
-    changes: list[dict[str, Any]] = [chunk] if chunk else []
-    for recompute in ("attention", "block"):
-        if recompute != config.recompute != "block":
-            changes += [
-                {"recompute": recompute},
-                *([{"recompute": recompute, **chunk}] * bool(chunk)),
-            ]
-    batch, passes = config.batch_size, config.accumulate
-    while batch % 2 == 0:
-        batch, passes = batch // 2, passes * 2
-        changes.append({"batch_size": batch, "accumulate": passes})
-    if batch != config.batch_size:
-        changes.append({**changes[-1], "recompute": "block", "head_chunk": LEAST_CHUNK})
-    for change in changes:
-        flags = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in change.items())
-        yield flags, plan(dataclasses.replace(config, **change), found.device, found.model)
+    again = [{"recompute": kind} for kind in ("attention", "block")]
+    again = again[("none", "attention", "block").index(config.recompute) :]
+    least = _smaller(config, config.batch_size)
+    changes: list[dict[str, Any]] = [{**least, **(again[-1] if again else {}), **chunk}]
+    last = plan(dataclasses.replace(config, **changes[0]), found.device, found.model)
+    if last.fits:
+        room = found.device.memory - found.step.kept - RESERVED
+        share = room / (found.step.arena + found.step.evaluation)  # both grow with the batch
+        factor = 1
+        while factor * share < 1 and config.batch_size % (2 * factor) == 0:
+            factor *= 2
+        changes = [chunk, *again, *({**kind, **chunk} for kind in again if chunk)]
+        changes.append(_smaller(config, factor))
+        for change in filter(None, changes):
+            other = plan(dataclasses.replace(config, **change), found.device, found.model)
+            yield _flags(change), other
+        changes = [{**least, **(again[-1] if again else {}), **chunk}]
+    yield _flags(changes[0]), last
+
+
+def _smaller(config: TrainConfig, factor: int) -> dict[str, Any]:
+    """Return the settings for batches smaller by a factor, and as many more passes."""
+    if factor == 1 or config.batch_size % factor:
+        return {}
+    return {"batch_size": config.batch_size // factor, "accumulate": config.accumulate * factor}
+
+
+def _flags(change: dict[str, Any]) -> str:
+    return " ".join(f"--{key.replace('_', '-')} {value}" for key, value in change.items())
 
 
 def verdict(found: Plan) -> str:
@@ -192,7 +224,7 @@ def verdict(found: Plan) -> str:
         return ""
     text = f"{_gb(found.total)} do not fit {found.device.name} with {_gb(found.device.memory)}"
     fitting = (f"{flags} ({_gb(other.total)})" for flags, other in remedies(found) if other.fits)
-    shown = list(itertools.islice(fitting, 3))
+    shown = list(itertools.islice(fitting, 2))
     if not shown:
         return f"{text}, and neither --recompute nor --head-chunk nor a smaller --batch-size helps"
     return f"{text}; what fits: {', or '.join(shown)}"
@@ -231,12 +263,23 @@ def _measured(config: TrainConfig, model: GPT, gpu: Device, each: Arithmetic, pa
         sum(launch.flops for launch in trace.launches),
         sum(floor.values()),
         sum(estimate.values()),
-        dict(sorted(estimate.items(), key=itemgetter(1), reverse=True)),
+        _sorted(estimate),
         layout.plan.size,
+        _evaluation(config, model, gpu),
         layout.plan.lower_bound,
         _activations(trace, layout),
         sum(storage.nbytes for storage in layout.others),
     )
+
+
+def _evaluation(config: TrainConfig, model: GPT, gpu: Device) -> int:
+    """Return the bytes of the arena in which a batch is evaluated."""
+    trace = recording.Trace(gpu.capability)
+    sizes = (config.batch_size, config.block_size)
+    with recording.recording(trace), no_grad():
+        x, y = (Tensor(trace.input(sizes, backend.int64)) for _ in range(2))
+        loss = model.loss(x, y, head_chunk=config.head_chunk or None)._data.settle()
+    return replay.Layout(trace, [loss]).plan.size
 
 
 def _repeated(one: Step, two: Step, passes: int) -> Step:
@@ -247,10 +290,13 @@ def _repeated(one: Step, two: Step, passes: int) -> Step:
         products=one.products * passes,
         floor=one.floor + more * (two.floor - one.floor),
         estimate=one.estimate + more * (two.estimate - one.estimate),
-        by_operation={
-            name: one.by_operation.get(name, 0) + more * (seconds - one.by_operation.get(name, 0))
-            for name, seconds in two.by_operation.items()
-        },
+        by_operation=_sorted(
+            {
+                name: one.by_operation.get(name, 0)
+                + more * (seconds - one.by_operation.get(name, 0))
+                for name, seconds in two.by_operation.items()
+            }
+        ),
         kept=one.kept + more * (two.kept - one.kept),
     )
 
@@ -281,6 +327,11 @@ def _seconds(
         found[launch.operation or launch.name] += seconds + gap
     found["attention"] += max(moved, attention)
     return dict(found)
+
+
+def _sorted(seconds: dict[str, float]) -> dict[str, float]:
+    """Return times with the longest first."""
+    return dict(sorted(seconds.items(), key=itemgetter(1), reverse=True))
 
 
 def _gb(size: int) -> str:

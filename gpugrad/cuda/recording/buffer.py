@@ -122,8 +122,8 @@ class Buffer(backend.Symbolic):
 
     def overlaps(self, other: Buffer) -> bool:
         """Return whether this and another Buffer may lie on common bytes."""
-        if self.storage is not other.storage:
-            return False
+        if self._storage is None or self._storage is not other._storage:
+            return False  # what waits to be computed will have memory of its own
         (first, last), (start, stop) = (self._extent(), other._extent())
         return first < stop and start < last
 

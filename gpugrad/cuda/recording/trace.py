@@ -16,6 +16,10 @@ from ..kernel import address as address_of
 from .buffer import ARENA, CONSTANT, INPUT, META, REAL, Buffer, Storage, new, shadow_of
 
 NAME = "gg.compile"
+ESCAPED = (
+    f"an array without elements is used outside of {NAME}: it was made while a step was recorded; "
+    "return it from the step"
+)
 
 
 class NotRecordable(RuntimeError):
@@ -235,10 +239,7 @@ def active(*arrays: Any) -> Trace:
         buffers = [a for a in arrays if isinstance(a, Buffer)]
         if buffers and all(b.storage.kind == META for b in buffers):
             return Trace()
-        raise NotRecordable(
-            f"an array without elements is used outside of {NAME}: it was made while a step was "
-            "recorded; return it from the step"
-        )
+        raise NotRecordable(ESCAPED)
     return trace
 
 
@@ -353,7 +354,9 @@ def not_recordable(what: str) -> NotRecordable:
     """Return the error that says what a step did, and in which line."""
     engine = importlib.import_module("gpugrad.engine")
     trace = _current.get()
-    inside = f" (in {trace.operations[-1]})" if trace is not None and trace.operations else ""
+    if trace is None:
+        return NotRecordable(ESCAPED)
+    inside = f" (in {trace.operations[-1]})" if trace.operations else ""
     return NotRecordable(
         f"{NAME}: {what} cannot be recorded{inside}, at {engine.user_line()}. A recorded step is a "
         "list of launches over static shapes: do it outside of the step, or with operations that "

@@ -357,7 +357,8 @@ _MASK = np.array(
 )
 def where(xp, condition, x, y):
     """Return x where condition is true and y elsewhere; all three broadcast."""
-    return xp.where(condition, x, y)
+    out = xp.where(condition, x, y)
+    return out if out.dtype == x.dtype else out.astype(x.dtype)  # CuPy widens bfloat16
 
 
 def _inside(g: Any, x: Any, low: Any, high: Any, xp: Any) -> Any:

@@ -276,7 +276,7 @@ def roll(xp, x, shift=0, axis=None):
 )
 def tril(xp, x, k=0):
     """Return x with the elements above the k-th diagonal of the last two axes set to 0."""
-    return xp.tril(x, k=k)
+    return xp.tril(x, k=k).astype(x.dtype, copy=False)  # CuPy widens bfloat16
 
 
 @primitive(
@@ -285,7 +285,7 @@ def tril(xp, x, k=0):
 )
 def triu(xp, x, k=0):
     """Return x with the elements below the k-th diagonal of the last two axes set to 0."""
-    return xp.triu(x, k=k)
+    return xp.triu(x, k=k).astype(x.dtype, copy=False)
 
 
 def _inner(pad_width: Sequence[tuple[int, int]], shape: tuple[int, ...]) -> tuple[slice, ...]:

@@ -267,3 +267,12 @@ def test_range_check_for_libraries_that_wrap() -> None:
         _check_range((MASK, np.array([5])), (3, 4, 5))
     with pytest.raises(IndexError, match="index 4 is out of range for axis 1"):
         _check_range((0, None, np.array([4])), (3, 4, 5))
+
+
+@pytest.mark.parametrize("dtype", [gg.float16, gg.bfloat16], ids=str)
+def test_gradients_of_repeated_elements_accumulate_in_float32(dtype: Any) -> None:
+    x = gg.ones(3, dtype=dtype).requires_grad_()
+    (g,) = gg.grad(x[np.repeat([0, 2], [5000, 300])].sum(), [x])
+    assert g.dtype == dtype
+    exact = np.array([5000, 0, 300], np.float32)
+    np.testing.assert_array_equal(g.numpy(), exact.astype(dtype))

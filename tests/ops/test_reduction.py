@@ -249,6 +249,20 @@ def test_narrow_dtypes_accumulate_in_float32(name: str, dtype: Any) -> None:
     assert float(getattr(gg, name)(x).numpy().reshape(-1)[-1]) == exact
 
 
+@pytest.mark.parametrize("dtype", [gg.float16, gg.bfloat16], ids=str)
+@pytest.mark.parametrize("zero", [False, True])
+def test_narrow_products_accumulate_in_float32(dtype: Any, zero: bool) -> None:
+    wide = np.random.default_rng(4).uniform(0.9, 1.1, 300).astype(dtype).astype(np.float32)
+    wide[200] *= not zero
+    x = gg.tensor(wide.astype(dtype), requires_grad=True)
+    out = gg.cumulative_prod(x)
+    np.testing.assert_array_equal(out.detach().numpy(), np.cumprod(wide).astype(dtype))
+    others = gg.grad(gg.prod(x), [x])[0].numpy()
+    assert others.dtype == dtype
+    expected = float(np.delete(wide.astype(np.float64), 200).prod())
+    assert float(others[200]) == pytest.approx(expected, rel=2e-2)
+
+
 @pytest.mark.parametrize("name", ["cumulative_sum", "cumulative_prod"])
 def test_scans_without_an_axis_flatten(name: str) -> None:
     x = np.random.default_rng(3).uniform(0.5, 2.0, (2, 3))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -446,6 +447,39 @@ def test_optimisers_update_what_lies_on_a_gpu(kind, compiled, host, monkeypatch)
         np.testing.assert_array_equal(a, b)
     assert runs[0][-1].tolist() == [2, 1]  # steps since the overflow, overflows
     assert set(host.launched) == {"grad_norm_partial", "grad_norm_finish", kind.kernel}
+
+
+def test_tables_on_their_way_keep_their_pinned_memory(host, monkeypatch):
+    alive = weakref.WeakSet()
+
+    class Upload:
+        def __init__(self, xp, target):
+            self.copy = host.uploading(xp, target)
+            alive.add(self)
+
+        def __call__(self, values):
+            self.copy(values)
+
+    monkeypatch.setattr(transfer, "Upload", Upload)
+    monkeypatch.setenv("GPUGRAD_DEVICE", "cuda")
+    x = gg.Tensor(host.to_device(np.ones(5, np.float32)), requires_grad=True)
+    optimizer = gg.optim.SGD([x], lr=0.1)
+
+    @gg.compile
+    def step(g):
+        x._grad = g
+        optimizer.step(max_norm=1.0)
+        optimizer.zero_grad()
+
+    step(gg.Tensor(np.ones(5, np.float32)))
+    assert len(alive) == 5  # tensors, chunks, settings, the argument, the state of random numbers
+
+
+def test_zeros_are_not_written_between_the_elements_of_a_view():
+    filled: list[float] = []
+    flags = types.SimpleNamespace(c_contiguous=False)
+    transfer.fill(types.SimpleNamespace(flags=flags, fill=filled.append), 0)
+    assert filled == [0]
 
 
 @pytest.mark.parametrize("epilogue", ["bias", "gelu", "dgelu", "dgelu_bgrad", "bgrad"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import functools
 import threading
 import types
@@ -14,50 +12,18 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from . import backend, cuda
-from .cuda import recording, replay
-from .cuda.recording import Buffer, Trace
-from .engine import mutations
-from .nn import Module
-from .ops import random
-from .optim import Optimizer
-from .registry import state
-from .tensor import Tensor
+from .. import backend, cuda
+from ..cuda import recording, replay
+from ..cuda.recording import Buffer, Trace
+from ..engine import mutations
+from ..ops import random
+from ..registry import state
+from ..tensor import Tensor
+from .arguments import flat, replaced, symbolic
+from .guards import Modules, modules_of
 
 OLDEST = 80  # compute capability for which all operations of a GPT have kernels
 MOST_RECORDINGS = 16  # of one function: shapes should repeat
-
-
-_NUMBERS = (bool, int, float, str)
-
-
-class _ById:
-    """A key for an object, by what it is and not what it equals; keeps the object alive."""
-
-    def __init__(self, value: Any) -> None:
-        self._value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ById) and self._value is other._value
-
-    def __hash__(self) -> int:
-        return id(self._value)
-
-
-class _Modules:
-    """What modules held when a function was recorded; looked at only after some module changed."""
-
-    def __init__(self, held: dict[Module, dict[str, Any]]) -> None:
-        self._held = held
-        self._looked = Module.changes
-
-    def hold(self) -> bool:
-        """Return whether they hold the same still: parts by identity, numbers by value."""
-        if self._looked != (now := Module.changes):
-            if not all(_same(module.held(), held) for module, held in self._held.items()):
-                return False
-            self._looked = now
-        return True
 
 
 class _Recording(NamedTuple):
@@ -70,7 +36,7 @@ class _Recording(NamedTuple):
     result: Any  # the function's result, with Buffers in the place of arrays
     changed: list[tuple[Tensor, Tensor | None]]  # leaves whose gradient is another one afterwards
     kept: list[tuple[Any, Any]]  # leaves and the gradient they must come with
-    modules: _Modules
+    modules: Modules
 
     def holds(self) -> bool:
         """Return whether everything from outside is as it was when the function was recorded."""
@@ -120,7 +86,7 @@ class Compiled:
         if recording.current() is not None:
             return self._function(*args, **kwargs)  # part of another step
         arrays: list[Any] = []
-        shapes = _flat((args, kwargs), arrays)
+        shapes = flat((args, kwargs), arrays)
         device = _device(arrays, self._device)
         if (device == "cpu" and not cuda.emulated()) or _capability(device) < OLDEST:
             return self._function(*args, **kwargs)
@@ -167,13 +133,13 @@ class Compiled:
 
     def _record(self, trace: Trace, device: str, args: tuple, kwargs: dict[str, Any]) -> _Recording:
         random_state = trace.input((2,), backend.uint64)
-        for module in _modules_of(self._function, args, kwargs):
+        for module in modules_of(self._function, args, kwargs):
             trace.modules[module] = module.held()
         with recording.recording(trace), random.recording(random_state) as draws:
-            given, keywords = _symbolic((args, kwargs), trace)
+            given, keywords = symbolic((args, kwargs), trace)
             result = self._function(*given, **keywords)
             outputs: list[Buffer] = []
-            result = _replaced(result, lambda a: _output(trace, a, outputs))
+            result = replaced(result, lambda a: _output(trace, a, outputs))
             gradients = _end_gradients(trace)
         if trace.place not in (None, device):
             raise recording.NotRecordable(f"gg.compile: its tensors are on {trace.place}")
@@ -189,7 +155,7 @@ class Compiled:
             for leaf in trace.leaves
             if leaf.tensor not in trace.cleared and _is_used(leaf, trace)
         ]
-        modules = _Modules(trace.modules)
+        modules = Modules(trace.modules)
         return _Recording(trace, made, draws, random_state, result, changed, kept, modules)
 
 
@@ -255,7 +221,7 @@ def _run(chosen: _Recording, arrays: Sequence[Any]) -> Any:
     mutations.record_step(runner)
     for leaf, gradient in chosen.changed:
         leaf._grad = gradient
-    return _replaced(chosen.result, lambda b: Tensor._wrap(runner.read(b), None))
+    return replaced(chosen.result, lambda b: Tensor._wrap(runner.read(b), None))
 
 
 def _device(arrays: Sequence[Any], wanted: str | None) -> str:
@@ -273,86 +239,6 @@ def _capability(device: str) -> int:
     if device == "cpu":
         return cuda.EMULATED
     return cuda.capability(backend.namespace(device).empty(0))
-
-
-def _same(now: dict[str, Any], then: dict[str, Any]) -> bool:
-    return now.keys() == then.keys() and all(
-        value is then[key] or (isinstance(value, _NUMBERS) and value == then[key])
-        for key, value in now.items()
-    )
-
-
-def _modules_of(function: Any, args: tuple, kwargs: dict[str, Any]) -> set[Module]:
-    """Return the modules that a function can be seen to use, with their parts."""
-    inner = function
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    owner = getattr(inner, "__self__", inner)
-    inner = getattr(inner, "__func__", inner)
-    code = getattr(inner, "__code__", None)
-    cells = getattr(inner, "__closure__", None) or ()
-    found = [cell.cell_contents for cell in cells if cell != types.CellType()]
-    if code is not None:
-        found += [inner.__globals__[n] for n in code.co_names if n in inner.__globals__]
-    found += [owner, *getattr(owner, "__dict__", {}).values(), *args, *kwargs.values()]
-    return {part for m in found if isinstance(m, Module) for part in m.modules()}
-
-
-def _flat(value: Any, arrays: list[Any]) -> Any:
-    """Return what a recording depends on of arguments; append their arrays to a list."""
-    if isinstance(value, Tensor) and value._requires_grad:
-        if value._node is not None:
-            raise TypeError(
-                "gg.compile: an argument is the result of recorded operations, but gradients do "
-                "not leave a compiled step; pass it with .detach()"
-            )
-        return "leaf", _ById(value)
-    if isinstance(value, Tensor) or backend.is_array(value):
-        array = value._data if isinstance(value, Tensor) else value
-        arrays.append(array)
-        return "array", array.shape, array.dtype.name
-    if isinstance(value, (list, tuple)):
-        return type(value).__name__, *(_flat(v, arrays) for v in value)
-    if isinstance(value, dict):
-        return "dict", *((k, _flat(v, arrays)) for k, v in value.items())
-    if value is None or isinstance(value, (*_NUMBERS, bytes, enum.Enum, np.generic, np.dtype)):
-        return type(value), value if value == value else "nan"
-    if isinstance(value, (Module, Optimizer, types.FunctionType, type)):
-        return "object", _ById(value)
-    raise TypeError(
-        f"gg.compile: an argument is a {type(value).__name__}; arguments are tensors, arrays, "
-        "numbers, strings, None, modules, and lists, tuples and dicts of them"
-    )
-
-
-def _symbolic(value: Any, trace: Trace) -> Any:
-    def made(array: Any) -> Tensor:
-        return Tensor._wrap(trace.input(array.shape, array.dtype), None)
-
-    return _replaced(value, made, keep=True)
-
-
-def _replaced(value: Any, function: Callable[[Any], Any], keep: bool = False) -> Any:
-    """Return nested lists, tuples and dicts with something else in the place of arrays.
-
-    With ``keep`` tensors that require a gradient stay.
-    """
-    if isinstance(value, Tensor):
-        return value if keep and value._requires_grad else function(value._data)
-    if backend.is_array(value):
-        return function(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_replaced(v, function, keep) for v in value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(_replaced(v, function, keep) for v in value)
-    if isinstance(value, dict):
-        return {k: _replaced(v, function, keep) for k, v in value.items()}
-    if dataclasses.is_dataclass(value) or isinstance(value, (set, frozenset, types.GeneratorType)):
-        raise TypeError(
-            f"gg.compile: a {type(value).__name__} is returned; results are tensors, arrays, "
-            "numbers, None, and lists, tuples and dicts of them"
-        )
-    return value
 
 
 def _output(trace: Trace, array: Any, outputs: list[Buffer]) -> Buffer:

@@ -1,0 +1,89 @@
+"""What a compiled function is called with and returns: tensors in nested containers."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import backend
+from ..cuda.recording import Trace
+from ..nn import Module
+from ..optim import Optimizer
+from ..tensor import Tensor
+
+NUMBERS = (bool, int, float, str)
+
+
+class ById:
+    """A key for an object, by what it is and not what it equals; keeps the object alive."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ById) and self._value is other._value
+
+    def __hash__(self) -> int:
+        return id(self._value)
+
+
+def flat(value: Any, arrays: list[Any]) -> Any:
+    """Return what a recording depends on of arguments; append their arrays to a list."""
+    if isinstance(value, Tensor) and value._requires_grad:
+        if value._node is not None:
+            raise TypeError(
+                "gg.compile: an argument is the result of recorded operations, but gradients do "
+                "not leave a compiled step; pass it with .detach()"
+            )
+        return "leaf", ById(value)
+    if isinstance(value, Tensor) or backend.is_array(value):
+        array = value._data if isinstance(value, Tensor) else value
+        arrays.append(array)
+        return "array", array.shape, array.dtype.name
+    if isinstance(value, (list, tuple)):
+        return type(value).__name__, *(flat(v, arrays) for v in value)
+    if isinstance(value, dict):
+        return "dict", *((k, flat(v, arrays)) for k, v in value.items())
+    if value is None or isinstance(value, (*NUMBERS, bytes, enum.Enum, np.generic, np.dtype)):
+        return type(value), value if value == value else "nan"
+    if isinstance(value, (Module, Optimizer, types.FunctionType, type)):
+        return "object", ById(value)
+    raise TypeError(
+        f"gg.compile: an argument is a {type(value).__name__}; arguments are tensors, arrays, "
+        "numbers, strings, None, modules, and lists, tuples and dicts of them"
+    )
+
+
+def symbolic(value: Any, trace: Trace) -> Any:
+    def made(array: Any) -> Tensor:
+        return Tensor._wrap(trace.input(array.shape, array.dtype), None)
+
+    return replaced(value, made, keep=True)
+
+
+def replaced(value: Any, function: Callable[[Any], Any], keep: bool = False) -> Any:
+    """Return nested lists, tuples and dicts with something else in the place of arrays.
+
+    With ``keep`` tensors that require a gradient stay.
+    """
+    if isinstance(value, Tensor):
+        return value if keep and value._requires_grad else function(value._data)
+    if backend.is_array(value):
+        return function(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(replaced(v, function, keep) for v in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(replaced(v, function, keep) for v in value)
+    if isinstance(value, dict):
+        return {k: replaced(v, function, keep) for k, v in value.items()}
+    if dataclasses.is_dataclass(value) or isinstance(value, (set, frozenset, types.GeneratorType)):
+        raise TypeError(
+            f"gg.compile: a {type(value).__name__} is returned; results are tensors, arrays, "
+            "numbers, None, and lists, tuples and dicts of them"
+        )
+    return value

@@ -40,7 +40,7 @@ def flat(value: Any, arrays: list[Any]) -> Any:
                 "gg.compile: an argument is the result of recorded operations, but gradients do "
                 "not leave a compiled step; pass it with .detach()"
             )
-        return "leaf", ById(value)
+        return "leaf", ById(value)  # a parameter: its array is not copied
     if isinstance(value, Tensor) or backend.is_array(value):
         array = value._data if isinstance(value, Tensor) else value
         arrays.append(array)
@@ -60,6 +60,8 @@ def flat(value: Any, arrays: list[Any]) -> Any:
 
 
 def symbolic(value: Any, trace: Trace) -> Any:
+    """Return arguments with inputs of a trace in the place of arrays."""
+
     def made(array: Any) -> Tensor:
         return Tensor._wrap(trace.input(array.shape, array.dtype), None)
 

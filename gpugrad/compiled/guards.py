@@ -27,6 +27,7 @@ class Modules:
 
 
 def same(now: dict[str, Any], then: dict[str, Any]) -> bool:
+    """Return whether a module holds now what it held then."""
     return now.keys() == then.keys() and all(
         value is then[key] or (isinstance(value, NUMBERS) and value == then[key])
         for key, value in now.items()

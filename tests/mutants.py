@@ -48,6 +48,12 @@ RULES = (
 _PENDING = "after the last tile only q is on its way, where no key is seen and q is not read"
 EQUIVALENT = {
     (
+        "sort_ids.cu",
+        "bound one too far",
+        "for (int64_t at = first; at < end; at += TILE) {",
+        0,
+    ): "a tile without items has none to place",
+    (
         "embedding.cu",
         "bound one too far",
         "if (!add && first < rows)",

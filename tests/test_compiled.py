@@ -806,3 +806,103 @@ def test_groups_hooks_and_parameters_as_arguments():
     step(w, ONE)
     np.testing.assert_allclose(w.tolist(), [0.8, 0.8])
     assert step.recordings == 3
+
+
+def test_a_loss_whose_gradients_nobody_reads(rng):
+    """Kernels that overwrite what they read: what wrote it before is needed."""
+    model = gpt()
+    run = gg.compile(lambda x, y: model.loss(x, y))
+    for x, y in batches(rng, 2):
+        assert bits(run(x, y)) == bits(model.loss(x, y).detach())
+
+
+def test_tensors_made_inside_and_read_before_they_change():
+    @gg.compile
+    def step(x):
+        z = gg.zeros(4)
+        first = z + x
+        z += 1.0
+        table = gg.zeros((2, 4))
+        row = table[0]
+        row += x
+        d = z.detach()
+        d += x
+        return first, z, table
+
+    x = np.arange(4, dtype=np.float32)
+    for _ in range(3):
+        first, z, table = step(x)
+        np.testing.assert_array_equal(first.numpy(), x)
+        np.testing.assert_array_equal(z.numpy(), 1 + x)
+        np.testing.assert_array_equal(table.numpy(), [x, 0 * x])
+
+
+@pytest.mark.parametrize("clear", ["inside", "outside", "at the start"])
+def test_a_gradient_of_a_parameter_that_the_step_does_not_use(clear):
+    def make(wrap):
+        w, p = (gg.tensor([1.0, 1.0], requires_grad=True) for _ in "wp")
+        optimizer = optim.SGD([w, p], lr=0.1)
+
+        def step(x):
+            if clear == "at the start":
+                optimizer.zero_grad()
+            (w * x).sum().backward()
+            norm = optimizer.step(max_norm=1.0)
+            if clear == "inside":
+                optimizer.zero_grad()
+            return norm
+
+        return w, p, wrap(step), optimizer
+
+    def calls(w, p, step, optimizer):
+        norms = []
+        for number in range(4):
+            if number % 2:
+                (p * 3).sum().backward()
+            norms.append(step(ONE).item())
+            if clear == "outside":
+                optimizer.zero_grad()
+        return norms + w.tolist() + p.tolist() + [p.grad is None]
+
+    plain, replayed = both(make, calls)
+    np.testing.assert_allclose(plain, replayed, rtol=1e-5)
+
+
+def test_settings_that_change_after_a_step_are_refused():
+    w = gg.tensor(np.ones(2, np.float32), requires_grad=True)
+    optimizer = optim.SGD([w], lr=1.0)
+
+    @gg.compile
+    def step(x):
+        (w * x).sum().backward()
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] *= 0.5
+
+    with pytest.raises(NotRecordable, match="after a step of it"):
+        step(ONE)
+
+
+def test_replaced_groups_and_attributes_that_a_step_sets():
+    w = gg.tensor(np.ones(2, np.float32), requires_grad=True)
+    optimizer = optim.SGD([w], lr=1.0)
+
+    @gg.compile
+    def step(x):
+        (w * x).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step(ONE)
+    optimizer.param_groups[0] = {**optimizer.param_groups[0], "lr": 0.5}
+    step(ONE)
+    np.testing.assert_array_equal(w.tolist(), [-0.5, -0.5])
+
+    class Counting(nn.Module):
+        k = 0
+
+        def forward(self, x):
+            self.k += 1
+            return x * self.k
+
+    with pytest.raises(NotRecordable, match="an attribute of Counting"):
+        gg.compile(Counting())(ONE)

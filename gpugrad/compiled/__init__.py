@@ -20,7 +20,7 @@ from ..ops import random
 from ..registry import state
 from ..tensor import Tensor
 from .arguments import flat, replaced, symbolic
-from .guards import Modules, modules_of
+from .guards import Modules, modules_of, same
 
 OLDEST = 80  # compute capability for which all operations of a GPT have kernels
 MOST_RECORDINGS = 16  # of one function: shapes should repeat
@@ -138,6 +138,13 @@ class Compiled:
         with recording.recording(trace), random.recording(random_state) as draws:
             given, keywords = symbolic((args, kwargs), trace)
             result = self._function(*given, **keywords)
+            for check in trace.checks:
+                check()
+            for module, held in trace.modules.items():
+                if not same(module.held(), held):
+                    raise recording.not_recordable(
+                        f"an attribute of {type(module).__name__} that the step sets"
+                    )
             outputs: list[Buffer] = []
             result = replaced(result, lambda a: _output(trace, a, outputs))
             gradients = _end_gradients(trace)
@@ -257,7 +264,7 @@ def _end_gradients(trace: Trace) -> list[tuple[Tensor, Buffer | None]]:
     seen = set()
     for leaf in trace.leaves:
         tensor, now = leaf.tensor, leaf.tensor._grad
-        if tensor in seen or now is leaf.gradient:
+        if tensor in seen or (now is leaf.gradient and tensor not in trace.cleared):
             continue
         seen.add(tensor)
         if now is None or not isinstance(now._data, Buffer):

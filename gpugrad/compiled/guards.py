@@ -28,10 +28,14 @@ class Modules:
 
 def same(now: dict[str, Any], then: dict[str, Any]) -> bool:
     """Return whether a module holds now what it held then."""
-    return now.keys() == then.keys() and all(
-        value is then[key] or (isinstance(value, NUMBERS) and value == then[key])
-        for key, value in now.items()
-    )
+    return now.keys() == then.keys() and all(_alike(now[key], then[key]) for key in now)
+
+
+def _alike(now: Any, then: Any) -> bool:
+    """Return whether an attribute is what it was: numbers by value, else by identity."""
+    if isinstance(now, tuple) and isinstance(then, tuple):
+        return len(now) == len(then) and all(map(_alike, now, then))
+    return now is then or (isinstance(now, NUMBERS) and type(now) is type(then) and now == then)
 
 
 def modules_of(function: Any, args: tuple, kwargs: dict[str, Any]) -> set[Module]:

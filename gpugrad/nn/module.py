@@ -45,10 +45,10 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def held(self) -> dict[str, Any]:
-        """Return what a recorded step depends on: parameters, modules, mode and numbers."""
-        kinds = (Tensor, bool, int, float, str)
+        """Return what a recorded step depends on: attributes, parts and mode."""
         kept: dict[str, Any] = {
-            key: value for key, value in vars(self).items() if isinstance(value, kinds)
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in vars(self).items()
         }
         kept["training"] = self.training
         kept.update((f"{name}.", child) for name, child in self.named_children())

@@ -127,16 +127,25 @@ class ByKernel:
             raise recording.not_recordable(
                 f"changing the settings of {self._name} between two steps of it"
             )
-        kept = [group["params"][:] for group in self.param_groups]
+        kept = [(group, group["params"][:]) for group in self.param_groups]
 
         def is_same() -> bool:
-            found = [group["params"] for group in self.param_groups]
-            return len(found) == len(kept) and all(
-                len(x) == len(y) and all(map(operator.is_, x, y))
-                for x, y in zip(found, kept, strict=True)
+            return len(self.param_groups) == len(kept) and all(
+                group is then
+                and len(group["params"]) == len(params)
+                and all(map(operator.is_, group["params"], params))
+                for group, (then, params) in zip(self.param_groups, kept, strict=True)
             )
 
+        def unchanged() -> None:
+            if [self.settings(group) for group in groups] != now:
+                raise recording.not_recordable(
+                    f"changing the settings of {self._name} after a step of it (a schedule goes "
+                    "outside, or before)"
+                )
+
         trace.guards.append(is_same)
+        trace.checks.append(unchanged)
 
     def _write(self, into: Settings, groups: list[Group], slots: list[tuple[str, ...]]) -> None:
         """Write the settings of groups, which have to be such that the same state is needed."""

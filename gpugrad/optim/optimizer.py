@@ -254,6 +254,8 @@ class Optimizer(ByKernel):
             self.check(group)
             self._lay_out(group)
             for position, p in enumerate(group["params"]):
+                if registry.lift is not None:
+                    recording.looks_for_gradient(p)
                 refuse_misfits(self._name, label_of(group, position, index), p, self._states[p])
         return [(p, g) for g in self.param_groups for p in g["params"] if p._grad is not None]
 

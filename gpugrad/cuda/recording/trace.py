@@ -88,6 +88,8 @@ class Trace:
         self.leaves: list[Leaf] = []  # tensors that were there before
         self.created: dict[int, Any] = {}  # real arrays that the step makes, by their id
         self.guards: list[Callable[[], bool]] = []  # whether a recording still holds
+        self.checks: list[Callable[[], None]] = []  # what has to hold when the step ends
+        self.looked: set[Any] = set()  # leaves whose gradient an optimiser has looked for
         self.cleared: set[Any] = set()  # of these, whose gradient the step forgets
         self.modules: dict[Any, dict[str, Any]] = {}  # those that were used, and what they held
         self.settings: dict[Any, Any] = {}  # of the optimisers that have taken a step
@@ -120,11 +122,18 @@ class Trace:
             storage = self._memory.get(id(base))
             if storage is None:
                 storage = self._memory[id(base)] = Storage(REAL, base.nbytes, base)
+                if id(base) in self.created:
+                    storage = self._memory[id(base)] = self._made_anew(storage, base)
             shadow = shadow_of(array.shape, array.dtype, array.strides)
             found = Buffer(storage, address_of(array) - address_of(base), shadow)
             self.real[id(array)] = found
             self._held.append(array)  # or its id might become another's
         return found
+
+    def _made_anew(self, constant: Storage, base: Any) -> Storage:
+        """Return temporary memory that gets the values of a constant at each run."""
+        whole = Buffer(constant, 0, shadow_of((base.nbytes,), np.uint8))
+        return whole.copy().storage
 
     def lift_tensors(self, tensors: Sequence[Any]) -> None:
         """Give tensors a Buffer for their array, until ``restore``, if one has to be recorded."""
@@ -136,7 +145,11 @@ class Trace:
 
     def lift_tensor(self, tensor: Any) -> None:
         """Give a tensor a Buffer for its array, until ``restore``."""
-        if not isinstance(tensor._data, backend.Symbolic):
+        if isinstance(tensor._data, backend.Symbolic):
+            return
+        if id(backend.memory_base(tensor._data)) in self.created:
+            tensor._data = self.lift(tensor._data)
+        else:
             hooks = tuple(tensor._hooks or ())
             leaf = Leaf(tensor, tensor._data, tensor._grad, tensor._requires_grad, hooks)
             self.leaves.append(leaf)
@@ -151,10 +164,7 @@ class Trace:
 
     def own(self, tensor: Any) -> None:
         """Let a tensor be changed: a constant that the step makes is made anew at each run."""
-        if id(tensor._data) in self.created:
-            tensor._data = self.lift(tensor._data).copy()
-        else:
-            self.lift_tensor(tensor)
+        self.lift_tensor(tensor)
 
     @property
     def place(self) -> str | None:
@@ -208,7 +218,8 @@ class Trace:
         kept = []
         for launch in reversed(self.launches):
             if any(b.storage.kind != ARENA or b.storage in wanted for b in launch.writes):
-                wanted.update(b.storage for b in launch.reads)
+                # what is written may be read too, and may have been written before
+                wanted.update(b.storage for b in (*launch.reads, *launch.writes))
                 kept.append(launch)
         self.launches = kept[::-1]
 
@@ -272,10 +283,18 @@ def forget_gradient(tensor: Any) -> None:
     if trace is not None:
         trace.lift_tensor(tensor)
         leaf = next((one for one in trace.leaves if one.tensor is tensor), None)
-        if leaf is None or tensor._grad is not leaf.gradient:
+        if leaf is None or tensor._grad is not leaf.gradient or tensor in trace.looked:
             return
         if leaf.gradient is None or id(leaf.gradient._data) not in trace.real:
             trace.cleared.add(tensor)  # before the step has used it
+
+
+def looks_for_gradient(tensor: Any) -> None:
+    """Note that what a step does depends on whether a tensor has a gradient."""
+    trace = _current.get()
+    if trace is not None:
+        trace.lift_tensor(tensor)
+        trace.looked.add(tensor)
 
 
 def changes(tensor: Any, by: Any) -> None:
@@ -290,7 +309,8 @@ def created(array: Any) -> None:
     """Note that a step makes an array: if it changes it, then anew at each run."""
     trace = _current.get()
     if trace is not None and not isinstance(array, Buffer):
-        trace.created[id(array)] = array
+        base = backend.memory_base(array)
+        trace.created[id(base)] = base
 
 
 def data_of(tensor: Any) -> Any:

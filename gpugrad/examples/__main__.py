@@ -1,0 +1,29 @@
+"""`python -m gpugrad.examples`: the list of examples, or all of them with their pictures."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from . import __doc__ as documentation
+from . import names
+from ._command import command
+
+
+def main() -> None:
+    """List the examples, or run all and draw what can be drawn (``--pictures DIR``)."""
+    parser = command(documentation)
+    parser.add_argument("--pictures", type=Path, metavar="DIR")
+    folder: Path | None = parser.parse_args().pictures
+    width = max(map(len, names()))
+    for name in names():
+        module = importlib.import_module(f"gpugrad.examples.{name}")
+        print(f"{name:{width}}  {(module.__doc__ or '').splitlines()[0]}")
+        if folder is not None:
+            draws = "--picture" in (module.__doc__ or "")
+            module.main(["--picture", str(folder / f"{name}.svg")] if draws else [])
+            print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,10 @@
-"""Every example prints what its docstring promises, draws its picture, and stands in the gallery."""
+"""Every example prints what its docstring says, draws its picture and stands in the gallery."""
 
 import doctest
 import importlib
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_output_is_the_docstrings(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", [name for name in NAMES if "--picture" in load(name).__doc__])
 def test_picture(name, tmp_path, capsys):
     load(name).main(["--picture", str(tmp_path / "new" / "picture.svg")])
-    root = ElementTree.parse(tmp_path / "new" / "picture.svg").getroot()
+    root = ET.parse(tmp_path / "new" / "picture.svg").getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert len(list(root.iter())) > 10
 

@@ -14,12 +14,15 @@ from .dropout import dropout, dropout_add
 from .embed import embed
 from .embedding import embedding
 from .gelu import bias_gelu, gelu
+from .gru import gru
 from .kernel import Kernel, kernel
 from .layer_norm import layer_norm
 from .linear_cross_entropy import linear_cross_entropy
+from .lstm import lstm
 from .mlp import mlp
 from .packed_attention import packed_attention
 from .rms_norm import rms_norm
+from .rnn import rnn
 from .rotary import rotary
 from .softmax import log_softmax, softmax
 
@@ -38,13 +41,16 @@ __all__ = [
     "embedding",
     "fused",
     "gelu",
+    "gru",
     "kernel",
     "layer_norm",
     "linear_cross_entropy",
     "log_softmax",
+    "lstm",
     "mlp",
     "packed_attention",
     "rms_norm",
+    "rnn",
     "rotary",
     "scaled_dot_product_attention",
     "softmax",

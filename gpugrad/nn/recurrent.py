@@ -2,7 +2,8 @@
 
 Parameters of layer k are weight_ih_lk (G*H, I), weight_hh_lk (G*H, H), bias_ih_lk and bias_hh_lk
 (G*H), with ``_reverse`` for the second direction; G counts the gates, in PyTorch's order. The
-inputs of all time steps are multiplied with weight_ih at once, and only the rest is sequential.
+inputs of all time steps are multiplied with weight_ih at once; the rest, which is sequential, is
+one fused operation for a layer and direction (fused/rnn.py, gru.py, lstm.py).
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from .. import ops
+from .. import fused, ops
 from ..backend import DTypeLike
-from ..fused.fuse import fuse
 from ..tensor import Tensor
 from . import functional as F
 from . import init
@@ -89,10 +89,10 @@ class _Recurrent(Module):
         for parameter in self.parameters():
             init.uniform_(parameter, -bound, bound)
 
-    def cell(self, x: Tensor, state: States, weight: Tensor, bias: Tensor | None) -> States:
-        """Return the next state from the input's part of the gates x (N, G*H) and the state.
+    def run(self, x: Tensor, state: States, weight: Tensor, bias: Tensor | None) -> States:
+        """Return (outputs (T, N, H), *last states) from the input's part of the gates (T, N, G*H).
 
-        ``weight`` is weight_hh.T (H, G*H); ``bias`` is bias_hh unless adds_biases.
+        ``weight`` is weight_hh (G*H, H); ``bias`` is bias_hh unless adds_biases.
         """
         raise NotImplementedError
 
@@ -135,17 +135,16 @@ class _Recurrent(Module):
 
     def _run(self, x: Tensor, state: States, suffix: str) -> tuple[Tensor, States]:
         """Return (T, N, H) and the last state of one layer in one direction, x being (T, N, I)."""
-        weight = getattr(self, f"weight_hh_{suffix}").T
         bias_ih, bias = (getattr(self, f"bias_{k}_{suffix}", None) for k in ("ih", "hh"))
         if bias is not None and self.adds_biases:
-            bias_ih = bias_ih + bias
-        parts = ops.unstack(F.linear(x, getattr(self, f"weight_ih_{suffix}"), bias_ih))
-        is_reversed = suffix.endswith("_reverse")
-        outs = []
-        for part in reversed(parts) if is_reversed else parts:
-            state = self.cell(part, state, weight, bias)
-            outs.append(state[0])
-        return ops.stack(outs[::-1] if is_reversed else outs), state
+            bias_ih, bias = bias_ih + bias, None
+        gates = F.linear(x, getattr(self, f"weight_ih_{suffix}"), bias_ih)
+        weight = getattr(self, f"weight_hh_{suffix}")
+        if suffix.endswith("_reverse"):
+            out, *last = self.run(ops.flip(gates, 0), state, weight, bias)
+            return ops.flip(out, 0), tuple(last)
+        out, *last = self.run(gates, state, weight, bias)
+        return out, tuple(last)
 
     def _initial(self, hx: Any, n: int, batched: bool) -> list[States]:
         """Return the states every layer and direction starts from, in order."""
@@ -215,10 +214,10 @@ class RNN(_Recurrent):
             dtype,
         )
 
-    def cell(self, x: Tensor, state: States, weight: Tensor, bias: Tensor | None) -> States:
-        """Return the next h."""
-        h = x + ops.matmul(state[0], weight)
-        return (ops.tanh(h) if self.nonlinearity == "tanh" else ops.relu(h),)
+    def run(self, x: Tensor, state: States, weight: Tensor, bias: Tensor | None) -> States:
+        """Return the outputs and the last h."""
+        out = fused.rnn(x, weight, state[0], nonlinearity=self.nonlinearity)
+        return out, out[-1]
 
 
 class GRU(_Recurrent):
@@ -231,21 +230,10 @@ class GRU(_Recurrent):
     gates = 3
     adds_biases = False  # the reset gate multiplies b_hn
 
-    def cell(self, x: Tensor, state: States, weight: Tensor, bias: Tensor | None) -> States:
-        """Return the next h."""
-        (h,) = state
-        hidden = ops.matmul(h, weight)
-        hidden = hidden if bias is None else hidden + bias
-        return (_gru(*_gates(x, 3), *_gates(hidden, 3), h),)
-
-
-@fuse
-def _gru(
-    x_r: Tensor, x_z: Tensor, x_n: Tensor, h_r: Tensor, h_z: Tensor, h_n: Tensor, h: Tensor
-) -> Tensor:
-    r, z = ops.sigmoid(x_r + h_r), ops.sigmoid(x_z + h_z)
-    n = ops.tanh(x_n + r * h_n)
-    return n + z * (h - n)
+    def run(self, x: Tensor, state: States, weight: Tensor, bias: Tensor | None) -> States:
+        """Return the outputs and the last h."""
+        out = fused.gru(x, weight, state[0], bias)
+        return out, out[-1]
 
 
 class LSTM(_Recurrent):
@@ -258,18 +246,7 @@ class LSTM(_Recurrent):
     gates = 4
     states = 2
 
-    def cell(self, x: Tensor, state: States, weight: Tensor, bias: Tensor | None) -> States:
-        """Return the next h and c."""
-        h, c = state
-        return _lstm(*_gates(x + ops.matmul(h, weight), 4), c)
-
-
-@fuse
-def _lstm(i: Tensor, f: Tensor, g: Tensor, o: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
-    return ops.sigmoid(o) * ops.tanh(c), c
-
-
-def _gates(x: Tensor, count: int) -> tuple[Tensor, ...]:
-    """Return the gates of x (N, G*H), each (N, H)."""
-    return ops.unstack(ops.reshape(x, (x.shape[0], count, x.shape[1] // count)), axis=1)
+    def run(self, x: Tensor, state: States, weight: Tensor, bias: Tensor | None) -> States:
+        """Return the outputs and the last h and c."""
+        out, c = fused.lstm(x, weight, state[0], state[1])
+        return out, out[-1], c

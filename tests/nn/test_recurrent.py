@@ -7,6 +7,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import nn
+from gpugrad.fused import FUSED
 
 LAYERS = {"RNN": nn.RNN, "GRU": nn.GRU, "LSTM": nn.LSTM}
 
@@ -222,9 +223,20 @@ def test_repr_shows_what_is_not_default() -> None:
     assert repr(layer) == "GRU(3, 4, num_layers=2, batch_first=True, dropout=0.5)"
 
 
-def test_graph_grows_linearly() -> None:
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_layer_is_as_many_nodes_for_any_length(kind) -> None:
     def nodes(t: int) -> int:
-        out, _ = nn.LSTM(2, 3)(gg.zeros(t, 1, 2))
+        out, _ = LAYERS[kind](2, 3)(gg.zeros(t, 1, 2))
         return len(gg.engine.reachable([out.sum()._node]))
 
-    assert nodes(32) - nodes(16) == 2 * (nodes(16) - nodes(8))
+    assert nodes(32) == nodes(8) < 12
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_narrow_dtypes_take_the_definition(kind) -> None:
+    layer = LAYERS[kind](3, 4, dtype="bfloat16")
+    before = FUSED[kind.lower()].launches.copy()
+    out, _ = layer(gg.ones(5, 2, 3, dtype="bfloat16"))
+    out.sum().backward()
+    assert FUSED[kind.lower()].launches - before == {"spec": 1}
+    assert {p.grad.dtype for p in layer.parameters()} == {gg.bfloat16}

@@ -16,8 +16,12 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from .. import backend, ops
 from ..fused import embed, linear_cross_entropy
+from ..fused._ids import refuse_out_of_range
 from ..nn import Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, TransformerBlock, init
 from ..nn import functional as F
 from ..nn.transformer import Recompute, Stream, added
@@ -97,14 +101,21 @@ class GPT(Module):
         return self.config.block_size
 
     def forward(
-        self, ids: Any, targets: Any = None, cache: KVCache | None = None
+        self,
+        ids: Any,
+        targets: Any = None,
+        cache: KVCache | None = None,
+        *,
+        attn_mask: Any = None,
+        positions: Any = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return (logits, loss): (B, T, V), and the mean cross-entropy, None without targets.
 
         ids: integers (B, T), T at most block_size. targets: the ids that follow, (B, T); those
         that are -100 do not count. With a cache (see new_cache) the ids continue what it has seen.
+        attn_mask and positions as in features.
         """
-        logits = self.logits(self.features(ids, cache))
+        logits = self.logits(self.features(ids, cache, attn_mask=attn_mask, positions=positions))
         if targets is None:
             return logits, None
         targets = self._targets(targets, logits)
@@ -119,14 +130,17 @@ class GPT(Module):
         *,
         head_chunk: int | None = None,
         recompute: Recompute = "none",
+        attn_mask: Any = None,
+        positions: Any = None,
     ) -> Tensor:
         """Return the cross-entropy of targets as forward does, but no logits: what training uses.
 
         ids and targets as in forward. reduction: "mean", "sum", or "none" for (B, T). head_chunk:
-        how many positions have their logits in memory at the same time, None for all. recompute as
-        in features. See ``fused.linear_cross_entropy`` for what the backward pass keeps.
+        how many positions have their logits in memory at the same time, None for all. recompute,
+        attn_mask and positions as in features. See ``fused.linear_cross_entropy`` for what the
+        backward pass keeps.
         """
-        features = self.features(ids, recompute=recompute)
+        features = self.features(ids, recompute=recompute, attn_mask=attn_mask, positions=positions)
         targets = self._targets(targets, features)
         head = self.tokens if self.head is None else self.head
         return linear_cross_entropy(
@@ -134,9 +148,20 @@ class GPT(Module):
         )
 
     def features(
-        self, ids: Any, cache: KVCache | None = None, *, recompute: Recompute = "none"
+        self,
+        ids: Any,
+        cache: KVCache | None = None,
+        *,
+        recompute: Recompute = "none",
+        attn_mask: Any = None,
+        positions: Any = None,
     ) -> Tensor:
         """Return what the head sees of each position, (B, T, C).
+
+        ``attn_mask`` broadcasts to (B, n_head, T, S) and hides more than the future: true where
+        attention is allowed, or numbers that are added (``nn.padding_mask``,
+        ``nn.document_mask``); S counts the positions in the cache too. ``positions``, integers
+        (B, T) below block_size, replace 0, 1, 2, ...: documents packed into one row begin anew.
 
         ``recompute`` trades time for memory; results and gradients are the same. Per token and
         pre-LN block of width C, hidden width H and A heads, the kernels' backward pass reads
@@ -154,24 +179,23 @@ class GPT(Module):
         """
         ids = self._ids("ids", ids)
         start = 0 if cache is None else cache.length
-        stop = start + ids.shape[1]
-        if stop > self.block_size:
-            seen = f" after {start} in the cache" if start else ""
-            raise ValueError(
-                f"GPT: {ids.shape[1]} positions{seen} are more than block_size {self.block_size}"
-            )
-        if isinstance(self.positions, Embedding):
-            x = embed(ids, self.tokens.weight, self.positions.weight, start)  # (B, T, C)
-        else:
-            x = self.tokens(ids)
-        if isinstance(self.positions, Sinusoidal):
-            x = x * math.sqrt(self.config.n_embd) + self.positions(start, stop)
-        x = self.dropout(x)
+        if cache is not None and cache.lengths is not None:
+            if attn_mask is not None or positions is not None:
+                raise ValueError(
+                    "GPT: attn_mask and positions follow from a cache whose rows differ in length: "
+                    "pass neither"
+                )
+            positions, attn_mask = cache.places(ids.shape[1])
+        places = self._places(ids, start, positions)
+        if attn_mask is not None:
+            mask = ops.asarray(attn_mask)
+            attn_mask = Tensor(backend.to_device(mask._data, ids.device))
+        x = self.dropout(self._embedded(ids, places))
         stream: Stream = (x,)
         blocks: Iterable[Any] = self.blocks
         for layer, block in enumerate(blocks):
-            heads = self._heads(layer, start, cache)
-            stream = block.step(stream, heads=heads, recompute=recompute)
+            heads = self._heads(layer, places, cache)
+            stream = block.step(stream, attn_mask, heads, recompute)
         return added(stream) if self.norm is None else self.norm(*stream, paired=True)[0]
 
     def logits(self, features: Tensor) -> Tensor:
@@ -180,9 +204,39 @@ class GPT(Module):
             return F.linear(features, self.tokens.weight)
         return self.head(features)
 
-    def next_logits(self, ids: Any, cache: KVCache | None = None) -> Tensor:
-        """Return the logits of what follows the last of ids (B, T): (B, V)."""
-        return self.logits(self.features(ids, cache)[:, -1])
+    def next_logits(
+        self, ids: Any, cache: KVCache | None = None, lengths: npt.ArrayLike | None = None
+    ) -> Tensor:
+        """Return the logits of what follows the last of ids (B, T): (B, V).
+
+        ``lengths``, (B,) integers from 1 to T, say how many ids of each row count, where the rows
+        differ: what comes after them is padding, which no earlier position sees.
+        """
+        if lengths is None:
+            return self.logits(self.features(ids, cache)[:, -1])
+        ids = self._ids("ids", ids)
+        counts = np.asarray(lengths)
+        if counts.shape != ids.shape[:1] or counts.dtype.kind not in "iu":
+            raise ValueError(
+                f"GPT: lengths must be integers ({ids.shape[0]},), one for each row of ids, got "
+                f"{counts.dtype} {counts.shape}"
+            )
+        if (counts < 1).any() or (counts > ids.shape[1]).any():
+            raise ValueError(
+                f"GPT: lengths must lie in [1, {ids.shape[1]}], got {counts.min()} to "
+                f"{counts.max()}"
+            )
+        if cache is not None:
+            cache.expect(counts)
+        features = self.features(ids, cache)
+        rows, last = (
+            backend.to_device(n, ids.device) for n in (np.arange(len(counts)), counts - 1)
+        )
+        return self.logits(features[rows, last])
+
+    def sequence_logits(self, ids: Any) -> Tensor:
+        """Return the logits of what follows each of ids (B, T): (B, T, V)."""
+        return self.logits(self.features(ids))
 
     def new_cache(self) -> KVCache:
         """Return an empty cache of keys and values, for one run of decoding."""
@@ -225,6 +279,33 @@ class GPT(Module):
             )
         return Tensor(backend.to_device(ids._data, self.tokens.weight.device))
 
+    def _places(self, ids: Tensor, start: int, positions: Any) -> int | Tensor:
+        """Return the position of the first ids, or those of all, (B, T)."""
+        if positions is not None:
+            places = self._ids("positions", positions)
+            if places.shape != ids.shape:
+                raise ValueError(f"GPT: positions {places.shape} must have ids' shape {ids.shape}")
+            refuse_out_of_range("GPT", "positions", places, self.block_size, "block_size is")
+            return places
+        if start + ids.shape[1] > self.block_size:
+            seen = f" after {start} in the cache" if start else ""
+            raise ValueError(
+                f"GPT: {ids.shape[1]} positions{seen} are more than block_size {self.block_size}"
+            )
+        return start
+
+    def _embedded(self, ids: Tensor, places: int | Tensor) -> Tensor:
+        """Return the vectors of tokens and, unless they are rotary, of positions: (B, T, C)."""
+        if isinstance(self.positions, Embedding):
+            if isinstance(places, int):
+                return embed(ids, self.tokens.weight, self.positions.weight, places)
+            return self.tokens(ids) + self.positions(places)
+        x = self.tokens(ids)
+        if isinstance(self.positions, Sinusoidal):
+            at = slice(places, places + ids.shape[1]) if isinstance(places, int) else places
+            x = x * math.sqrt(self.config.n_embd) + self.positions(at)
+        return x
+
     def _targets(self, targets: Any, like: Tensor) -> Tensor:
         targets = self._ids("targets", targets)
         if targets.shape != like.shape[:2]:
@@ -233,14 +314,14 @@ class GPT(Module):
             )
         return targets
 
-    def _heads(self, layer: int, start: int, cache: KVCache | None) -> Callable | None:
+    def _heads(self, layer: int, places: int | Tensor, cache: KVCache | None) -> Callable | None:
         """Return what is done to a layer's queries, keys and values before they meet."""
         if self.rotary is None and cache is None:
             return None
 
         def heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             if self.rotary is not None:
-                q, k = self.rotary(q, start), self.rotary(k, start)
+                q, k = self.rotary(q, places), self.rotary(k, places)
             if cache is not None:
                 k, v = cache.extend(layer, k, v)
             return q, k, v

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import ops
 from ..backend import DTypeLike, as_dtype
 from ..fused import rotary
 from ..nn import Module
@@ -33,9 +34,9 @@ class Sinusoidal(Module):
         table = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, size)
         self.register_buffer("table", _buffer(table, device, dtype), persistent=False)
 
-    def forward(self, start: int, stop: int) -> Tensor:
-        """Return the vectors of positions start to stop."""
-        return self.table[start:stop]
+    def forward(self, positions: slice | Tensor) -> Tensor:
+        """Return the vectors of a range of positions, (T, C), or of given ones, (..., C)."""
+        return self.table[positions]
 
 
 class Rotary(Module):
@@ -56,9 +57,16 @@ class Rotary(Module):
         self.register_buffer("cos", _buffer(np.cos(angles), device, dtype), persistent=False)
         self.register_buffer("sin", _buffer(np.sin(angles), device, dtype), persistent=False)
 
-    def forward(self, x: Tensor, start: int) -> Tensor:
-        """Return x turned, its first position being ``start``."""
-        return rotary(x, self.cos, self.sin, start)
+    def forward(self, x: Tensor, positions: int | Tensor) -> Tensor:
+        """Return x (B, H, T, D) turned: ``positions`` are the first one, or all of them, (B, T)."""
+        if isinstance(positions, int):
+            return rotary(x, self.cos, self.sin, positions)
+        flat = ops.reshape(positions, (-1,))
+        rows = ops.swapaxes(x, 0, 1)  # (H, B, T, D)
+        turned = rotary(
+            ops.reshape(rows, (x.shape[1], -1, x.shape[3])), self.cos[flat], self.sin[flat]
+        )
+        return ops.swapaxes(ops.reshape(turned, rows.shape), 0, 1)
 
 
 def _buffer(table: np.ndarray, device: str | None, dtype: DTypeLike) -> Tensor:

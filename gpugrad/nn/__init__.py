@@ -10,6 +10,7 @@ from .dropout import Dropout
 from .embedding import Embedding
 from .linear import Flatten, Identity, Linear
 from .loss import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss, NLLLoss
+from .masks import document_mask, padding_mask
 from .module import Module
 from .normalization import LayerNorm, RMSNorm
 from .parameter import Parameter
@@ -46,6 +47,8 @@ __all__ = [
     "Softmax",
     "Tanh",
     "TransformerBlock",
+    "document_mask",
     "functional",
     "init",
+    "padding_mask",
 ]

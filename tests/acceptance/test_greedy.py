@@ -20,9 +20,9 @@ KINDS = {
 class Counting(GPT):
     """Remembers how many positions each step fed."""
 
-    def features(self, ids, cache=None):
+    def features(self, ids, cache=None, **settings):
         self.fed = [*getattr(self, "fed", []), np.shape(ids)[1]]
-        return super().features(ids, cache)
+        return super().features(ids, cache, **settings)
 
 
 def model_of(positions: str, norm_first: bool) -> Counting:

@@ -67,7 +67,7 @@ def plan(
 
 def _fullest(size: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
     """Return for each storage the most bytes in use at one launch of its life."""
-    launches = np.unique(first)  # only here does what is in use grow
+    launches = np.array(sorted(set(first.tolist())))  # only here does what is in use grow
     begun, ended = np.argsort(first), np.argsort(last)
     allocated = np.append(0, np.cumsum(size[begun]))
     freed = np.append(0, np.cumsum(size[ended]))

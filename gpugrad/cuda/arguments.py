@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -165,6 +166,13 @@ def _compatible(given: np.dtype, wanted: np.dtype) -> bool:
     return given.kind in "iub" and (wanted.kind in "iub" or bits_of_narrow_float)
 
 
+@functools.cache
+def _integers(dtype: np.dtype) -> range:
+    """Return the numbers that an integer dtype holds."""
+    limits = np.iinfo(dtype)
+    return range(int(limits.min), int(limits.max) + 1)
+
+
 def _scalar(where: str, name: str, dtype: np.dtype, value: Any) -> Any:
     allowed: tuple[type, ...] = (bool, np.bool_)
     if dtype.kind in "iuf":
@@ -174,7 +182,7 @@ def _scalar(where: str, name: str, dtype: np.dtype, value: Any) -> Any:
     if not isinstance(value, allowed) or (dtype.kind != "b" and isinstance(value, bool)):
         raise TypeError(f"{where}: {name} is needed, not {type(value).__name__} {value!r}")
     number: Any = value
-    if dtype.kind in "iu" and not np.iinfo(dtype).min <= number <= np.iinfo(dtype).max:
+    if dtype.kind in "iu" and int(number) not in _integers(dtype):
         raise OverflowError(f"{where}: {value} does not fit {name}")
     with np.errstate(over="ignore"):  # a huge double is inf, as in C
         return dtype.type(value)

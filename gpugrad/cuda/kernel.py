@@ -10,6 +10,7 @@ macros) and architecture.
 from __future__ import annotations
 
 import collections
+import functools
 import importlib
 import itertools
 import os
@@ -268,6 +269,7 @@ class _Emulated:
         self.kernel(*args, **kwargs)
 
 
+@functools.cache
 def _module(name: str) -> Any:
     """Return what launches alone need: importing gpugrad stays fast."""
     return importlib.import_module(f"gpugrad.{name}")

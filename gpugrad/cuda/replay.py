@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,10 +55,18 @@ class Layout:
         self.storages = [s for s in first if s.kind == ARENA and s not in apart]
         self.first = [first[s] for s in self.storages]
         self.last = [last[s] for s in self.storages]
-        self.others = [s for s in {**first, **dict.fromkeys(apart)} if s not in {*self.storages}]
-        sizes = [s.nbytes for s in self.storages]
-        self.plan = arena.plan(sizes, self.first, self.last)
-        self.offsets = dict(zip(self.storages, self.plan.offsets, strict=True))
+        placed = set(self.storages)
+        self.others = [s for s in {**first, **dict.fromkeys(apart)} if s not in placed]
+
+    @functools.cached_property
+    def plan(self) -> arena.Plan:
+        """The arena: searched for when somebody asks for it."""
+        return arena.plan([s.nbytes for s in self.storages], self.first, self.last)
+
+    @property
+    def offsets(self) -> dict[Storage, int]:
+        """Where each storage begins."""
+        return dict(zip(self.storages, self.plan.offsets, strict=True))
 
 
 class Replay:

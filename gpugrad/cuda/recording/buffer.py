@@ -42,12 +42,17 @@ def _dummy(dtype: np.dtype) -> np.ndarray:
 
 def shadow_of(shape: Sequence[int], dtype: Any, strides: Sequence[int] | None = None) -> np.ndarray:
     """Return a NumPy array to ask for shapes, strides and views; its elements are no memory."""
-    base = _dummy(np.dtype(dtype))
     shape = tuple(map(operator.index, (shape,) if isinstance(shape, int) else shape))
+    return _shadow(shape, np.dtype(dtype), None if strides is None else tuple(strides))
+
+
+@functools.lru_cache(maxsize=4096)  # a step has few shapes, each of them many times
+def _shadow(shape: tuple[int, ...], dtype: np.dtype, strides: tuple[int, ...] | None) -> np.ndarray:
+    base = _dummy(dtype)
     if strides is None:
         lengths = [max(n, 1) for n in shape]
-        strides = [base.itemsize * math.prod(lengths[i + 1 :]) for i in range(len(shape))]
-    return np.lib.stride_tricks.as_strided(base, shape, tuple(strides), writeable=False)
+        strides = tuple(base.itemsize * math.prod(lengths[i + 1 :]) for i in range(len(shape)))
+    return np.lib.stride_tricks.as_strided(base, shape, strides, writeable=False)
 
 
 def _address(array: np.ndarray) -> int:

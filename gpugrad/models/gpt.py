@@ -303,7 +303,7 @@ class GPT(Module):
         x = self.tokens(ids)
         if isinstance(self.positions, Sinusoidal):
             at = slice(places, places + ids.shape[1]) if isinstance(places, int) else places
-            x = x * math.sqrt(self.config.n_embd) + self.positions(at)
+            x = x * math.sqrt(self.config.n_embd) + self.positions.table[at]
         return x
 
     def _targets(self, targets: Any, like: Tensor) -> Tensor:

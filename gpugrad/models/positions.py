@@ -34,9 +34,9 @@ class Sinusoidal(Module):
         table = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, size)
         self.register_buffer("table", _buffer(table, device, dtype), persistent=False)
 
-    def forward(self, positions: slice | Tensor) -> Tensor:
-        """Return the vectors of a range of positions, (T, C), or of given ones, (..., C)."""
-        return self.table[positions]
+    def forward(self, start: int, stop: int) -> Tensor:
+        """Return the vectors of positions start to stop."""
+        return self.table[start:stop]
 
 
 class Rotary(Module):

@@ -1,12 +1,14 @@
-"""The command line: `gpugrad train | sample | plan | bench | doctor`."""
+"""The command line: `gpugrad train | search | evaluate | sample | plan | bench | doctor`."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import importlib
+import math
 import os
 import secrets
+import shlex
 import signal
 import sys
 import warnings
@@ -17,7 +19,7 @@ from . import __version__
 from .compiled import OLDEST
 from .cuda.source import shipped
 from .doctor import examine
-from .train import plan, session
+from .train import evaluation, plan, search, session, space
 from .train.config import FIELDS, nearest, read_config_file, resolve
 from .train.devices import DEVICES, device
 from .train.loop import DivergedError
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
-        names = (*vars(given), *(FIELDS if given.command in ("train", "plan") else ()))
+        names = (*vars(given), *(FIELDS if given.command in ("train", "search", "plan") else ()))
         near = nearest(unknown[0], [f"--{name.replace('_', '-')}" for name in names])
         given.parser.error(f"unrecognized argument {unknown[0]}{near}")
     return _interruptible(lambda: given.run(given))
@@ -61,7 +63,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("gpugrad", description="Train small language models.")
     parser.add_argument("--version", action="version", version=f"gpugrad {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_train, _add_sample, _add_plan, _add_bench, _add_doctor):
+    for add in (
+        _add_train,
+        _add_search,
+        _add_evaluate,
+        _add_sample,
+        _add_plan,
+        _add_bench,
+        _add_doctor,
+    ):
         command = add(commands)
         command.set_defaults(parser=command)
     return parser
@@ -79,6 +89,52 @@ def _add_train(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     _add_settings(parser)
+    return parser
+
+
+def _add_search(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "search",
+        help="train with several settings, choose the best by dev loss",
+        description="Train a run for each combination of some settings and sort them by dev loss. "
+        "The other settings are those of train. The same command goes on where a search was "
+        "stopped. Half of what is not trained on is left for a test, unless --test-fraction says "
+        "otherwise.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=_search, out=os.path.join("runs", "search"))
+    parser.add_argument("--config", metavar="FILE", help="settings from a .toml, .json or .yaml")
+    parser.add_argument(
+        "--grid",
+        action="append",
+        metavar="NAME=VALUE,...",
+        help="try each value with each of the other --grid flags, the last varying fastest",
+    )
+    parser.add_argument(
+        "--random",
+        action="append",
+        metavar="NAME=SPACE",
+        help="draw from log:LOW:HIGH, uniform:LOW:HIGH or VALUE,VALUE,...",
+    )
+    parser.add_argument("--trials", type=int, metavar="N", help="how many, with --random (10)")
+    parser.add_argument("--search-seed", type=int, metavar="S", help="of what is drawn (0)")
+    _add_settings(parser)
+    return parser
+
+
+def _add_evaluate(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "evaluate",
+        help="the loss of a trained model on held-out text",
+        description="Say the loss of a trained model on all of its dev part, or once on its test "
+        "part.",
+    )
+    parser.set_defaults(run=_evaluate)
+    parser.add_argument("folder", metavar="DIR", help="folder of a run, such as runs/default")
+    parser.add_argument("--split", choices=evaluation.SPLITS, default="dev", help="(dev)")
+    parser.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
+    parser.add_argument("--again", action="store_true", help="look at the test part a second time")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser
 
 
@@ -184,6 +240,75 @@ def _train(given: argparse.Namespace) -> int:
         except DivergedError as error:
             return _refuse("train", f"{error}; the last checkpoint is sound. A lower --lr may help")
     return 128 + stopped if stopped else 0
+
+
+def _search(given: argparse.Namespace) -> int:
+    flags = {name: value for name, value in vars(given).items() if name in FIELDS}
+    try:
+        settings = {**(read_config_file(given.config) if given.config else {}), **flags}
+        found = search.Search(settings.pop("out"), _trials(given), settings)
+        done = len(found.ranking)
+        print(
+            f"search    {len(found.trials)} trials in {found.path}" + f", {done} done" * (done > 0)
+        )
+        stopped = found.run(lambda trial: print(f"{trial.name}  {_outcome(trial)}", flush=True))
+    except _MISTAKES as error:
+        return _refuse("search", error)
+    if stopped:
+        print(f"Stopped by {stopped.name}; saved. The same command goes on.")
+        return 128 + stopped
+    print(f"\n{found.table()}\n")
+    best = found.best
+    if best is None:
+        return _refuse("search", "no trial came to an end")
+    out = shlex.quote(best.config.out)
+    print(f"best      {best.name}: {_outcome(best)}")
+    print(f"files     {found.results}, {best.config.out}")
+    print(f'next      gpugrad sample {out} --best --prompt "..."')
+    if best.config.test_fraction:
+        print(f"test      gpugrad evaluate {out} --best --split test    (once, at the very end)")
+    return 0
+
+
+def _trials(given: argparse.Namespace) -> list[space.Settings]:
+    """Return the trials that the flags of a search ask for."""
+    if bool(given.grid) == bool(given.random):
+        raise ValueError("give --grid NAME=VALUE,... or --random NAME=SPACE, one of the two kinds")
+    if given.grid and (given.trials, given.search_seed) != (None, None):
+        raise ValueError("--trials and --search-seed belong to --random; a grid has no choice")
+    texts = given.grid or given.random
+    chosen: dict[str, Any] = dict(space.parse(text, bool(given.random)) for text in texts)
+    if len(chosen) < len(texts):
+        raise ValueError(f"a setting is given twice: {' '.join(texts)}")
+    if given.grid:
+        return space.grid(chosen)
+    trials = 10 if given.trials is None else given.trials
+    return space.draw(chosen, trials, given.search_seed or 0)
+
+
+def _outcome(trial: search.Trial) -> str:
+    settings = ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in trial.settings.items()
+    )
+    if trial.loss is None:
+        return f"{settings}: {trial.status}"
+    return f"{settings}: dev loss {trial.loss:.4f} after step {trial.step}"
+
+
+def _evaluate(given: argparse.Namespace) -> int:
+    try:
+        found = evaluation.evaluate(
+            given.folder, given.split, given.device, given.best, given.again
+        )
+    except _MISTAKES as error:
+        return _refuse("evaluate", error)
+    print(
+        f"{found.split} loss {found.loss:.4f} nats per token, perplexity "
+        f"{math.exp(found.loss):.3f}, on {found.tokens:,} tokens after step {found.step}"
+        + ("" if found.fresh else "; as it was found before")
+    )
+    return 0
 
 
 def _plan(given: argparse.Namespace) -> int:

@@ -59,6 +59,14 @@ class TrainConfig:
     )
     vocab_size: int = _setting(4096, "subwords to learn, for --tokenizer bpe", True, low=256)
     train_fraction: float = _setting(0.9, "part of the tokens to train on", True, above=0, below=1)
+    test_fraction: float = _setting(
+        0.0,
+        "part at the end that only `gpugrad evaluate --split test` looks at; what lies between is "
+        "for validation (dev)",
+        True,
+        low=0,
+        below=1,
+    )
 
     n_layer: int = _setting(4, "transformer blocks", True, low=1)
     n_head: int = _setting(4, "attention heads", True, low=1)
@@ -120,6 +128,9 @@ class TrainConfig:
             _check_limits(field, value)
         if not self.out:
             object.__setattr__(self, "out", os.path.join("runs", self.preset))
+        trained = self.train_fraction
+        allowed = f"below 1 - train_fraction, {1 - trained:g}: something is left for validation"
+        _require(self.test_fraction < 1 - trained, "test_fraction", self.test_fraction, allowed)
         if self.schedule != "constant":
             _require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr, {self.lr:g}")
             warmup = self.warmup_steps

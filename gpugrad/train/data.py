@@ -29,14 +29,24 @@ from .folder import RunFolder
 _COUNTED = 2**25
 
 Ids = npt.NDArray[np.integer]
+_FLAGS = {
+    "train": "--train-fraction",
+    "validation": "--train-fraction",
+    "test": "--test-fraction",
+}
 
 
 class Data(NamedTuple):
-    """A tokenizer and the ids to train on and to hold out."""
+    """A tokenizer, the ids to train on, those to choose by (dev), and those for the last word.
+
+    ``test`` is empty unless `test_fraction` says otherwise. Training and selection never look at
+    it: ``evaluation`` does, once.
+    """
 
     tokenizer: Tokenizer
     train: Ids
     val: Ids
+    test: Ids
 
 
 class Corpus(NamedTuple):
@@ -50,7 +60,7 @@ class Corpus(NamedTuple):
 def read_corpus(config: TrainConfig) -> Corpus:
     """Read and encode a run's text.
 
-    Raises ValueError when it is too short for a window on either side of the split, and what
+    Raises ValueError when it is too short for a window in one of its parts, and what
     `load_text` and the tokenizers raise.
     """
     named = config.tokenizer in ("byte", "char", "bpe")
@@ -61,7 +71,7 @@ def read_corpus(config: TrainConfig) -> Corpus:
     text = load_text(config.data, config.max_chars or None)
     tokenizer = _tokenizer(config, text)
     ids = tokenizer.encode(text)
-    _halves(config, ids)
+    _parts(config, ids)
     return Corpus(tokenizer, ids, hashlib.sha256(text.encode()).hexdigest())
 
 
@@ -84,7 +94,7 @@ def open_data(config: TrainConfig, folder: RunFolder) -> Data:
     tokens = open_tokens(folder.tokens)
     if tokens.tokenizer_fingerprint != tokenizer.fingerprint():
         raise ValueError(f"{folder.tokens} was not encoded by {folder.tokenizer}")
-    return Data(tokenizer, *_halves(config, tokens.ids))
+    return Data(tokenizer, *_parts(config, tokens.ids))
 
 
 def baselines(data: Data) -> dict[str, float]:
@@ -108,13 +118,16 @@ def _tokenizer(config: TrainConfig, text: str) -> Any:
             return load_tokenizer(path)
 
 
-def _halves(config: TrainConfig, ids: Ids) -> tuple[Ids, Ids]:
-    train, val = split(ids, config.train_fraction)
-    for name, part in (("train", train), ("validation", val)):
-        if len(part) <= config.block_size:
+def _parts(config: TrainConfig, ids: Ids) -> tuple[Ids, Ids, Ids]:
+    """Cut the ids into train, dev and test, in this order."""
+    train, held_out = split(ids, config.train_fraction)
+    boundary = len(held_out) - int(len(ids) * config.test_fraction)
+    val, test = held_out[:boundary], held_out[boundary:]
+    for name, part in (("train", train), ("validation", val), ("test", test)):
+        if len(part) <= config.block_size and (name != "test" or config.test_fraction):
             raise ValueError(
                 f"the {name} part of {config.data!r} has {len(part):,} of {len(ids):,} tokens, too "
                 f"few for a window of block_size + 1 = {config.block_size + 1}; give more text, a "
-                "smaller --block-size, or another --train-fraction"
+                f"smaller --block-size, or another {_FLAGS[name]}"
             )
-    return train, val
+    return train, val, test

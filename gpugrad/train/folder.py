@@ -31,6 +31,8 @@ class RunFolder:
         self.curve = self.path / "curve.svg"
         self.curve_png = self.path / "curve.png"
         self.sample = self.path / "sample.txt"
+        self.log = self.path / "log.txt"  # of a trial of a search
+        self.test = self.path / "test.json"
         self.checkpoints = self.path / "checkpoints"
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +13,22 @@ from ..generate import stream
 from ..models import GPT
 from ..text import StreamDecoder, Tokenizer, load_tokenizer
 from . import checkpoint
-from .config import resumed
+from .config import TrainConfig, resumed
 from .folder import RunFolder
 from .loop import find_device
 
 
-def load_model(
-    path: str | os.PathLike[str], device: str = "auto", best: bool = False
-) -> tuple[GPT, Tokenizer]:
-    """Return the model and the tokenizer of a run, of its newest or its best checkpoint.
+class LoadedRun(NamedTuple):
+    """A trained model with its tokenizer, its settings, and the updates it has seen."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    config: TrainConfig
+    step: int
+
+
+def load_run(path: str | os.PathLike[str], device: str = "auto", best: bool = False) -> LoadedRun:
+    """Return what the newest or the best checkpoint of a run holds, to be used as it is.
 
     Raises FileNotFoundError when there is no run or checkpoint, ValueError when one is damaged.
     """
@@ -34,7 +41,14 @@ def load_model(
         found = checkpoint.read(folder.checkpoints / f"step-{best_step:08d}")
     model = GPT(config.model(tokenizer.vocab_size), find_device(device))
     model.load_state_dict(found.state["model"])
-    return model, tokenizer
+    return LoadedRun(model, tokenizer, config, found.step)
+
+
+def load_model(
+    path: str | os.PathLike[str], device: str = "auto", best: bool = False
+) -> tuple[GPT, Tokenizer]:
+    """Return the model and the tokenizer of a run: see `load_run`."""
+    return load_run(path, device, best)[:2]
 
 
 def opening(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:

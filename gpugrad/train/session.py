@@ -121,9 +121,10 @@ class Session:
     def _introduce(self) -> None:
         config, data, trainer = self.config, self.data, self.trainer
         size = data.tokenizer.vocab_size
+        tested = f", {len(data.test):,} to test on once" if len(data.test) else ""
         print(
             f"data      {config.data}: {len(data.train):,} tokens to train on, {len(data.val):,} "
-            f"held out; vocabulary of {size}"
+            f"held out{tested}; vocabulary of {size}"
         )
         print(
             f"model     {config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, "

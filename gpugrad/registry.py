@@ -45,25 +45,20 @@ _METADATA: dict[str, Callable[[Any], Any]] = {
 _SHAPE_OF_FIRST = [(0, "shape")]
 
 next_number = itertools.count(1).__next__
-_lifting = threading.Lock()
-_lifters = 0
 
 
 @contextlib.contextmanager
 def lifting(function: Callable[[Sequence[Any]], None]) -> Iterator[None]:
     """Show ``function`` the arguments of every operation inside: it may replace their arrays.
 
-    It is called for the operations of all threads, and has to know its own.
+    It is called for the operations of all threads, and has to know its own; one at a time.
     """
-    global lift, _lifters
-    with _lifting:
-        lift, _lifters = function, _lifters + 1
+    global lift
+    lift = function
     try:
         yield
     finally:
-        with _lifting:
-            _lifters -= 1
-            lift = lift if _lifters else None
+        lift = None
 
 
 class State(threading.local):
@@ -457,6 +452,18 @@ def primitive(
     return decorate
 
 
+# PyTorch's names of arguments, where they mean the same.
+_PYTORCH = {
+    "diagonal": "k",
+    "dim": "axis",
+    "dims": "axis",
+    "input": "x",
+    "keepdim": "keepdims",
+    "other": "y",
+    "shifts": "shift",
+}
+
+
 def _bind(op: Op, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     """Return the array arguments and all static ones, defaults filled in."""
     names = (*op.arguments, *op.statics)
@@ -464,6 +471,7 @@ def _bind(op: Op, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str,
         raise TypeError(f"{op.name}: takes at most {len(names)} arguments, got {len(args)}")
     given = dict(zip(names, args, strict=False))
     for key, value in kwargs.items():
+        key = key if key in names else _PYTORCH.get(key, key)
         if key not in names:
             raise TypeError(f"{op.name}: unknown argument {key!r}; it takes {', '.join(names)}")
         if key in given:

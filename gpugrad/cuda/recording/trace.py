@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import importlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from ... import backend
 from ..arguments import Strided
 from ..kernel import address as address_of
 from .buffer import ARENA, CONSTANT, INPUT, META, REAL, Buffer, Storage, new, shadow_of
+from .lifted import Held, lifted_class
 
 NAME = "gg.compile"
 ESCAPED = (
@@ -86,6 +88,7 @@ class Trace:
         self._memory: dict[int, Storage] = {}  # by the id of the array that owns it
         self._held: list[Any] = []
         self.leaves: list[Leaf] = []  # tensors that were there before
+        self.held: Held = {}  # what these hold for the thread that records
         self.created: dict[int, Any] = {}  # real arrays that the step makes, by their id
         self.guards: list[Callable[[], bool]] = []  # whether a recording still holds
         self.checks: list[Callable[[], None]] = []  # what has to hold when the step ends
@@ -153,13 +156,15 @@ class Trace:
             hooks = tuple(tensor._hooks or ())
             leaf = Leaf(tensor, tensor._data, tensor._grad, tensor._requires_grad, hooks)
             self.leaves.append(leaf)
-            tensor._data = self.lift(tensor._data)
+            self.held[id(tensor)] = {"_data": self.lift(tensor._data), "_grad": tensor._grad}
+            tensor.__class__ = lifted_class(tensor.__class__, _held)
 
     def restore(self) -> list[Any]:
-        """Give the lifted tensors back what they held; return the gradients they had at the end."""
+        """Let the lifted tensors hold what they held; return the gradients they had at the end."""
         ends = [leaf.tensor._grad for leaf in self.leaves]
-        for leaf in reversed(self.leaves):
-            leaf.tensor._data, leaf.tensor._grad = leaf.array, leaf.gradient
+        for leaf in self.leaves:
+            leaf.tensor.__class__ = leaf.tensor.__class__.__base__
+        self.held.clear()
         return ends
 
     def own(self, tensor: Any) -> None:
@@ -232,11 +237,18 @@ class Trace:
 
 
 _current: contextvars.ContextVar[Trace | None] = contextvars.ContextVar("trace", default=None)
+_one_at_a_time = threading.Lock()  # a tensor is lifted by one trace only
 
 
 def current() -> Trace | None:
     """Return the trace that this thread records to now, if any."""
     return _current.get()
+
+
+def _held() -> Held | None:
+    """Return what lifted tensors hold for this thread."""
+    trace = _current.get()
+    return None if trace is None else trace.held
 
 
 def active(*arrays: Any) -> Trace:
@@ -259,10 +271,13 @@ def recording(trace: Trace) -> Iterator[Trace]:
     """Record to a trace inside the ``with`` block; lifted tensors get their arrays back at its end.
 
     Not reentrant: a step that is being recorded runs other compiled steps as plain functions.
+    Threads that record take turns; all others compute meanwhile, with the tensors' own arrays.
     """
+    if _current.get() is not None:
+        raise RuntimeError(f"{NAME}: this thread records a step already, and one at a time")
     registry = importlib.import_module("gpugrad.registry")
-    token = _current.set(trace)
-    with registry.lifting(_lift_tensors):
+    with _one_at_a_time, registry.lifting(_lift_tensors):
+        token = _current.set(trace)
         try:
             yield trace
         finally:

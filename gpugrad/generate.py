@@ -1,7 +1,22 @@
-"""Text generation: see ``models.decoding``, where a model's own ``generate`` method lives too."""
+"""Text generation: see ``models.decoding``, ``models.beam_search`` and ``models.scoring``."""
 
 from __future__ import annotations
 
-from .models.decoding import LanguageModel, Sampler, generate, stream
+from .models.beam_search import Beam, beam_search, beam_search_batch
+from .models.decoding import generate, generate_batch, stream
+from .models.sampler import Sampler
+from .models.scoring import LogProbability, log_probability
+from .models.texts import LanguageModel
 
-__all__ = ["LanguageModel", "Sampler", "generate", "stream"]
+__all__ = [
+    "Beam",
+    "LanguageModel",
+    "LogProbability",
+    "Sampler",
+    "beam_search",
+    "beam_search_batch",
+    "generate",
+    "generate_batch",
+    "log_probability",
+    "stream",
+]

@@ -165,6 +165,10 @@ class Symbolic:
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         raise TypeError("an array without elements cannot become a NumPy array")
 
+    def settle(self) -> Any:
+        """Return self; if it waits to be computed together with what reads it, it is now."""
+        return self
+
 
 def is_array(value: object) -> bool:
     """Return whether value is a numpy or cupy array, or stands for one."""

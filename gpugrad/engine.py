@@ -487,7 +487,10 @@ def _leaf_gradient(leaf: Any, g: Any, recorded: bool, handed: _Handed) -> Any:
         handed.add(g._data)
         return g
     if old is not None:
-        return registry.Tensor._wrap(as_array(old._data + g), None)
+        total = as_array(old._data + g)
+        if isinstance(total, backend.Symbolic):
+            total.settle()  # or every pass's gradient would stay in memory until they are read
+        return registry.Tensor._wrap(total, None)
     g = as_array(g)
     if g.dtype != leaf._data.dtype:
         g = g.astype(leaf._data.dtype)

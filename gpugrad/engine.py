@@ -380,7 +380,7 @@ def alias(array: Array, parent: Any) -> Any:
     return registry.Tensor._wrap(array, Node(_alias, (parent,), (), None))
 
 
-def _seed(output: Any, gradient: Any, where: str) -> Any:
+def seed_of(output: Any, gradient: Any, where: str) -> Any:
     """Return the gradient array an output starts with: ones for one element, else as given."""
     data = output._data
     if not output._requires_grad:
@@ -412,7 +412,7 @@ def _seeds(
 ) -> list:
     seeds = []
     for output, gradient in zip(outputs, gradients, strict=True):
-        seed = _seed(output, gradient, where)
+        seed = seed_of(output, gradient, where)
         if create_graph:
             is_tensor = isinstance(gradient, registry.Tensor)
             keeps_history = is_tensor and gradient.dtype == output.dtype

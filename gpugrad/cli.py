@@ -12,18 +12,19 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from . import __version__
 from .compiled import OLDEST
 from .cuda.source import shipped
 from .doctor import examine
+from .generate import log_probability
 from .train import evaluation, plan, search, session, space
 from .train.config import FIELDS, nearest, read_config_file, resolve
 from .train.devices import DEVICES, device
 from .train.loop import DivergedError
-from .train.sampling import load_model, opening, sample_text
+from .train.sampling import beam_text, load_model, opening, sample_text
 
 # What a wrong flag, file or machine raises; while training, an error is a bug and shows its trace.
 _MISTAKES = (ValueError, TypeError, OSError, RuntimeError, ImportError)
@@ -192,7 +193,16 @@ def _add_sample(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1: safer (1.0)")
     parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely")
     parser.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest P")
+    parser.add_argument("--min-p", type=float, metavar="P", help="at least P times the likeliest")
+    parser.add_argument(
+        "--repetition-penalty", type=float, default=1.0, metavar="X", help="above 1: fewer (1.0)"
+    )
     parser.add_argument("--greedy", action="store_true", help="always the most likely token")
+    parser.add_argument("--beams", type=int, metavar="N", help="beam search with N beams instead")
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; repeatable"
+    )
+    parser.add_argument("--score", metavar="TEXT", help="write nothing; say how likely TEXT is")
     parser.add_argument("--seed", type=int, help="same seed, same text (default: a new one)")
     parser.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -324,21 +334,38 @@ def _plan(given: argparse.Namespace) -> int:
 
 
 def _sample(given: argparse.Namespace) -> int:
+    drawn = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "greedy", "seed")
+    changed = [n for n in drawn if getattr(given, n) != given.parser.get_default(n)]
+    if given.beams is not None and changed:
+        given.parser.error(f"--beams draws nothing: leave out --{changed[0].replace('_', '-')}")
     try:
         model, tokenizer = load_model(given.folder, given.device, given.best)
         prompt = tokenizer.encode(given.prompt) if given.prompt else opening(tokenizer)
-        pieces = sample_text(
-            model,
-            tokenizer,
-            prompt,
-            given.max_new_tokens,
-            temperature=given.temperature,
-            top_k=given.top_k,
-            top_p=given.top_p,
-            greedy=given.greedy,
-            seed=secrets.randbits(64) if given.seed is None else given.seed,
-            use_cache=given.cache,
-        )
+        if given.score is not None:
+            text = tokenizer.encode(given.score)
+            found = log_probability(model, text, prompt, use_cache=given.cache)
+            print(
+                f"log-probability {found.total:.4f} nats, {found.bits_per(len(given.score)):.4f} "
+                f"bits per character, perplexity {found.perplexity:.4f} per token ({len(text)})"
+            )
+            return 0
+        model_text = (model, tokenizer, prompt, given.max_new_tokens)
+        common: dict[str, Any] = {"stop": given.stop, "use_cache": given.cache}
+        pieces: Iterable[str]
+        if given.beams is not None:
+            pieces = [beam_text(*model_text, num_beams=given.beams, **common)]
+        else:
+            pieces = sample_text(
+                *model_text,
+                temperature=given.temperature,
+                top_k=given.top_k,
+                top_p=given.top_p,
+                min_p=given.min_p,
+                repetition_penalty=given.repetition_penalty,
+                greedy=given.greedy,
+                seed=secrets.randbits(64) if given.seed is None else given.seed,
+                **common,
+            )
     except _MISTAKES as error:
         return _refuse("sample", error)
     print(given.prompt or "", end="", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import gpugrad
@@ -137,6 +139,36 @@ def test_samples_depend_on_the_seed_and_only_on_it(here, capsys):
     assert len({texts[0], *texts[2:]}) == 4
 
 
+def test_beams_stops_and_scores(here, capsys):
+    assert train("--max-steps", "40") == 0
+    capsys.readouterr()
+
+    def sample(*flags):
+        assert main(["sample", "run", "--prompt", "12 times", *flags]) == 0
+        return capsys.readouterr().out
+
+    def score(text):
+        words = sample("--score", text).split()
+        assert words[0] == "log-probability"
+        np.testing.assert_allclose(
+            float(words[3]), -float(words[1]) / math.log(2) / len(text), atol=1e-4
+        )
+        return float(words[1])
+
+    greedy = sample("--greedy", "--max-new-tokens", "12")
+    assert sample("--beams", "1", "--max-new-tokens", "12") == greedy
+    beams = sample("--beams", "4", "--max-new-tokens", "12", "--no-cache")
+    best, likely = (text.removeprefix("12 times")[:-1] for text in (beams, greedy))
+    assert len(best) == len(likely) == 12
+    assert score(best) >= score(likely) - 1e-3 > score("ssssssssssss")
+    cut = greedy.index(likely[4:6], len("12 times"))
+    assert sample("--greedy", "--stop", likely[4:6], "--stop", "\0") == greedy[:cut] + "\n"
+    penalized = ["--min-p", "0.2", "--repetition-penalty", "1.5", "--seed", "1"]
+    assert sample(*penalized, "--max-new-tokens", "9") == sample(
+        *penalized, "--max-new-tokens", "9", "--no-cache"
+    )
+
+
 def test_output_that_nobody_reads_any_more(here):
     assert train("--max-steps", "4") == 0
     command = f"{sys.executable} -m gpugrad sample run --max-new-tokens 3000 | head -c 5"
@@ -211,6 +243,7 @@ def test_a_configuration_file(here, capsys):
         (["sample"], "DIR"),
         (["sample", "run", "--max-new-tokens", "-1"], "invalid number of tokens value: '-1'"),
         (["sample", "run", "--topk", "3"], "did you mean '--top-k'?"),
+        (["sample", "run", "--beams", "2", "--top-k", "3"], "--beams draws nothing"),
         (["doctor", "--jsn"], "did you mean '--json'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -263,6 +296,12 @@ def test_what_cannot_be_done_is_said_in_one_line_and_leaves_nothing(
         (["--temperature", "0"], "temperature must be > 0"),
         (["--top-k", "0"], "top_k must be at least 1"),
         (["--top-p", "1.5"], "top_p must lie in (0, 1]"),
+        (["--min-p", "0"], "min_p must lie in (0, 1]"),
+        (["--repetition-penalty", "0"], "repetition_penalty must be > 0"),
+        (["--beams", "0"], "num_beams must be an integer >= 1"),
+        (["--stop", ""], "a stop must not be empty"),
+        (["--beams", "2", "--stop", "Ω"], "character 'Ω'"),
+        (["--score", ""], "log_probability: ids must be integers"),
         (["--seed", "-1"], "seed must lie in [0, 2**64)"),
         (["--device", "tpu"], "'tpu' is not a device"),
     ],

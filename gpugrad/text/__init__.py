@@ -1,12 +1,18 @@
 """Text for language models: tokenizers, corpora, token files, batches and baselines."""
 
 from gpugrad.text.baselines import bigram_loss, unigram_loss
-from gpugrad.text.batches import RandomWindows, fixed_windows, pad_truncate
+from gpugrad.text.batches import (
+    ConsecutiveWindows,
+    RandomWindows,
+    fixed_windows,
+    pad_truncate,
+)
 from gpugrad.text.bpe import BPETokenizer
 from gpugrad.text.corpus import load_text, stdlib_files
+from gpugrad.text.counts import NGramCounts
 from gpugrad.text.files import atomic_write
 from gpugrad.text.protocol import Tokenizer
-from gpugrad.text.streaming import StreamDecoder
+from gpugrad.text.streaming import StreamDecoder, until
 from gpugrad.text.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer, load_tokenizer
 from gpugrad.text.tokens import (
     DamagedTokenFileError,
@@ -21,7 +27,9 @@ __all__ = [
     "BPETokenizer",
     "ByteTokenizer",
     "CharTokenizer",
+    "ConsecutiveWindows",
     "DamagedTokenFileError",
+    "NGramCounts",
     "RandomWindows",
     "StreamDecoder",
     "TokenFile",
@@ -38,5 +46,6 @@ __all__ = [
     "split",
     "stdlib_files",
     "unigram_loss",
+    "until",
     "write_tokens",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from gpugrad.text.protocol import Tokenizer
 
@@ -38,3 +38,34 @@ class StreamDecoder:
         piece = self._tokenizer.decode(self._context + self._pending)[self._shown :]
         self._context, self._pending, self._shown = [], [], 0
         return piece
+
+
+def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    """Yield the text of ``pieces`` up to where one of ``stops`` is first complete, without it.
+
+    What may be the beginning of a stop is held back until that is decided. No more pieces are
+    taken than needed. Raises ValueError for an empty stop.
+    """
+    if not all(stops):
+        raise ValueError("until: a stop must not be empty, which would end any text before it")
+    return _until(pieces, stops)
+
+
+def _until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    held = ""
+    for piece in pieces:
+        held += piece
+        ends = [(held.find(stop) + len(stop), held.find(stop)) for stop in stops if stop in held]
+        if ends:
+            yield held[: min(ends)[1]]
+            return
+        begun = max((_begun(held, stop) for stop in stops), default=0)
+        yield held[: len(held) - begun]
+        held = held[len(held) - begun :]
+    yield held
+
+
+def _begun(text: str, stop: str) -> int:
+    """Return how many characters at the end of the text are the beginning of the stop."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

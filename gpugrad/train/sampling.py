@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..generate import stream
+from ..generate import beam_search, stream
 from ..models import GPT
-from ..text import StreamDecoder, Tokenizer, load_tokenizer
+from ..text import StreamDecoder, Tokenizer, load_tokenizer, until
 from . import checkpoint
 from .config import TrainConfig, resumed
 from .folder import RunFolder
@@ -60,13 +60,39 @@ def opening(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
 
 
 def sample_text(
-    model: GPT, tokenizer: Tokenizer, ids: npt.NDArray[np.int64], count: int, **settings: Any
+    model: GPT,
+    tokenizer: Tokenizer,
+    ids: npt.NDArray[np.int64],
+    count: int,
+    *,
+    stop: Sequence[str] = (),
+    **settings: Any,
 ) -> Iterator[str]:
     """Return the pieces of what the model writes after `ids`, each when it is ready.
 
-    Settings as in `generate.stream`, and checked at once.
+    It ends before the first of the texts `stop`, however they are cut into tokens. The other
+    settings are those of `generate.stream`. All are checked at once.
     """
-    return _decoded(stream(model, ids, count, **settings), StreamDecoder(tokenizer))
+    return until(_decoded(stream(model, ids, count, **settings), StreamDecoder(tokenizer)), stop)
+
+
+def beam_text(
+    model: GPT,
+    tokenizer: Tokenizer,
+    ids: npt.NDArray[np.int64],
+    count: int,
+    *,
+    stop: Sequence[str] = (),
+    **settings: Any,
+) -> str:
+    """Return the best continuation of `ids` that beam search finds, up to one of the texts `stop`.
+
+    Here these end a text as they are encoded. The other settings are those of
+    `generate.beam_search`.
+    """
+    ends = [tokenizer.encode(text).tolist() for text in stop]
+    best = beam_search(model, ids, count, stop=ends, **settings)[0]
+    return "".join(until([tokenizer.decode(best.ids[len(ids) :])], stop))
 
 
 def _decoded(ids: Iterator[int], decoder: StreamDecoder) -> Iterator[str]:

@@ -1,18 +1,40 @@
-"""Language models."""
+"""Language models, from counting to the transformer, and the small models on the way."""
 
 from __future__ import annotations
 
+from .autoencoder import Autoencoder, AutoencoderConfig
+from .bag_of_words import BagOfWords, BagOfWordsConfig
 from .cache import KVCache
 from .config import GPTConfig, flops_per_token, nearest_heads, parameter_count
 from .gpt import GPT
+from .logistic import LogisticRegression, LogisticRegressionConfig
+from .ngram import NGram, NGramConfig
 from .presets import PRESETS, Preset, preset
+from .rnn_lm import RNNLM, RNNLMConfig
+from .window_lm import WindowLM, WindowLMConfig
+from .word2vec import SkipGram, SkipGramBatches, SkipGramConfig
 
 __all__ = [
     "GPT",
     "PRESETS",
+    "RNNLM",
+    "Autoencoder",
+    "AutoencoderConfig",
+    "BagOfWords",
+    "BagOfWordsConfig",
     "GPTConfig",
     "KVCache",
+    "LogisticRegression",
+    "LogisticRegressionConfig",
+    "NGram",
+    "NGramConfig",
     "Preset",
+    "RNNLMConfig",
+    "SkipGram",
+    "SkipGramBatches",
+    "SkipGramConfig",
+    "WindowLM",
+    "WindowLMConfig",
     "flops_per_token",
     "nearest_heads",
     "parameter_count",

@@ -66,6 +66,43 @@ class RandomWindows(Iterator[Windows]):
         return {"block": self.block, "batch": self.batch, "tokens": len(self._tokens)}
 
 
+class ConsecutiveWindows(Iterator[Windows]):
+    """Endless batches (x, y), int64 (B, T), each row going on where it ended in the last batch.
+
+    For recurrent models whose state flows on (truncated backpropagation through time). The tokens
+    are cut into B streams of equal length, of which each is cut into windows; what is left over is
+    not used. ``at_start`` tells that the next batch begins the streams: at first and after the last
+    window, where the state has to begin anew.
+
+    Raises ValueError when `tokens` is too short for one window of every stream.
+    """
+
+    def __init__(self, tokens: npt.NDArray[np.integer], block: int, batch: int) -> None:
+        if batch < 1:
+            raise ValueError(f"ConsecutiveWindows: batch must be at least 1, got {batch}")
+        tokens = _check_tokens(tokens, block, "ConsecutiveWindows")
+        length = (len(tokens) - 1) // batch
+        if length < block:
+            raise ValueError(
+                f"ConsecutiveWindows: {len(tokens)} tokens are too few for {batch} streams of at "
+                f"least one window, which take {batch * block + 1}"
+            )
+        self._tokens, self.block = tokens, block
+        self._starts = np.arange(batch) * length
+        self.count = length // block  # windows of a stream
+        self.step = 0
+
+    @property
+    def at_start(self) -> bool:
+        """Whether the next batch begins the streams."""
+        return self.step % self.count == 0
+
+    def __next__(self) -> Windows:
+        starts = self._starts + self.step % self.count * self.block
+        self.step += 1
+        return _windows(self._tokens, starts, self.block)
+
+
 def fixed_windows(tokens: npt.NDArray[np.integer], block: int, count: int) -> Windows:
     """Return `count` evenly spaced windows (x, y), from the first tokens to the last.
 

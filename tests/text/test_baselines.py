@@ -8,7 +8,7 @@ from math import log
 import numpy as np
 import pytest
 
-from gpugrad.text import baselines, bigram_loss, unigram_loss
+from gpugrad.text import bigram_loss, counts, unigram_loss
 
 
 def counted_by_hand(train: list[int], val: list[int], vocab_size: int, s: float):
@@ -44,7 +44,7 @@ def test_table_and_sorted_pairs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(0)
     train, val = random.integers(0, 300, 5000), random.integers(0, 300, 700)
     table = bigram_loss(train, val, 300)
-    monkeypatch.setattr(baselines, "_LARGEST_TABLE", 0)
+    monkeypatch.setattr(counts, "_LARGEST_TABLE", 0)
     assert bigram_loss(train, val, 300) == table
 
 

@@ -1,0 +1,86 @@
+"""Models in one safetensors file: tensors by name, and the config as JSON in its header."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_safetensors
+
+from .. import backend
+from ..ops import random
+from ..text.files import atomic_write
+
+Self = TypeVar("Self", bound="Saved")
+
+
+class Saved:
+    """A model that is a ``config`` (a dataclass of numbers and text) and a state dict."""
+
+    Config: Any  # the class of config
+    config: Any
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return arrays or tensors by name."""
+        raise NotImplementedError
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """Take over what state_dict returned."""
+        raise NotImplementedError
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write config and tensors to one safetensors file; it is complete or absent."""
+        arrays = {
+            name: np.ascontiguousarray(backend.to_numpy(getattr(value, "data", value)))
+            for name, value in self.state_dict().items()
+        }
+        about = {"model": type(self).__name__, "config": json.dumps(asdict(self.config))}
+        with atomic_write(path) as file:
+            file.write(to_safetensors(arrays, about))
+
+    @classmethod
+    def load(cls: type[Self], path: str | os.PathLike[str]) -> Self:
+        """Return the model that save wrote; ValueError names a file that is another's or damaged.
+
+        Nothing is drawn from ``gg.random``.
+        """
+        name = cls.__name__
+        try:
+            with safe_open(os.fspath(path), "np") as file:
+                about = file.metadata() or {}
+                names = file.keys()
+                arrays = {key: file.get_tensor(key) for key in names}
+        except SafetensorError as error:
+            raise ValueError(f"{name}.load: {path} is damaged: {error}") from error
+        if about.get("model") != name:
+            raise ValueError(f"{name}.load: {path} holds a {about.get('model', 'model unknown')}")
+        values = json.loads(about["config"])
+        config = cls.Config(
+            **{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        )
+        state = random.get_state()
+        make: Any = cls
+        model = make(config)
+        random.set_state(state)
+        model.load_state_dict(arrays)
+        return model
+
+
+def require(where: str, condition: bool, message: str) -> None:
+    """Raise ValueError with the message unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{where}: {message}")
+
+
+def require_sizes(config: Any, *names: str) -> None:
+    """Raise ValueError unless the fields of these names are integers >= 1."""
+    where = type(config).__name__
+    for name in names:
+        value = getattr(config, name)
+        valid = type(value) is int and value >= 1
+        require(where, valid, f"{name} must be an integer >= 1, got {value!r}")

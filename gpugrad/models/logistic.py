@@ -1,0 +1,83 @@
+"""LogisticRegression: one linear score, squashed into a probability.
+
+    model = LogisticRegression(LogisticRegressionConfig(n_features=2))
+    loss = model.loss(x, y)                 # x (N, n_features), y (N) of 0 and 1
+    loss.backward()
+    model.probabilities(x), model.predict(x)
+
+    p(y = 1 | x) = sigmoid(w x + b),   dloss/dw = (p - y) x
+
+The loss is convex: gradient descent finds the best w from anywhere, if there is one; classes that a
+line separates drive |w| to infinity, which ``weight_decay`` of the optimiser prevents. Cox, "The
+regression analysis of binary sequences" (1958).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .. import backend, ops
+from ..nn import Linear, init
+from ..nn import functional as F
+from ..nn.module import Module
+from ..registry import describe
+from ..tensor import Tensor
+from ._files import Saved, require, require_sizes
+
+
+@dataclass(frozen=True)
+class LogisticRegressionConfig:
+    """n_features: numbers per example. bias: whether there is a b. dtype: of the parameters.
+
+    Raises ValueError naming the field.
+    """
+
+    n_features: int
+    bias: bool = True
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        require_sizes(self, "n_features")
+        message = f"dtype must be floating, got {self.dtype!r}"
+        is_float = backend.is_float(backend.as_dtype(self.dtype))
+        require("LogisticRegressionConfig", is_float, message)
+
+
+class LogisticRegression(Module, Saved):
+    """The two-class classifier of a LogisticRegressionConfig; all weights start at zero."""
+
+    Config = LogisticRegressionConfig
+
+    def __init__(self, config: LogisticRegressionConfig, device: str | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.linear = Linear(config.n_features, 1, config.bias, device=device, dtype=config.dtype)
+        for parameter in self.parameters():
+            init.zeros_(parameter)
+
+    def forward(self, x: Any) -> Tensor:
+        """Return the score w x + b of each example, the log-odds of class 1: (N,) for x (N, n).
+
+        Raises ValueError for another shape.
+        """
+        x = ops.asarray(x)
+        if x.ndim != 2 or x.shape[1] != self.config.n_features:
+            raise ValueError(
+                f"LogisticRegression: x must have shape (N, {self.config.n_features}), "
+                f"got {describe(x)}"
+            )
+        return self.linear(x.astype(self.config.dtype))[:, 0]
+
+    def loss(self, x: Any, y: Any) -> Tensor:
+        """Return the mean of -log p(y | x) for classes y (N) of 0 and 1, in nats."""
+        target = ops.asarray(y).astype(self.config.dtype)
+        return F.binary_cross_entropy_with_logits(self.forward(x), target)
+
+    def probabilities(self, x: Any) -> Tensor:
+        """Return p(y = 1 | x) for each example, (N,)."""
+        return ops.sigmoid(self.forward(x))
+
+    def predict(self, x: Any) -> Tensor:
+        """Return the more likely class of each example, (N,) of 0 and 1."""
+        return (self.forward(x) > 0).astype("int64")

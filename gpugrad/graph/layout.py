@@ -9,6 +9,7 @@ inside a column all boxes keep their distance.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,7 +43,10 @@ class Box(NamedTuple):
 
 
 class Route(NamedTuple):
-    """The way of an edge: points between which it runs, and the box of its label."""
+    """The way of an edge, and the box of its label.
+
+    Between its points the edge runs straight across a column, then on to the next, in turn.
+    """
 
     points: tuple[tuple[float, float], ...]
     label: Box
@@ -82,6 +86,8 @@ def layout(sizes: Sequence[tuple[float, float]], links: Sequence[Link]) -> Layou
     layers = _layers(nodes, chains)
     _order(layers)
     _heights(layers)
+    for chain in chains:
+        _straighten(chain, layers)
     return _placed(layers, nodes, chains)
 
 
@@ -190,6 +196,44 @@ def _wish(slot: _Slot, side: list[_Slot]) -> float:
     return heights / sum(weights) if side else slot.y
 
 
+def _straighten(chain: list[_Slot], layers: list[list[_Slot]]) -> None:
+    """Give the label and the bends of an edge one height where the slots beside them let it."""
+    run: list[_Slot] = []
+    low, high = -math.inf, math.inf
+    for slot in chain[1:] if chain[-1].height == 0 else chain[1:-1]:  # an arrow's end moves along
+        bottom, top = _room(slot, layers[slot.layer])
+        if max(low, bottom) > min(high, top):
+            _level(run, low, high, chain)
+            run, low, high = [], -math.inf, math.inf
+        run.append(slot)
+        low, high = max(low, bottom), min(high, top)
+    _level(run, low, high, chain)
+
+
+def _room(slot: _Slot, layer: list[_Slot]) -> tuple[float, float]:
+    """Return the least and the greatest height that a slot can have between its neighbours."""
+    low, high = -math.inf, math.inf
+    if slot.place:
+        above = layer[slot.place - 1]
+        low = above.y + (above.height + slot.height) / 2 + ROW_GAP
+    if slot.place + 1 < len(layer):
+        below = layer[slot.place + 1]
+        high = below.y - (below.height + slot.height) / 2 - ROW_GAP
+    return low, high
+
+
+def _level(run: list[_Slot], low: float, high: float, chain: list[_Slot]) -> None:
+    """Set one height within bounds: that of an end with no other edge there, or the mean."""
+    source, target = chain[0], chain[-1]
+    height = sum(slot.y for slot in run) / len(run)
+    if len(source.after) == 1 and low <= source.y <= high:
+        height = source.y
+    elif len(target.before) == 1 and low <= target.y <= high:
+        height = target.y
+    for slot in run:
+        slot.y = min(max(height, low), high)
+
+
 def _settle(layer: list[_Slot], wishes: Sequence[float]) -> None:
     """Set the heights nearest to the wishes in least squares that keep order and distances.
 
@@ -240,10 +284,15 @@ def _placed(layers: list[list[_Slot]], nodes: list[_Slot], chains: list[list[_Sl
     routes = []
     for chain in chains:
         points = [port(chain[0], chain, chain[0].after, 1)]
-        for slot in chain[1:-1]:
+        for slot in chain:  # straight across a column, so that no edge meets a box beside it
             half = widths[slot.layer] / 2
-            points.append((centres[slot.layer] - half, slot.y - top))
-            points.append((centres[slot.layer] + half, slot.y - top))
-        points.append(port(chain[-1], chain, chain[-1].before, -1))
+            left, right = centres[slot.layer] - half, centres[slot.layer] + half
+            if slot is chain[0]:
+                points.append((right, points[0][1]))
+            elif slot is chain[-1]:
+                end = port(slot, chain, slot.before, -1)
+                points += [(left, end[1]), end]
+            else:
+                points += [(left, slot.y - top), (right, slot.y - top)]
         routes.append(Route(tuple(points), box(chain[1])))
     return Layout(x - COLUMN_GAP + MARGIN, bottom - top, [box(slot) for slot in nodes], routes)

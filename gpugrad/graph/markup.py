@@ -37,8 +37,8 @@ def mermaid(graph: Graph) -> str:
 
 
 def _lines(graph: Graph, index: int, vertex: Vertex) -> list[str]:
-    """Return the title of a node; the result's own value and gradient have no edge to stand at."""
-    if index < len(graph.vertices) - 1:
+    """Return the title of a node; a result's own value and gradient have no edge."""
+    if any(edge.source == index for edge in graph.edges):
         return [vertex.title]
     return [vertex.title, *filter(None, _flow(vertex))]
 

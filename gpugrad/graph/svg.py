@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 from xml.sax.saxutils import escape
 
@@ -47,14 +48,19 @@ def render(graph: Graph, at: int | None = None, limit: int = LIMIT) -> str:
             "smaller problem (fewer layers or time steps), collapse() chains, raise the limit, or "
             "take dot(), which Graphviz lays out"
         )
-    root = count - 1
     titles = [_cut(v.title) for v in graph.vertices]
     totals = [_total(graph, i) for i in range(count)]
-    sizes = [_node_size(t, total) for t, total in zip(titles, totals, strict=True)]
+    inputs, outputs = Counter(e.target for e in graph.edges), Counter(e.source for e in graph.edges)
+    sizes = [
+        _node_size(title, total, max(outputs[i], inputs[i]))
+        for i, (title, total) in enumerate(zip(titles, totals, strict=True))
+    ]
     links = [Link(e.source, e.target, *_label_size(e.value, e.gradient)) for e in graph.edges]
-    out = graph.vertices[root]
-    sizes.append((0.0, 0.0))  # where the result's own arrow ends
-    links.append(Link(root, count, *_label_size(out.value, out.gradient)))
+    results = [i for i in range(count) if not outputs[i]]  # each with an arrow that ends nowhere
+    for i, result in enumerate(results):
+        v = graph.vertices[result]
+        links.append(Link(result, count + i, *_label_size(v.value, v.gradient)))
+    sizes += [(0.0, 0.0)] * len(results)
     placed = layout(sizes, links)
     when = schedule(graph)
     drawn = [
@@ -66,7 +72,10 @@ def render(graph: Graph, at: int | None = None, limit: int = LIMIT) -> str:
             _edge(placed.routes[i], e.value, e.gradient, when.edges.get(i), at)
             for i, e in enumerate(graph.edges)
         ),
-        _edge(placed.routes[-1], out.value, out.gradient, 1, at),
+        *(
+            _edge(route, graph.vertices[i].value, graph.vertices[i].gradient, 1, at)
+            for i, route in zip(results, placed.routes[len(graph.edges) :], strict=True)
+        ),
     ]
     return _document(placed, drawn)
 
@@ -94,9 +103,9 @@ def text_width(text: str, size: float) -> float:
     return wide * size
 
 
-def _node_size(title: str, total: str) -> tuple[float, float]:
+def _node_size(title: str, total: str, edges: int) -> tuple[float, float]:
     width = max(text_width(title, TITLE), text_width(total, LABEL)) + 18.0
-    return max(width, 38.0), 52.0 if total else 38.0
+    return max(width, 38.0), max(52.0 if total else 38.0, 13.0 * edges)
 
 
 def _label_size(value: str, gradient: str) -> tuple[float, float]:
@@ -133,7 +142,7 @@ def _edge(route: Route, value: str, gradient: str, step: int | None, at: int | N
     (x, y), *rest = route.points
     path = [f"M{x:.1f},{y:.1f}"]
     for i, (a, b) in enumerate(rest):
-        if i % 2:  # across a column: straight
+        if i % 2 == 0:  # across a column: straight
             path.append(f"H{a:.1f}")
         else:  # between columns: from horizontal to horizontal
             middle = (x + a) / 2

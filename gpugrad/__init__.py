@@ -218,9 +218,9 @@ from .tensor import Tensor
 from .transforms import checkpoint, hvp, jvp, value_and_grad, vjp
 
 if TYPE_CHECKING:
-    from . import emulator, generate, models, testing, text
+    from . import emulator, generate, graph, models, testing, text
 
-_ON_DEMAND = ("emulator", "generate", "models", "testing", "text")  # imports stay fast
+_ON_DEMAND = ("emulator", "generate", "graph", "models", "testing", "text")  # imports stay fast
 
 
 def __getattr__(name: str) -> object:
@@ -319,6 +319,7 @@ __all__ = [
     "generate",
     "getitem",
     "grad",
+    "graph",
     "greater",
     "greater_equal",
     "hvp",

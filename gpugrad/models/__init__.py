@@ -6,6 +6,7 @@ from .autoencoder import Autoencoder, AutoencoderConfig
 from .bag_of_words import BagOfWords, BagOfWordsConfig
 from .cache import KVCache
 from .config import GPTConfig, flops_per_token, nearest_heads, parameter_count
+from .feed_forward_network import FeedForwardNetwork
 from .gpt import GPT
 from .logistic import LogisticRegression, LogisticRegressionConfig
 from .ngram import NGram, NGramConfig
@@ -22,6 +23,7 @@ __all__ = [
     "AutoencoderConfig",
     "BagOfWords",
     "BagOfWordsConfig",
+    "FeedForwardNetwork",
     "GPTConfig",
     "KVCache",
     "LogisticRegression",

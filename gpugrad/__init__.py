@@ -213,6 +213,8 @@ from .ops import (
     zeros_like,
 )
 from .ops.random import manual_seed
+from .pytorch import NAMES as _PYTORCH
+from .pytorch import SHARED as _SHARED
 from .registry import Sample
 from .tensor import Tensor
 from .transforms import checkpoint, hvp, jvp, value_and_grad, vjp
@@ -220,12 +222,15 @@ from .transforms import checkpoint, hvp, jvp, value_and_grad, vjp
 if TYPE_CHECKING:
     from . import emulator, generate, graph, models, testing, text
 
+globals().update(_SHARED)
 _ON_DEMAND = ("emulator", "generate", "graph", "models", "testing", "text")  # imports stay fast
 
 
 def __getattr__(name: str) -> object:
     if name in _ON_DEMAND:
         return importlib.import_module(f"{__name__}.{name}")
+    if name in _PYTORCH:
+        return _PYTORCH[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,5 +1,6 @@
 """CUDA sources: found, compiled with NVRTC (no GPU needed), cached, and launched."""
 
+from ..backend import cuda_is_available as is_available
 from .arguments import Strided
 from .gemm import gemm
 from .kernel import (
@@ -31,6 +32,7 @@ __all__ = [
     "emulated",
     "fits",
     "gemm",
+    "is_available",
     "launches",
     "strided",
     "variants",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import functional, init
+from . import functional, init, utils
 from .activation import GELU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from .attention import MultiHeadAttention
 from .containers import ModuleDict, ModuleList, Sequential
@@ -51,4 +51,5 @@ __all__ = [
     "functional",
     "init",
     "padding_mask",
+    "utils",
 ]

@@ -111,7 +111,7 @@ class ModuleList(_Sequence):
 
 
 class ModuleDict(_Container):
-    """Modules by name, for a forward that calls them itself.
+    """Modules by name, as items or attributes, for a forward that calls them itself.
 
     Modules in a plain dict would not be found by parameters().
     """
@@ -129,6 +129,18 @@ class ModuleDict(_Container):
         if name not in self._items:
             raise KeyError(f"ModuleDict: no module {name!r}, there are {', '.join(self._items)}")
         return self._items[name]
+
+    def __getattr__(self, name: str) -> Any:
+        items = self.__dict__.get("_items", {})
+        if name not in items:
+            raise AttributeError(f"'ModuleDict' object has no attribute or module {name!r}")
+        return items[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("_items", {}):
+            self[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def __setitem__(self, name: str, module: Module) -> None:
         self._put(name, module)

@@ -52,8 +52,22 @@ def _sum_row(xp, x, axis=None, keepdims=False):
     return _sum(xp, x, axis, keepdims)
 
 
-def sum(x: Any, axis: Axis = None, dtype: Any = None, keepdims: bool = False) -> Any:
-    """Return the sum over axis (all axes by default), computed in dtype if given."""
+def sum(
+    x: Any,
+    axis: Axis = None,
+    dtype: Any = None,
+    keepdims: bool = False,
+    *,
+    dim: Axis = None,
+    keepdim: bool = False,
+) -> Any:
+    """Return the sum over axis (all axes by default), computed in dtype if given.
+
+    ``dim`` and ``keepdim`` are PyTorch's names of ``axis`` and ``keepdims``.
+    """
+    if dim is not None:
+        axis = dim
+    keepdims = keepdims or keepdim
     if dtype is not None:
         x = ew.positive(x).astype(dtype)
     return OPS["sum"].of_one(asarray(x), {"axis": axis, "keepdims": keepdims})

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from gpugrad.text.bpe import BPETokenizer
 from gpugrad.text.protocol import Ids, Tokenizer, check_ids, require_text
+from gpugrad.text.wordpiece import WordPieceTokenizer
 
 
 class CharTokenizer(Tokenizer):
@@ -155,6 +156,8 @@ def _rebuild(description: Any, text: str) -> Tokenizer:
             tokenizer = WordTokenizer(words)
         case {"format": "gpugrad-tokenizer", "kind": "byte"}:
             tokenizer = ByteTokenizer()
+        case {"model": {"type": "WordPiece"}}:
+            return WordPieceTokenizer(text)
         case {"model": dict()}:
             return BPETokenizer(text)
         case _:

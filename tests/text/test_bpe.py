@@ -10,7 +10,7 @@ import pytest
 import tokenizers
 
 from gpugrad.text import BPETokenizer, load_tokenizer
-from gpugrad.text.bpe import _cut
+from gpugrad.text.subwords import cut
 
 LINES = [
     "def norm(x):",
@@ -76,10 +76,10 @@ def test_cutting_changes_no_token(monkeypatch: pytest.MonkeyPatch, size: int, se
     text = random_text(300, seed)
     tokenizer = BPETokenizer.train(random_text(300, seed + 100), 500)
     whole = tokenizer.encode(text)
-    pieces = list(_cut(text, size))
+    pieces = list(cut(text, size))
     assert len(pieces) > 1
     assert "".join(pieces) == text
-    monkeypatch.setattr("gpugrad.text.bpe._cut", lambda text: pieces)
+    monkeypatch.setattr("gpugrad.text.subwords.cut", lambda text: pieces)
     np.testing.assert_array_equal(tokenizer.encode(text), whole)
 
 
@@ -109,7 +109,7 @@ def test_other_tokenizers_get_the_text_whole(
     def fail(text: str) -> list[str]:
         raise AssertionError("cut")
 
-    monkeypatch.setattr("gpugrad.text.bpe._cut", fail)
+    monkeypatch.setattr("gpugrad.text.subwords.cut", fail)
     library = tokenizers.Tokenizer.from_str(tokenizer.to_json())
     assert tokenizer.encode(text).tolist() == library.encode(text).ids
 

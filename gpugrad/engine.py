@@ -441,6 +441,8 @@ def backward(
     given = [None] * len(outputs) if given is None else list(given)
     if len(given) != len(outputs):
         raise ValueError(f"backward: {len(outputs)} outputs but {len(given)} gradients")
+    if registry.lift is not None:
+        registry.lift(outputs)
     with _sweeping(create_graph):
         seeds = _seeds(outputs, given, create_graph, "backward")
         found = sweep(seeds, None, retain_graph or create_graph, create_graph)
@@ -478,7 +480,7 @@ class _Handed:
 
 def _leaf_gradient(leaf: Any, g: Any, recorded: bool, handed: _Handed) -> Any:
     """Return leaf's new .grad: g added to the old one, in memory nobody else holds."""
-    old = leaf._grad
+    old = leaf.grad
     if recorded:
         if old is not None:
             return old + g
@@ -520,6 +522,8 @@ def grad(
     given = [None] * len(outs) if given is None else list(given)
     if len(given) != len(outs):
         raise ValueError(f"grad: {len(outs)} outputs but {len(given)} grad_outputs")
+    if registry.lift is not None:
+        registry.lift((*outs, *ins))
     for position, x in enumerate(ins):
         if not isinstance(x, tensor) or not x._requires_grad:
             raise ValueError(

@@ -27,7 +27,7 @@ import numpy as np
 
 from . import backend
 from .backend import Array
-from .cuda import elementwise, symbolic
+from .cuda import elementwise, recording, symbolic
 
 Rule = Callable[..., Any]
 OPS: dict[str, Op] = {}
@@ -205,6 +205,13 @@ class Pullback:
         return tuple(n for n in self.op.arguments if self.op.rules.get(n) in rules)
 
 
+def without_graph(array: Array) -> Any:
+    """Return the tensor of a result that no gradient flows through."""
+    if lift is not None:
+        recording.created(array)
+    return Tensor._wrap(array, None)
+
+
 def as_recorded(value: Array, parent: Any) -> Any:
     """Return a tensor holding value whose gradient flows to parent, a node or a leaf tensor."""
     if isinstance(parent, Node):
@@ -319,7 +326,7 @@ class Op:
             out = np.asarray(out)
         make_node = state.make_node
         if make_node is None or not wanted:
-            return Tensor._wrap(out, None)
+            return without_graph(out)
         values = (*arrays, out, *statics.values())
         if self.metadata:
             values = self.with_metadata(values)
@@ -342,7 +349,7 @@ class Op:
             out = np.asarray(out)
         make_node = state.make_node
         if make_node is None or not x._requires_grad or not self.able:
-            return Tensor._wrap(out, None)
+            return without_graph(out)
         values = (data, out, *statics.values())
         if self.metadata == _SHAPE_OF_FIRST:
             values = (*values, data.shape)

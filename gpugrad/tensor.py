@@ -37,12 +37,14 @@ class Tensor:
         requires_grad: bool = False,
     ) -> None:
         if isinstance(data, Tensor):
-            data = data._data
+            data = data.data
         self._data: Array = backend.as_array(data, dtype, device)
         self._node: Node | None = None
         self._grad: Tensor | None = None
         self._hooks: list[Callable] | None = None
         self._requires_grad = False
+        if registry.lift is not None:
+            recording.wraps(self, data)
         if requires_grad:
             self.requires_grad = True
 
@@ -169,6 +171,8 @@ class Tensor:
                 f"requires_grad: a tensor of dtype {self.dtype} has no gradient "
                 f"({describe(self)}); only floating dtypes do: convert with .astype(gg.float32)"
             )
+        if registry.lift is not None:
+            recording.touches(self)
         self._requires_grad = bool(value)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
@@ -184,7 +188,7 @@ class Tensor:
     @property
     def grad(self) -> Tensor | None:
         """The accumulated gradient, a tensor of the same shape and dtype, or None."""
-        return self._grad
+        return self._grad if registry.lift is None else recording.gradient_of(self)
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
@@ -196,7 +200,7 @@ class Tensor:
                     f".grad: {describe(value)} does not match the tensor, {describe(self)}"
                 )
         if registry.lift is not None:
-            recording.forget_gradient(self)
+            recording.assigns_gradient(self)
         self._grad = value
 
     def backward(
@@ -228,6 +232,8 @@ class Tensor:
         """
         if not self._requires_grad:
             raise RuntimeError("register_hook: the tensor does not require grad")
+        if registry.lift is not None:
+            recording.touches(self)
         holder: Any = self._node
         if holder is not None:
             hooks = holder.hooks = holder.hooks or []
@@ -238,6 +244,8 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """Return a tensor on the same memory that gradients do not flow through."""
+        if registry.lift is not None:
+            registry.lift((self,))
         return Tensor._wrap(self._data, None)
 
     # Leaving for other types
@@ -348,7 +356,9 @@ class Tensor:
         if wanted == self._data.dtype and not copy:
             return self
         if not backend.is_float(wanted):
-            return Tensor._wrap(self._data.astype(wanted), None)
+            if registry.lift is not None:
+                registry.lift((self,))
+            return registry.without_graph(self._data.astype(wanted))
         return registry.OPS["astype"].function(self, dtype=wanted)
 
     def cpu(self) -> Tensor:
@@ -385,6 +395,8 @@ class Tensor:
         The old array stays as it was for the nodes that saved it; a view of it would not see the
         change, so views are refused.
         """
+        if registry.lift is not None:
+            recording.rebinds(self, what)
         if self._node is None and self._requires_grad:
             raise RuntimeError(
                 f"{what}: a leaf that requires grad cannot change while operations are recorded; "

@@ -34,16 +34,16 @@ class _Recording(NamedTuple):
     draws: Any  # how many random numbers a run takes
     random_state: Buffer
     result: Any  # the function's result, with Buffers in the place of arrays
+    slots: list[tuple[Tensor, Buffer, Tensor]]  # leaves, and the memory for what gradient they have
     changed: list[tuple[Tensor, Tensor | None]]  # leaves whose gradient is another one afterwards
-    kept: list[tuple[Any, Any]]  # leaves and the gradient they must come with
+    toggled: list[tuple[Tensor, bool]]  # leaves that require a gradient afterwards, or no longer
     modules: Modules
 
     def holds(self) -> bool:
         """Return whether everything from outside is as it was when the function was recorded."""
         trace = self.trace
         return (
-            all(leaf.holds() for leaf in trace.leaves)
-            and all(leaf._grad is gradient for leaf, gradient in self.kept)
+            all(leaf.holds() for leaf in trace.leaves.values())
             and all(guard() for guard in trace.guards)
             and self.modules.hold()
         )
@@ -147,23 +147,29 @@ class Compiled:
                     )
             outputs: list[Buffer] = []
             result = replaced(result, lambda a: _output(trace, a, outputs))
-            gradients = _end_gradients(trace)
+            ends = _end_gradients(trace)
+            leaves = trace.leaves.values()
+            toggled = [
+                (leaf.tensor, leaf.tensor._requires_grad)
+                for leaf in leaves
+                if leaf.tensor._requires_grad is not leaf.requires_grad
+            ]
         if trace.place not in (None, device):
             raise recording.NotRecordable(f"gg.compile: its tensors are on {trace.place}")
-        kept_buffers = [b for _, b in gradients if b is not None]
-        trace.drop_unread([*outputs, *kept_buffers])
-        made = replay.Replay(trace, device, outputs, kept_buffers)
-        changed = [
-            (leaf, None if b is None else Tensor._wrap(made.array(b), None))
-            for leaf, b in gradients
-        ]
-        kept = [
-            (leaf.tensor, leaf.gradient)
-            for leaf in trace.leaves
-            if leaf.tensor not in trace.cleared and _is_used(leaf, trace)
-        ]
+        kept = [end for _, end in ends if isinstance(end, Buffer)]
+        trace.drop_unread([*outputs, *kept])
+        made = replay.Replay(trace, device, outputs, kept)
+        tensors = {b: Tensor._wrap(made.array(b), None) for b in dict.fromkeys(kept)}
+        slots = []
+        for leaf in leaves:
+            if leaf.slot is not None and made.holds(leaf.slot):
+                slot = Tensor._wrap(made.array(leaf.slot), None)
+                slots.append((leaf.tensor, leaf.slot, tensors.setdefault(leaf.slot, slot)))
+        changed = [(leaf, tensors[b] if isinstance(b, Buffer) else b) for leaf, b in ends]
         modules = Modules(trace.modules)
-        return _Recording(trace, made, draws, random_state, result, changed, kept, modules)
+        return _Recording(
+            trace, made, draws, random_state, result, slots, changed, toggled, modules
+        )
 
 
 @overload
@@ -220,6 +226,14 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
 
 def _run(chosen: _Recording, arrays: Sequence[Any]) -> Any:
     runner, trace = chosen.replay, chosen.trace
+    incoming = [
+        (slot, runner.outlasting(leaf._grad._data))
+        for leaf, slot, tensor in chosen.slots
+        if leaf._grad is not None and leaf._grad is not tensor
+    ]
+    arrays = [runner.outlasting(array) for array in arrays] if incoming else arrays
+    for slot, value in incoming:  # which may be in the memory of another slot: hence the copies
+        runner.write(slot, value)
     drawn = random.reserve(chosen.draws.blocks)
     runner.write(chosen.random_state, np.array([drawn.seed, drawn.offset], np.uint64))
     for buffer, value in zip(trace.inputs[1:], arrays, strict=True):
@@ -228,6 +242,8 @@ def _run(chosen: _Recording, arrays: Sequence[Any]) -> Any:
     mutations.record_step(runner)
     for leaf, gradient in chosen.changed:
         leaf._grad = gradient
+    for leaf, requires_grad in chosen.toggled:
+        leaf._requires_grad = requires_grad
     return replaced(chosen.result, lambda b: Tensor._wrap(runner.read(b), None))
 
 
@@ -250,36 +266,37 @@ def _capability(device: str) -> int:
 
 def _output(trace: Trace, array: Any, outputs: list[Buffer]) -> Buffer:
     buffer = array if isinstance(array, Buffer) else trace.lift(array)
-    buffer.settle()
+    if buffer.storage.kind == recording.GRADIENT:
+        buffer = buffer.copy()  # as it is now: what the step leaves will be written there
     outputs.append(buffer)
     return buffer
 
 
-def _end_gradients(trace: Trace) -> list[tuple[Tensor, Buffer | None]]:
+def _end_gradients(trace: Trace) -> list[tuple[Tensor, Buffer | Tensor | None]]:
     """Return the leaves that the step leaves with another gradient, and that, None for none.
 
-    A gradient that was added to one the leaf came with is written there, which is no change.
+    What replaces a gradient that the step has used is written into the memory of that: the next
+    run finds it there.
     """
-    ends: list[tuple[Tensor, Buffer | None]] = []
-    seen = set()
-    for leaf in trace.leaves:
+    ends: list[tuple[Tensor, Buffer | Tensor | None]] = []
+    for leaf in list(trace.leaves.values()):
         tensor, now = leaf.tensor, leaf.tensor._grad
-        if tensor in seen or (now is leaf.gradient and tensor not in trace.cleared):
+        if now is None:
+            if leaf.assigned or leaf.gradient is not None:
+                ends.append((tensor, None))
             continue
-        seen.add(tensor)
-        if now is None or not isinstance(now._data, Buffer):
-            ends.append((tensor, None))
+        trace.lift_tensor(now)
+        if now in trace.leaves:
+            ends.append((tensor, now))
             continue
-        made = now._data.settle()
-        if leaf.gradient is not None and tensor not in trace.cleared:
-            recording.copy_to(trace.lift(leaf.gradient._data), made)
+        made: Buffer = now._data.settle()
+        if made is leaf.slot:
+            if any(b.storage is made.storage for one in trace.launches for b in one.writes):
+                ends.append((tensor, made))
+        elif leaf.slot is not None and leaf.observed:
+            recording.copy_to(leaf.slot, made)
+            ends.append((tensor, leaf.slot))
         else:
-            ends.append((tensor, made))
+            lasts = made.storage.kind in (recording.ARENA, recording.REAL)
+            ends.append((tensor, made if lasts else made.copy()))
     return ends
-
-
-def _is_used(leaf: recording.Leaf, trace: Trace) -> bool:
-    """Return whether a recording depends on the gradient that a leaf came with."""
-    if leaf.gradient is not None:
-        return id(leaf.gradient._data) in trace.real
-    return leaf.tensor._requires_grad

@@ -14,7 +14,7 @@ _BLOCKS = 132 * 8 * 4  # four turns' worth of what a Hopper GPU runs at once
 
 
 def copy_strided(x: Any, out: Any) -> None:
-    """Copy the elements of x to out, of the same shape and dtype, of any strides but negative ones.
+    """Copy the elements of x to out, of the same shape and dtype and any strides.
 
     Both are on a GPU, recorded or, while the emulator is active, numpy arrays. Raises ValueError
     for more axes than six that cannot be merged.
@@ -32,7 +32,7 @@ def copy_strided(x: Any, out: Any) -> None:
             axes[-1] = [axes[-1][0] * length, near, far]
         else:
             axes.append([length, near, far])
-    if len(axes) > _AXES or any(near < 0 or far < 0 for _, near, far in axes):
+    if len(axes) > _AXES:
         raise ValueError(f"copy_strided: strides {x.strides} to {out.strides} are too many axes")
     axes = [[1, 0, 0]] * (_AXES - len(axes)) + axes
     lengths, near_strides, far_strides = zip(*axes, strict=True)

@@ -21,6 +21,7 @@ from .emulation import settings
 from .recording import (
     ARENA,
     CONSTANT,
+    GRADIENT,
     META,
     REAL,
     Buffer,
@@ -87,8 +88,7 @@ class Replay:
         self._arrays: dict[Buffer, Any] = {}
         self._constants: list[transfer.Upload] = []  # whose values may still be on their way
         self._lay_out()
-        real = {b.storage: b.storage.array for one in trace.launches for b in one.writes}
-        self.written = frozenset(id(array) for array in real.values() if array is not None)
+        self.written = self._lasting(kept)
         self._calls = [self._bound(launch) for launch in trace.launches]
         self._runs = 0
         self._graph: Any = None
@@ -126,36 +126,44 @@ class Replay:
 
     def _real(self, storage: Storage, is_written: bool) -> Any:
         """Return the bytes of a real array, or of a copy on this device."""
-        array = storage.array
-        if backend.device_of(array) != self.device:
+        array, address = storage.array, storage.start
+        if not self._is_here(array):
             if is_written:
                 raise NotRecordable(
                     f"gg.compile: an array on {backend.device_of(array)} changes in a step that "
                     f"runs on {self.device}; move it there first"
                 )
-            array = backend.to_device(np.ascontiguousarray(array), self.device)
-        address = kernel.address(array)
+            content = array_at((storage.nbytes,), (1,), np.uint8, address, array)
+            return backend.to_device(content, self.device)
         if self._xp is np:
-            return array_at((array.nbytes,), (1,), np.uint8, address, array)
-        memory = self._xp.cuda.UnownedMemory(address, array.nbytes, array, array.device.id)
-        return self._xp.ndarray((array.nbytes,), np.uint8, self._xp.cuda.MemoryPointer(memory, 0))
+            return array_at((storage.nbytes,), (1,), np.uint8, address, array)
+        memory = self._xp.cuda.UnownedMemory(address, storage.nbytes, array, array.device.id)
+        pointer = self._xp.cuda.MemoryPointer(memory, 0)
+        return self._xp.ndarray((storage.nbytes,), np.uint8, pointer)
+
+    def _lasting(self, kept: Sequence[Buffer]) -> frozenset[int]:
+        """Return the ids of the arrays that own the memory a run writes and others may look at."""
+        written = [b for launch in self.trace.launches for b in launch.writes]
+        gradients = [b for b in written if b.storage.kind == GRADIENT]
+        gradients += [b for b in kept if b.storage.kind != REAL]
+        own = [backend.memory_base(self.array(b)) for b in gradients]
+        real = [b.storage.array for b in written if b.storage.kind == REAL]
+        return frozenset(map(id, (*own, *real)))
 
     def array(self, buffer: Buffer) -> Any:
         """Return the NumPy or CuPy array on the memory of a Buffer."""
         found = self._arrays.get(buffer)
         if found is None:
-            storage = buffer.storage
-            real = storage.array
-            if (
-                storage.kind == REAL
-                and backend.device_of(real) == self.device
-                and (buffer.shape, buffer.strides, buffer.offset) == (real.shape, real.strides, 0)
-            ):
+            storage, real = buffer.storage, buffer.original
+            if storage.kind == REAL and real is not None and self._is_here(real):
                 found = real
             else:
                 found = self._view(self._roots[storage], buffer)
             self._arrays[buffer] = found
         return found
+
+    def _is_here(self, array: Any) -> bool:
+        return backend.device_of(array) == self.device
 
     def _view(self, root: Any, buffer: Buffer) -> Any:
         shape, dtype, strides = buffer.shape, buffer.dtype, buffer.strides
@@ -200,6 +208,15 @@ class Replay:
             if upload is None:
                 upload = self._uploads[buffer] = transfer.Upload(self._xp, target)
             upload(value)
+
+    def outlasting(self, array: Any) -> Any:
+        """Return an array, or a copy if it lies in memory that a run or ``write`` changes."""
+        is_written = id(backend.memory_base(array)) in self.written
+        return transfer.duplicate(array) if is_written else array
+
+    def holds(self, buffer: Buffer) -> bool:
+        """Return whether a Buffer has memory: something is launched that touches it."""
+        return buffer.storage in self._roots
 
     def read(self, buffer: Buffer) -> Any:
         """Return a copy of what the last run left in a Buffer; a GPU is not waited for."""

@@ -233,8 +233,6 @@ class Module:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters, or with set_to_none=False make them zeros."""
         for parameter in self.parameters():
-            if registry.lift is not None:
-                recording.forget_gradient(parameter)
             kept = not set_to_none and parameter.grad is not None
             parameter.grad = zeros_like(parameter) if kept else None
 

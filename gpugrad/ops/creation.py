@@ -29,7 +29,7 @@ def tensor(
     its own goes to ``device``, by default GPUGRAD_DEVICE or the GPU if there is one.
     """
     if isinstance(data, registry.Tensor):
-        data = data._data
+        data = data.data
     if device is None and not (backend.is_array(data) and not isinstance(data, np.ndarray)):
         device = backend.default_device()
     array = backend.as_array(data, dtype, device)

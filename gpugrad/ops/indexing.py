@@ -20,6 +20,8 @@ def raw_index(index: Any) -> Any:
     if isinstance(index, tuple):
         return tuple(raw_index(i) for i in index)
     if isinstance(index, registry.Tensor):
+        if registry.lift is not None:
+            registry.lift((index,))
         index = index._data
     if isinstance(index, list):
         index = np.asarray(index, dtype=None if index else np.intp)

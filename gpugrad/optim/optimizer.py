@@ -19,6 +19,7 @@ from .. import backend, registry
 from ..backend import Array
 from ..cuda import recording
 from ..engine import enable_grad, mutations
+from ..ops import zeros_like
 from ..tensor import Tensor
 from .blocks import Scratch, blocks
 from .by_kernel import ByKernel, Group, Member
@@ -41,6 +42,7 @@ class Optimizer(ByKernel):
 
     def __init__(self, params: Parameters, defaults: dict[str, Any]) -> None:
         super().__init__()
+        recording.refuses(f"making an optimiser ({self._name}), whose state would last")
         self.defaults = defaults
         self.param_groups: list[Group] = []
         self._scratch = Scratch()
@@ -91,12 +93,8 @@ class Optimizer(ByKernel):
         """Forget the gradients, or replace those there are by zeros."""
         for group in self.param_groups:
             for p in group["params"]:
-                if registry.lift is not None:
-                    recording.forget_gradient(p)
-                if set_to_none or p._grad is None:
-                    p._grad = None
-                else:
-                    p._grad = Tensor._wrap(backend.xp_of(p._data).zeros_like(p._data), None)
+                kept = not set_to_none and p.grad is not None
+                p.grad = zeros_like(p) if kept else None
 
     def step(
         self,
@@ -255,7 +253,7 @@ class Optimizer(ByKernel):
             self._lay_out(group)
             for position, p in enumerate(group["params"]):
                 if registry.lift is not None:
-                    recording.looks_for_gradient(p)
+                    recording.gradient_of(p)
                 refuse_misfits(self._name, label_of(group, position, index), p, self._states[p])
         return [(p, g) for g in self.param_groups for p in g["params"] if p._grad is not None]
 

@@ -110,8 +110,8 @@ def lay_out(parameters: Sequence[Tensor], names: Sequence[str]) -> dict[Tensor, 
 
 def real(array: Array) -> Array:
     """Return the array that a recorded one stands for, if there is one; else the same."""
-    if isinstance(array, recording.Buffer) and array.storage.array is not None:
-        return array.storage.array
+    if isinstance(array, recording.Buffer) and array.original is not None:
+        return array.original
     return array
 
 

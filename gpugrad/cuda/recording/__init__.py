@@ -13,32 +13,51 @@ afterwards (cuda/arena.py), and the list is run as often as wanted (cuda/replay.
 
 from __future__ import annotations
 
-from .buffer import ARENA, CONSTANT, INPUT, META, REAL, Buffer, Storage, address, array_at, new
+from .buffer import (
+    ARENA,
+    CONSTANT,
+    GRADIENT,
+    INPUT,
+    META,
+    REAL,
+    Buffer,
+    Storage,
+    address,
+    array_at,
+    new,
+)
 from .launches import copy_to, launch, product
+from .leaves import Leaf
 from .library import xp
+from .notes import (
+    assigned,
+    assigns_gradient,
+    changes,
+    created,
+    data_of,
+    gradient_of,
+    reads,
+    rebinds,
+    refuses,
+    touches,
+    uses,
+    wraps,
+)
 from .trace import (
     Launch,
-    Leaf,
     NotRecordable,
     Trace,
     active,
-    assigned,
-    changes,
-    created,
     current,
-    data_of,
-    forget_gradient,
-    looks_for_gradient,
     not_recordable,
     operation,
-    reads,
     recording,
-    uses,
 )
 
 __all__ = [
     "ARENA",
     "CONSTANT",
+    "GRADIENT",
     "INPUT",
     "META",
     "REAL",
@@ -52,20 +71,24 @@ __all__ = [
     "address",
     "array_at",
     "assigned",
+    "assigns_gradient",
     "changes",
     "copy_to",
     "created",
     "current",
     "data_of",
-    "forget_gradient",
+    "gradient_of",
     "launch",
-    "looks_for_gradient",
     "new",
     "not_recordable",
     "operation",
     "product",
     "reads",
+    "rebinds",
     "recording",
+    "refuses",
+    "touches",
     "uses",
+    "wraps",
     "xp",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 import operator
 import weakref
@@ -14,24 +13,27 @@ import numpy as np
 
 from ... import backend
 
-ARENA, INPUT, CONSTANT, REAL, META = "arena", "input", "constant", "real", "meta"
+ARENA, INPUT, GRADIENT, CONSTANT = "arena", "input", "gradient", "constant"
+REAL, META = "real", "meta"
 
 
 class Storage:
     """Some bytes of memory that Buffers look at.
 
-    ``kind``: "arena" for what lives within a step, "input" for an argument of the step, "real" for
-    an array that was there before (``array``), "constant" for what is filled once when addresses
+    ``kind``: "arena" for what lives within a step, "input" for an argument of the step, "gradient"
+    for a gradient that a tensor comes with, "real" for an array that was there before (``array``,
+    whose bytes begin at the address ``start``), "constant" for what is filled once when addresses
     are known (``build``), "meta" for parameters without elements.
     """
 
-    __slots__ = ("__weakref__", "array", "build", "kind", "nbytes", "readers")
+    __slots__ = ("__weakref__", "array", "build", "kind", "nbytes", "readers", "start")
 
-    def __init__(self, kind: str, nbytes: int, array: Any = None, build: Any = None) -> None:
+    def __init__(self, kind: str, nbytes: int, array: Any = None, start: int = 0) -> None:
         self.kind = kind
         self.nbytes = nbytes
         self.array = array
-        self.build = build
+        self.start = start
+        self.build: Any = None
         self.readers: list[weakref.ref[Buffer]] = []  # expressions that wait and will read it
 
 
@@ -55,6 +57,14 @@ def _shadow(shape: tuple[int, ...], dtype: np.dtype, strides: tuple[int, ...] | 
     return np.lib.stride_tricks.as_strided(base, shape, strides, writeable=False)
 
 
+def extent(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> tuple[int, int]:
+    """Return where the bytes of an array begin and end, from its first element on."""
+    steps = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
+    if any(n == 0 for n in shape):
+        return 0, 0
+    return sum(s for s in steps if s < 0), sum(s for s in steps if s > 0) + itemsize
+
+
 def _address(array: np.ndarray) -> int:
     return int(array.__array_interface__["data"][0])
 
@@ -69,10 +79,19 @@ class Buffer(backend.Symbolic):
     """An array without elements: its bytes will lie ``offset`` into ``storage``.
 
     A result of elementwise operations has no storage yet: it is an expression that becomes part of
-    its reader's kernel if that is elementwise too, and a launch of its own otherwise.
+    its reader's kernel if that is elementwise too, and a launch of its own otherwise. ``original``
+    is the array that it stands for, if it stands for one from outside of the step.
     """
 
-    __slots__ = ("__weakref__", "_expression", "_offset", "_operations", "_shadow", "_storage")
+    __slots__ = (
+        "__weakref__",
+        "_expression",
+        "_offset",
+        "_operations",
+        "_shadow",
+        "_storage",
+        "original",
+    )
     __array_ufunc__ = None  # NumPy's arrays and numbers leave operators to the Buffer
     device = "meta"
 
@@ -86,6 +105,7 @@ class Buffer(backend.Symbolic):
         self._shadow = shadow
         self._expression: tuple[str, tuple] | None = expression
         self._operations = 0
+        self.original: Any = None
         if expression is not None:
             args = [a for a in expression[1] if isinstance(a, Buffer)]
             self._operations = 1 + sum(a._operations for a in args)
@@ -127,15 +147,18 @@ class Buffer(backend.Symbolic):
 
     def overlaps(self, other: Buffer) -> bool:
         """Return whether this and another Buffer may lie on common bytes."""
-        if self._storage is None or self._storage is not other._storage:
+        mine, its = self._storage, other._storage
+        if mine is None or its is None:
             return False  # what waits to be computed will have memory of its own
+        if mine is not its and not mine.kind == its.kind == REAL:
+            return False
         (first, last), (start, stop) = (self._extent(), other._extent())
         return first < stop and start < last
 
     def _extent(self) -> tuple[int, int]:
-        steps = [(n - 1) * s for n, s in zip(self.shape, self.strides, strict=True) if n]
-        low, high = sum(s for s in steps if s < 0), sum(s for s in steps if s > 0)
-        return self.offset + low, self.offset + high + self.itemsize
+        begin = self.storage.start + self.offset
+        low, high = extent(self.shape, self.strides, self.itemsize)
+        return begin + low, begin + high
 
     # Views
 
@@ -290,12 +313,7 @@ for _symbol in ("lt", "le", "gt", "ge"):
 
 def address(buffer: Buffer) -> int:
     """Return what the address of a Buffer is sure to be a multiple of, as if it were that."""
-    start = (
-        0
-        if buffer.storage.array is None
-        else importlib.import_module("gpugrad.cuda.kernel").address(buffer.storage.array)
-    )
-    return int(start) + buffer.offset
+    return buffer.storage.start + buffer.offset
 
 
 def _lengths(x: Buffer, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ from ... import backend
 from .. import symbolic
 from ..elementwise import Program
 from .buffer import ARENA, Buffer, Storage, shadow_of
+from .launches import apply
 from .trace import active, not_recordable
 
+# what kernels compute of masks alone; the rest, such as sums of them, makes integers
+_OF_MASKS = {*symbolic.LOGIC, *symbolic._OF_MASKS, "equal", "not_equal", "where", "astype"}
 MOST_PENDING = 24  # operations of an expression that waits for its first reader
 
 
@@ -50,6 +54,8 @@ def expression(op: str, *args: Any) -> Buffer:
         if a._storage is None and (a.shape != shape or a._operations > MOST_PENDING):
             a.settle()  # once is enough
     try:
+        if _takes_integers(op, given):
+            return apply(op, *given)
         if op == "astype":
             dtype = given[1]
             symbolic.argument(0, arrays[0].dtype).astype(dtype)
@@ -72,6 +78,15 @@ def expression(op: str, *args: Any) -> Buffer:
     return out
 
 
+def _takes_integers(op: str, args: Sequence[Any]) -> bool:
+    """Return whether an operation is one on integers, or between them and other numbers."""
+    dtypes = [a.dtype for a in args if isinstance(a, Buffer)]
+    dtypes += [np.dtype(args[1])] if op == "astype" else []
+    has_integers = any(dtype.kind in "iu" for dtype in dtypes)
+    masks_only = all(dtype == backend.bool_ for dtype in dtypes)
+    return has_integers or (masks_only and op not in _OF_MASKS)
+
+
 def _sources(value: Buffer) -> list[Storage]:
     """Return the storages an expression reads."""
     if value._storage is not None:
@@ -91,9 +106,12 @@ def compute(out: Buffer) -> None:
         out._storage, out._offset = made._storage, made._offset
         out._expression = None
         return
-    stored_as = out.dtype
-    if stored_as == backend.bool_:
-        raise not_recordable("a mask as a result")
+    if out.dtype == backend.bool_:
+        numbers = out.namespace.where(out, 1.0, 0.0)
+        made = apply("not_equal", numbers.astype(backend.float32).settle(), 0)
+        out._storage, out._offset, out._expression = made._storage, made._offset, None
+        out._operations = 0
+        return
     try:
         program = Program(name, [a.dtype for a in arrays], [symbol])
     except symbolic.Untraceable as error:

@@ -12,7 +12,7 @@ from ... import backend
 from .. import transfer
 from ..arguments import Strided, checked, checked_sizes
 from ..copy import copy_strided
-from .buffer import META, Buffer
+from .buffer import ARENA, META, Buffer, new
 from .trace import active, current
 
 
@@ -96,6 +96,35 @@ def copy_to(out: Buffer, value: Any) -> None:
     source = value.namespace.broadcast_to(value.astype(out.dtype), out.shape)
     if out.size:
         copy_strided(source, out)
+
+
+def apply(op: str, *args: Any) -> Buffer:
+    """Append an operation that the device's own array library computes: on integers, booleans."""
+    dtype = args[1] if op == "astype" else _dtype_of(op, args)
+    shape = np.broadcast_shapes(*(a.shape for a in args if isinstance(a, Buffer)))
+    out = new(ARENA, shape, dtype)
+    if out.size:
+        buffers = [a for a in args if isinstance(a, Buffer)]
+        active(*buffers).record(_applied, (op, out, *args), reads=buffers, writes=[out], name=op)
+    return out
+
+
+def _dtype_of(op: str, args: Sequence[Any]) -> Any:
+    ones = [np.ones((), a.dtype) if isinstance(a, Buffer) else a for a in args]
+    with np.errstate(all="ignore"):
+        return getattr(np, op)(*ones).dtype
+
+
+def _applied(op: str, out: Any, *args: Any) -> None:
+    xp = backend.xp_of(out)
+    with np.errstate(all="ignore"):
+        if op == "astype":
+            out[...] = args[0]
+        elif op == "where":
+            xp.copyto(out, args[2])
+            xp.copyto(out, args[1], where=args[0])
+        else:
+            getattr(xp, op)(*args, out=out)
 
 
 def fill(out: Buffer, value: float) -> None:

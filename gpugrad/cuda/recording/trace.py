@@ -14,8 +14,10 @@ import numpy as np
 from ... import backend
 from ..arguments import Strided
 from ..kernel import address as address_of
-from .buffer import ARENA, CONSTANT, INPUT, META, REAL, Buffer, Storage, new, shadow_of
+from .buffer import ARENA, CONSTANT, GRADIENT, INPUT, META, REAL, Buffer, Storage, new, shadow_of
+from .leaves import Leaf
 from .lifted import Held, lifted_class
+from .memory import Regions, storage_of
 
 NAME = "gg.compile"
 ESCAPED = (
@@ -50,25 +52,6 @@ class Launch(NamedTuple):
         return sum(b.nbytes for b in (*self.reads, *self.writes))
 
 
-class Leaf(NamedTuple):
-    """A tensor from outside of the step, and what it came with."""
-
-    tensor: Any
-    array: Any
-    gradient: Any
-    requires_grad: bool
-    hooks: tuple
-
-    def holds(self) -> bool:
-        """Return whether the tensor is as it was; its gradient aside."""
-        tensor = self.tensor
-        return (
-            tensor._data is self.array
-            and tensor._requires_grad is self.requires_grad
-            and tuple(tensor._hooks or ()) == self.hooks
-        )
-
-
 class Trace:
     """The launches of a step in order, and the memory they touch.
 
@@ -80,23 +63,26 @@ class Trace:
     def __init__(self, capability: int = 90, on_gpu: bool = False) -> None:
         self.capability = capability
         self.on_gpu = on_gpu
+        self.begun = 0  # nodes with a smaller number are from outside
         self.launches: list[Launch] = []
         self.inputs: list[Buffer] = []
         self.callbacks: list[Callable[[], Any]] = []
         self.operations: list[str] = []  # what is being recorded, the innermost last
-        self.real: dict[int, Buffer] = {}  # by the id of the array
+        self._lifted: dict[int, Buffer] = {}  # real arrays, by their id
         self._memory: dict[int, Storage] = {}  # by the id of the array that owns it
-        self._held: list[Any] = []
-        self.leaves: list[Leaf] = []  # tensors that were there before
+        self._anew: dict[int, Storage] = {}  # what is made anew of it, where the step makes it
+        self._regions = Regions()
+        self._outside: set[Storage] = set()  # real memory of tensors that were there before
+        self._wrapped: set[Storage] = set()  # real memory that the step makes tensors of
+        self.leaves: dict[Any, Leaf] = {}  # tensors that were there before, as they were
         self.held: Held = {}  # what these hold for the thread that records
+        self.made: set[Any] = set()  # tensors that the step makes of real arrays
         self.created: dict[int, Any] = {}  # real arrays that the step makes, by their id
+        self.changed: set[int] = set()  # ids of those of them that it changes
         self.guards: list[Callable[[], bool]] = []  # whether a recording still holds
         self.checks: list[Callable[[], None]] = []  # what has to hold when the step ends
-        self.looked: set[Any] = set()  # leaves whose gradient an optimiser has looked for
-        self.cleared: set[Any] = set()  # of these, whose gradient the step forgets
         self.modules: dict[Any, dict[str, Any]] = {}  # those that were used, and what they held
         self.settings: dict[Any, Any] = {}  # of the optimisers that have taken a step
-        self.gradients: list[Any] = []  # of the leaves, at the end of the step
 
     # Memory
 
@@ -119,62 +105,96 @@ class Trace:
 
     def lift(self, array: Any) -> Buffer:
         """Return the Buffer that stands for a real array, for one array always the same."""
-        found = self.real.get(id(array))
+        found = self._lifted.get(id(array))
         if found is None:
             base = backend.memory_base(array)  # views of one memory are views of one storage
-            storage = self._memory.get(id(base))
-            if storage is None:
-                storage = self._memory[id(base)] = Storage(REAL, base.nbytes, base)
+            memory = self._memory.get(id(base))
+            if memory is None:
+                memory = self._memory[id(base)] = storage_of(base)
                 if id(base) in self.created:
-                    storage = self._memory[id(base)] = self._made_anew(storage, base)
+                    self._anew[id(base)] = self._made_anew(memory)
+                else:
+                    self._regions.add(memory)
+            offset = address_of(array) - memory.start
             shadow = shadow_of(array.shape, array.dtype, array.strides)
-            found = Buffer(storage, address_of(array) - address_of(base), shadow)
-            self.real[id(array)] = found
-            self._held.append(array)  # or its id might become another's
+            found = Buffer(self._anew.get(id(base), memory), offset, shadow)
+            found.original = array  # held, or its id might become another's
+            self._lifted[id(array)] = found
         return found
 
-    def _made_anew(self, constant: Storage, base: Any) -> Storage:
+    @staticmethod
+    def _made_anew(constant: Storage) -> Storage:
         """Return temporary memory that gets the values of a constant at each run."""
-        whole = Buffer(constant, 0, shadow_of((base.nbytes,), np.uint8))
+        whole = Buffer(constant, 0, shadow_of((constant.nbytes,), np.uint8))
         return whole.copy().storage
 
     def lift_tensors(self, tensors: Sequence[Any]) -> None:
         """Give tensors a Buffer for their array, until ``restore``, if one has to be recorded."""
         given = [t for t in tensors if hasattr(t, "_requires_grad")]
-        if not any(isinstance(t._data, Buffer) or backend.is_float(t._data.dtype) for t in given):
-            return  # integers and booleans alone are constants, computed once
-        for tensor in given:
-            self.lift_tensor(tensor)
+        if not all(map(self._is_constant, given)):
+            for tensor in given:
+                self.lift_tensor(tensor)
+
+    def _is_constant(self, tensor: Any) -> bool:
+        """Return whether the step makes these integers or booleans, and has not changed them.
+
+        What is computed of such alone is computed once.
+        """
+        array = tensor._data
+        if isinstance(array, backend.Symbolic) or backend.is_float(array.dtype):
+            return False
+        base = id(backend.memory_base(array))
+        return base in self.created and base not in self.changed
 
     def lift_tensor(self, tensor: Any) -> None:
-        """Give a tensor a Buffer for its array, until ``restore``."""
-        if isinstance(tensor._data, backend.Symbolic):
+        """Give a tensor a Buffer for its array, and one for its gradient, until ``restore``."""
+        array = tensor._data
+        if isinstance(array, backend.Symbolic):
             return
-        if id(backend.memory_base(tensor._data)) in self.created:
-            tensor._data = self.lift(tensor._data)
-        else:
-            hooks = tuple(tensor._hooks or ())
-            leaf = Leaf(tensor, tensor._data, tensor._grad, tensor._requires_grad, hooks)
-            self.leaves.append(leaf)
-            self.held[id(tensor)] = {"_data": self.lift(tensor._data), "_grad": tensor._grad}
+        node = tensor._node
+        if node is not None and node.number < self.begun:
+            raise not_recordable(f"a graph from outside of the step (that of {_described(tensor)})")
+        buffer = self.lift(array)
+        if tensor in self.made or node is not None:
+            self._wrapped.add(buffer.storage)
+        elif id(backend.memory_base(array)) not in self.created:
+            self._outside.add(buffer.storage)
+            leaf = Leaf(tensor)
+            self.held[id(tensor)] = {"_data": buffer, "_grad": self._slot(leaf)}
+            self.leaves[tensor] = leaf
             tensor.__class__ = lifted_class(tensor.__class__, _held)
+            return
+        tensor._data = buffer
 
-    def restore(self) -> list[Any]:
-        """Let the lifted tensors hold what they held; return the gradients they had at the end."""
-        ends = [leaf.tensor._grad for leaf in self.leaves]
-        for leaf in self.leaves:
+    def _slot(self, leaf: Leaf) -> Any:
+        """Return the tensor that stands for the gradient a leaf comes with, None for none."""
+        gradient = leaf.gradient
+        if gradient is None or isinstance(gradient._data, backend.Symbolic):
+            return gradient
+        if gradient._node is not None:
+            raise not_recordable(f"a gradient with a graph (that of {_described(leaf.tensor)})")
+        leaf.slot = new(GRADIENT, gradient.shape, gradient.dtype)
+        return type(gradient)._wrap(leaf.slot, None)
+
+    def restore(self) -> None:
+        """Let the lifted tensors hold what they came with."""
+        for leaf in self.leaves.values():
             leaf.tensor.__class__ = leaf.tensor.__class__.__base__
+            leaf.tensor._requires_grad = leaf.requires_grad
         self.held.clear()
-        return ends
 
     def own(self, tensor: Any) -> None:
         """Let a tensor be changed: a constant that the step makes is made anew at each run."""
+        if not isinstance(tensor._data, backend.Symbolic):
+            base = id(backend.memory_base(tensor._data))
+            if base in self.created:
+                self.changed.add(base)
         self.lift_tensor(tensor)
 
     @property
     def place(self) -> str | None:
         """Where the tensors from outside are, those on the CPU that nothing changes aside."""
-        places = {backend.device_of(leaf.array) for leaf in self.leaves}
+        places = {backend.device_of(leaf.array) for leaf in self.leaves.values()}
         if len(places) > 1:
             places.discard("cpu")  # constants, which will be copied
         return min(places, default=None)
@@ -202,8 +222,11 @@ class Trace:
         """
         read = tuple(self._settled(a) for a in reads)
         written = tuple(self._settled(a) for a in writes)
-        for buffer in written:  # who still wants the old values takes them now
-            readers, buffer.storage.readers = buffer.storage.readers, []
+        for buffer in written:
+            self._refuse_to_change(buffer)
+            # who still wants the old values takes them now
+            readers = buffer.storage.readers[:]
+            buffer.storage.readers.clear()  # a list that overlapping storages share
             for reference in readers:
                 waiting = reference()
                 if waiting is not None:
@@ -213,6 +236,19 @@ class Trace:
         self.launches.append(
             Launch(function, *given, read, written, name or function.__name__, operation, flops)
         )
+
+    def _refuse_to_change(self, buffer: Buffer) -> None:
+        """Raise NotRecordable where a change would be lost, or pile up from run to run."""
+        storage = buffer.storage
+        if storage.kind == INPUT:
+            raise not_recordable(
+                f"changing an argument in place ({_described(buffer)}; x = x + 1 makes another),"
+            )
+        if storage in self._wrapped and storage not in self._outside and storage.kind == REAL:
+            raise not_recordable(
+                f"changing {_described(buffer)}, a tensor on an array which may be the step's own "
+                "or not (gg.tensor makes a copy, which is),"
+            )
 
     def drop_unread(self, results: Sequence[Buffer]) -> None:
         """Forget launches that write only temporaries which nothing reads, nor are results.
@@ -278,10 +314,11 @@ def recording(trace: Trace) -> Iterator[Trace]:
     registry = importlib.import_module("gpugrad.registry")
     with _one_at_a_time, registry.lifting(_lift_tensors):
         token = _current.set(trace)
+        trace.begun = registry.next_number()
         try:
             yield trace
         finally:
-            trace.gradients = trace.restore()
+            trace.restore()
             _current.reset(token)
 
 
@@ -290,81 +327,6 @@ def _lift_tensors(tensors: Sequence[Any]) -> None:
     trace = _current.get()
     if trace is not None:
         trace.lift_tensors(tensors)
-
-
-def forget_gradient(tensor: Any) -> None:
-    """Note that the step forgets the gradient a tensor comes with, whatever that is."""
-    trace = _current.get()
-    if trace is not None:
-        trace.lift_tensor(tensor)
-        leaf = next((one for one in trace.leaves if one.tensor is tensor), None)
-        if leaf is None or tensor._grad is not leaf.gradient or tensor in trace.looked:
-            return
-        if leaf.gradient is None or id(leaf.gradient._data) not in trace.real:
-            trace.cleared.add(tensor)  # before the step has used it
-
-
-def looks_for_gradient(tensor: Any) -> None:
-    """Note that what a step does depends on whether a tensor has a gradient."""
-    trace = _current.get()
-    if trace is not None:
-        trace.lift_tensor(tensor)
-        trace.looked.add(tensor)
-
-
-def changes(tensor: Any, by: Any) -> None:
-    """Note that a step changes a tensor in place, by a number or another tensor."""
-    trace = _current.get()
-    if trace is not None:
-        trace.own(tensor)
-        trace.lift_tensors([tensor, by])
-
-
-def created(array: Any) -> None:
-    """Note that a step makes an array: if it changes it, then anew at each run."""
-    trace = _current.get()
-    if trace is not None and not isinstance(array, Buffer):
-        base = backend.memory_base(array)
-        trace.created[id(base)] = base
-
-
-def data_of(tensor: Any) -> Any:
-    """Return a tensor's array; while a step is recorded, the one that stands for it."""
-    trace = _current.get()
-    if trace is not None:
-        trace.own(tensor)
-    return tensor._data
-
-
-def assigned(tensor: Any, value: Any) -> bool:
-    """Note that a step gives a tensor other data: its elements are overwritten. False if none is.
-
-    Raises NotRecordable for data of another shape or dtype.
-    """
-    trace = _current.get()
-    if trace is None:
-        return False
-    trace.own(tensor)
-    if value is not tensor._data:
-        if value.shape != tensor._data.shape or value.dtype != tensor._data.dtype:
-            raise not_recordable(f"data of another shape or dtype for {tensor._data}")
-        tensor._data[...] = value
-    return True
-
-
-def reads(tensor: Any) -> None:
-    """Refuse to hand out the values of a tensor while a step is recorded: they may change."""
-    if _current.get() is not None:
-        raise not_recordable(
-            f"reading the values of {tensor.dtype}{list(tensor.shape)} (print, float, item, if)"
-        )
-
-
-def uses(module: Any) -> None:
-    """Note that a step uses a module: its mode, numbers and parts belong to the recording."""
-    trace = _current.get()
-    if trace is not None and module not in trace.modules:
-        trace.modules[module] = module.held()
 
 
 class operation:
@@ -383,6 +345,10 @@ class operation:
     def __exit__(self, *error: object) -> None:
         if self.trace is not None:
             self.trace.operations.pop()
+
+
+def _described(tensor: Any) -> str:
+    return f"{tensor.dtype}{list(tensor.shape)}"
 
 
 def not_recordable(what: str) -> NotRecordable:

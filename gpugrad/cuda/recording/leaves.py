@@ -1,0 +1,44 @@
+"""Tensors from outside of a step: what they came with, and what the step does to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .buffer import Buffer
+
+
+class Leaf:
+    """A tensor that was there before the step, which uses or changes it.
+
+    While the step is recorded the tensor holds Buffers. The gradient it comes with, if any, has
+    one too, ``slot``: memory of the recording, into which each run copies what there is by then.
+    ``observed`` says that the step has looked for that gradient, ``assigned`` that it has set
+    another one without a look, so that it does not matter what there was.
+    """
+
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
+        self.array = tensor._data
+        self.gradient = tensor._grad
+        self.requires_grad: bool = tensor._requires_grad
+        self.hooks = tuple(tensor._hooks or ())
+        self.slot: Buffer | None = None
+        self.observed = self.assigned = False
+
+    def holds(self) -> bool:
+        """Return whether the tensor is as it was, as far as the step looked."""
+        tensor = self.tensor
+        return (
+            tensor._data is self.array
+            and tensor._requires_grad is self.requires_grad
+            and tuple(tensor._hooks or ()) == self.hooks
+            and (not self.observed or (tensor._grad is None) is (self.gradient is None))
+        )
+
+    def observe(self) -> None:
+        """Note that the step looks whether there is a gradient, or at its values."""
+        self.observed = self.observed or not self.assigned
+
+    def assign(self) -> None:
+        """Note that the step sets another gradient."""
+        self.assigned = self.assigned or not self.observed

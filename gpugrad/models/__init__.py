@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .adapter import load_adapter, save_adapter
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .bag_of_words import BagOfWords, BagOfWordsConfig
 from .cache import KVCache
@@ -12,6 +13,7 @@ from .logistic import LogisticRegression, LogisticRegressionConfig
 from .ngram import NGram, NGramConfig
 from .presets import PRESETS, Preset, preset
 from .rnn_lm import RNNLM, RNNLMConfig
+from .sequence_classifier import SequenceClassifier
 from .window_lm import WindowLM, WindowLMConfig
 from .word2vec import SkipGram, SkipGramBatches, SkipGramConfig
 
@@ -32,13 +34,16 @@ __all__ = [
     "NGramConfig",
     "Preset",
     "RNNLMConfig",
+    "SequenceClassifier",
     "SkipGram",
     "SkipGramBatches",
     "SkipGramConfig",
     "WindowLM",
     "WindowLMConfig",
     "flops_per_token",
+    "load_adapter",
     "nearest_heads",
     "parameter_count",
     "preset",
+    "save_adapter",
 ]

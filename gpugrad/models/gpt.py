@@ -119,7 +119,7 @@ class GPT(Module):
         if targets is None:
             return logits, None
         targets = self._targets(targets, logits)
-        flat = ops.reshape(logits, (-1, self.config.vocab_size))
+        flat = ops.reshape(logits, (-1, logits.shape[-1]))
         return logits, F.cross_entropy(flat, ops.reshape(targets, (-1,)))
 
     def loss(
@@ -143,6 +143,10 @@ class GPT(Module):
         features = self.features(ids, recompute=recompute, attn_mask=attn_mask, positions=positions)
         targets = self._targets(targets, features)
         head = self.tokens if self.head is None else self.head
+        if head is self.head and (not isinstance(head, Linear) or head.bias is not None):
+            # another head was put here, with a bias or more: only it knows its logits
+            logits = ops.swapaxes(self.logits(features), 1, 2)  # (B, V, T)
+            return F.cross_entropy(logits, targets, reduction=reduction)
         return linear_cross_entropy(
             features, head.weight, targets, reduction=reduction, chunk=head_chunk
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import functional, init, utils
+from . import functional, init, lora, utils
 from .activation import GELU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from .attention import MultiHeadAttention
 from .containers import ModuleDict, ModuleList, Sequential
@@ -14,6 +14,7 @@ from .masks import document_mask, padding_mask
 from .module import Module
 from .normalization import LayerNorm, RMSNorm
 from .parameter import Parameter
+from .patterns import freeze, unfreeze
 from .recurrent import GRU, LSTM, RNN
 from .transformer import MLP, TransformerBlock
 
@@ -48,8 +49,11 @@ __all__ = [
     "Tanh",
     "TransformerBlock",
     "document_mask",
+    "freeze",
     "functional",
     "init",
+    "lora",
     "padding_mask",
+    "unfreeze",
     "utils",
 ]

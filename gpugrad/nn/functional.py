@@ -19,11 +19,12 @@ from ..fused.fuse import fuse
 from ..ops import asarray
 from ..registry import describe
 from ..tensor import Tensor
-from .loss import binary_cross_entropy_with_logits, cross_entropy, mse_loss, nll_loss
+from .loss import binary_cross_entropy_with_logits, cross_entropy, dpo_loss, mse_loss, nll_loss
 
 __all__ = [
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "dpo_loss",
     "dropout",
     "embedding",
     "gelu",

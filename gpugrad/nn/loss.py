@@ -157,6 +157,56 @@ def _binary_cross_entropy(x: Tensor, y: Tensor, weight: Any, pos_weight: Any) ->
     return losses if weight is None else losses * weight
 
 
+def dpo_loss(
+    policy_chosen: Any,
+    policy_rejected: Any,
+    reference_chosen: Any,
+    reference_rejected: Any,
+    beta: float = 0.1,
+    *,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Return -log s(beta d): direct preference optimisation of a policy on pairs of answers.
+
+    d = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected), s the sigmoid.
+    The four are log-probabilities of whole answers given their prompts, (N,), in nats: for a GPT
+    ``-model.loss(x, y, reduction="none").sum(axis=-1)`` with targets -100 on prompts and padding.
+    Those of the reference, the policy before training, are constants: compute them under no_grad.
+    ``beta`` > 0 says how dear it is to move away from it. With ``label_smoothing`` e in [0, 0.5)
+    each pair is the wrong way round with that probability: (1 - e) and e weigh both directions.
+
+    The gradient by the policy's parameters is -beta s(-beta d) (grad policy_chosen - grad
+    policy_rejected). Rafailov et al., "Direct preference optimization: your language model is
+    secretly a reward model" (NeurIPS 2023), equations 7 and 8. Raises ValueError for shapes that
+    differ and for settings outside these ranges.
+    """
+    if not 0 < beta < float("inf"):
+        raise ValueError(f"dpo_loss: beta must be a number above 0, got {beta!r}")
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(f"dpo_loss: label_smoothing must be in [0, 0.5), got {label_smoothing!r}")
+    given = policy_chosen, policy_rejected, reference_chosen, reference_rejected
+    tensors = [asarray(x) for x in given]
+    if len({x.shape for x in tensors}) > 1:
+        shapes = ", ".join(str(x.shape) for x in tensors)
+        raise ValueError(f"dpo_loss: all four need the same shape, (N,), got {shapes}")
+    losses = _dpo(*tensors, beta, label_smoothing)
+    return _reduced("dpo_loss", losses, reduction)
+
+
+@fuse
+def _dpo(
+    chosen: Tensor,
+    rejected: Tensor,
+    reference_chosen: Tensor,
+    reference_rejected: Tensor,
+    beta: float,
+    smoothing: float,
+) -> Tensor:
+    z = beta * ((chosen - reference_chosen) - (rejected - reference_rejected))
+    return (1 - smoothing) * ops.softplus(-z) + smoothing * ops.softplus(z)
+
+
 class _Loss(Module):
     """What all share: how the losses are reduced, and an optional weight per class or element."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import schedule
 from .adam import Adam, AdamW
 from .clip import clip_grad_norm_
-from .groups import decay_groups
+from .groups import decay_groups, discriminative_groups, layer_scales
 from .optimizer import Optimizer
 from .scaler import LossScaler
 from .schedule import LRScheduler
@@ -20,5 +20,7 @@ __all__ = [
     "Optimizer",
     "clip_grad_norm_",
     "decay_groups",
+    "discriminative_groups",
+    "layer_scales",
     "schedule",
 ]

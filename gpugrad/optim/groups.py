@@ -1,12 +1,13 @@
-"""Which parameters decay."""
+"""Parameter groups: which parameters decay, and which learn faster than others."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ..nn.patterns import fits, unused
 from ..tensor import Tensor
 
 _NORM = re.compile(r"ln(_?[0-9a-z]+)?|.*norm[0-9]*")
@@ -51,3 +52,63 @@ def decay_groups(
         {"params": groups[0], "weight_decay": weight_decay},
         {"params": groups[1], "weight_decay": 0.0},
     ]
+
+
+def discriminative_groups(
+    groups: Sequence[Mapping[str, Any]], scales: Mapping[str, float], lr: float | None = None
+) -> list[dict[str, Any]]:
+    """Return parameter groups whose learning rates differ by factors.
+
+    ``groups`` come from decay_groups or hold (name, parameter) pairs. Of ``scales``, patterns of
+    names (``nn.freeze``) and factors, the first that fits a parameter counts; one that none fits
+    has the factor 1. Each group is split by factor and gets it as ``"lr_scale"``, multiplied with
+    one it has already, and with ``lr`` given ``"lr"`` = lr * lr_scale; empty groups are left out.
+    Raises ValueError for a factor below 0 or a pattern that fits nothing.
+
+    Howard, Ruder, "Universal language model fine-tuning for text classification" (ACL 2018).
+    """
+    for pattern, factor in scales.items():
+        if not 0 <= factor < float("inf"):
+            raise ValueError(
+                f"discriminative_groups: the factor of {pattern!r} must be a number >= 0, "
+                f"got {factor!r}"
+            )
+    missing = unused((name for group in groups for name, _ in group["params"]), scales)
+    if missing is not None:
+        raise ValueError(
+            f"discriminative_groups: no parameter that is trained fits {missing!r}; see "
+            "named_parameters"
+        )
+    split: list[dict[str, Any]] = []
+    for group in groups:
+        by_factor: dict[float, list] = {}
+        for name, parameter in group["params"]:
+            factor = next((f for pattern, f in scales.items() if fits(name, pattern)), 1.0)
+            by_factor.setdefault(factor, []).append((name, parameter))
+        for factor, params in by_factor.items():
+            scale = factor * group.get("lr_scale", 1.0)
+            rate = {} if lr is None else {"lr": lr * scale}
+            split.append({**group, "params": params, "lr_scale": scale, **rate})
+    return split
+
+
+def layer_scales(model: Any, decay: float) -> dict[str, float]:
+    """Return factors of the learning rate that fall by ``decay`` from each layer to the one below.
+
+    For discriminative_groups. Layers are what a number in the name tells apart (``blocks.3``): the
+    last and what comes after it has the factor 1, the first of n decay**(n - 1), and what comes
+    before it, the embeddings, decay**n. Howard and Ruder take 1 / 2.6. Raises ValueError for a
+    model without layers or a decay that is not above 0.
+    """
+    if not 0 < decay < float("inf"):
+        raise ValueError(f"layer_scales: decay must be a number above 0, got {decay!r}")
+    names = [name for name, _ in model.named_parameters()]
+    numbered = [re.match(r"(.*?\b\d+)\.", name) for name in names]
+    layers = list(dict.fromkeys(found[1] for found in numbered if found))
+    if not layers:
+        raise ValueError(
+            f"layer_scales: no name of {type(model).__name__}'s parameters has a number in it"
+        )
+    first = next(i for i, found in enumerate(numbered) if found)
+    below = {name: decay ** len(layers) for name in names[:first]}
+    return below | {name: decay**i for i, name in enumerate(reversed(layers))}

@@ -14,6 +14,7 @@ from safetensors.numpy import save as to_safetensors
 
 from .. import backend
 from ..ops import random
+from ..tensor import Tensor
 from ..text.files import atomic_write
 
 Self = TypeVar("Self", bound="Saved")
@@ -36,7 +37,9 @@ class Saved:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write config and tensors to one safetensors file; it is complete or absent."""
         arrays = {
-            name: np.ascontiguousarray(backend.to_numpy(getattr(value, "data", value)))
+            name: np.ascontiguousarray(
+                backend.to_numpy(value._data if isinstance(value, Tensor) else value)
+            )
             for name, value in self.state_dict().items()
         }
         about = {"model": type(self).__name__, "config": json.dumps(asdict(self.config))}

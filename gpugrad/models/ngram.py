@@ -13,9 +13,9 @@ w, t(h) the number of different w behind h, and p(w | h') the same for h without
 
 down to p = 1/V. Kneser-Ney's shorter contexts do not count how often h w occurs but behind how many
 different tokens, and D = n1 / (n1 + 2 n2) of each length, n1 and n2 being how many of its sequences
-have count 1 and 2. Witten, Bell, "The zero-frequency problem" (1991); Kneser, Ney, "Improved
-backing-off for m-gram language modeling" (1995), interpolated as in Chen, Goodman, "An empirical
-study of smoothing techniques for language modeling" (1999).
+have count 1 and 2 (1/2 where there are none). Witten, Bell, "The zero-frequency problem" (1991);
+Kneser, Ney, "Improved backing-off for m-gram language modeling" (1995), interpolated as in Chen,
+Goodman, "An empirical study of smoothing techniques for language modeling" (1999).
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class NGram(Saved):
                     chosen.astype(np.float64),
                     counts.followed(m, chosen),
                     counts.followed(m, chosen > 0),
-                    once / (once + 2 * twice) if once else 0.5,
+                    once / (once + 2 * twice) if once and twice else 0.5,
                 )
             )
 

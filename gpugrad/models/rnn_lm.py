@@ -79,6 +79,11 @@ class StateCache:
         self.length = 0
         self.state: State | None = None
 
+    def reorder(self, rows: Any) -> None:
+        """Make row i what row ``rows[i]`` was."""
+        if self.state is not None:
+            self.state = tuple(s[:, rows] for s in self.state)
+
 
 class RNNLM(TrainedLM):
     """The language model of an RNNLMConfig; initial values are drawn from ``gg.random``."""
@@ -190,6 +195,10 @@ class RNNLM(TrainedLM):
             cache.state = tuple(s.detach() for s in state)
             cache.length += ids.shape[1]
         return self.logits(features[:, -1])
+
+    def sequence_logits(self, ids: Any) -> Tensor:
+        """Return the logits of what follows every one of ids (B, T): (B, T, V)."""
+        return self.logits(self.features(ids)[0])
 
     def new_cache(self) -> StateCache:
         """Return an empty cache, for one run of decoding."""

@@ -128,5 +128,9 @@ class WindowLM(TrainedLM):
         ids = self.checked("ids", ids)
         return self.head(self.features(ids[:, -self.config.window :])[:, -1])
 
+    def sequence_logits(self, ids: Any) -> Tensor:
+        """Return the logits of what follows every one of ids (B, T): (B, T, V)."""
+        return self.head(self.features(ids))
+
     def new_cache(self) -> None:
         """Return None: a window is computed as a whole."""

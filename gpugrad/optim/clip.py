@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import backend, cuda, registry
 from ..backend import Array
+from ..cuda import recording
 from ..engine import mutations
 from ..tensor import Tensor
 from .blocks import blocks
@@ -21,10 +22,10 @@ SOURCE = cuda.Source("grad_norm.cu", large=True)
 
 def clip_grad_norm_(
     parameters: Tensor | Iterable[Tensor], max_norm: float, *, error_if_nonfinite: bool = False
-) -> float:
+) -> Any:
     """Scale the gradients in place so that their common 2-norm is at most ``max_norm``.
 
-    Returns the norm before clipping, sqrt of the sum of the squares of all elements of all
+    Returns the norm before clipping, a float: sqrt of the sum of the squares of all elements of all
     gradients, summed in float64 (and scaled by the largest element where even that would
     overflow), so gradients of 1e25 in float32 have the norm they should. The factor is PyTorch's,
     min(1, max_norm / (norm + 1e-6)). Parameters without a gradient are passed over.
@@ -34,7 +35,9 @@ def clip_grad_norm_(
     RuntimeError, which names the first such gradient.
 
     On a GPU three launches measure and scale all gradients; reading the norm then waits for them.
-    ``optimizer.step(max_norm=...)`` does not wait, and does not write the gradients.
+    ``optimizer.step(max_norm=...)`` does not wait, and does not write the gradients. A step that
+    ``gg.compile`` records waits for nothing either: there the norm is a float64 tensor without
+    dimensions, and ``error_if_nonfinite`` cannot be asked for (NotRecordable).
     """
     if not max_norm >= 0:
         raise ValueError(f"clip_grad_norm_: max_norm must be a number >= 0, got {max_norm!r}")
@@ -44,8 +47,10 @@ def clip_grad_norm_(
             raise TypeError(
                 f"clip_grad_norm_: parameter {position} must be a tensor, got {type(p).__name__}"
             )
-    gradients = [p._grad._data for p in dict.fromkeys(given) if p._grad is not None]
+    gradients = [p._grad._data for p in dict.fromkeys(given) if p.grad is not None]
     found = _table(gradients)
+    if recording.current() is not None and gradients:
+        return _recorded(found, max_norm, error_if_nonfinite)
     if found is None:
         norm = norm_of(gradients)
     else:
@@ -63,6 +68,20 @@ def clip_grad_norm_(
                 _scale(g, factor)
             mutations.record(g, "clip_grad_norm_")
     return norm
+
+
+def _recorded(gradients: Table | None, max_norm: float, error_if_nonfinite: bool) -> Tensor:
+    """Return the norm as a tensor that nobody waits for; the step being recorded scales."""
+    if error_if_nonfinite:
+        raise recording.not_recordable("clip_grad_norm_ with error_if_nonfinite")
+    if gradients is None:
+        raise recording.not_recordable(
+            "clip_grad_norm_ of gradients that one launch does not take (float64, on two devices, "
+            "or in parts of larger arrays; see optimizer.step(max_norm=...))"
+        )
+    result = measure(gradients, max_norm)
+    gradients.launch(SOURCE, "grad_scale", result, writes=("g",))
+    return Tensor._wrap(result[:1].reshape(()), None)
 
 
 def measure(gradients: Table, max_norm: float, scaler: LossScaler | None = None) -> Array:
@@ -105,11 +124,18 @@ def _table(gradients: list[Array]) -> Table | None:
     """Return what the kernels need to know of the gradients, None if they do not take them all."""
     # the order of the elements does not matter
     given = [g if g.flags.c_contiguous else g.T for g in gradients if g.size]
-    places = {(backend.device_of(g), cuda.address(g)) for g in given if takes(g)}
+    places = {(backend.device_of(g), _place(g)) for g in given if takes(g)}
     devices = {device for device, _ in places}
     if len(places) < len(given) or len(devices) != 1:
         return None
     return table([Row(g) for g in given])
+
+
+def _place(gradient: Array) -> Any:
+    """Return where a gradient lies, for a recorded one by its memory, which has no address yet."""
+    if isinstance(gradient, recording.Buffer):
+        return id(gradient.storage), gradient.offset
+    return cuda.address(gradient)
 
 
 def factor_of(norm: float, max_norm: float) -> float:

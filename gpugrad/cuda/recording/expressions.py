@@ -107,8 +107,7 @@ def compute(out: Buffer) -> None:
         out._expression = None
         return
     if out.dtype == backend.bool_:
-        numbers = out.namespace.where(out, 1.0, 0.0)
-        made = apply("not_equal", numbers.astype(backend.float32).settle(), 0)
+        made = apply("astype", out.astype(backend.float32).settle(), out.dtype)
         out._storage, out._offset, out._expression = made._storage, made._offset, None
         out._operations = 0
         return

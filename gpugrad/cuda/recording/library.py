@@ -125,6 +125,11 @@ class Library:
         return x.swapaxes(first, second)
 
     @staticmethod
+    def flip(x: Buffer, axis: Any = None) -> Buffer:
+        """Return x with the elements along some axes in reverse order."""
+        return x._view(np.flip(x._shadow, axis))
+
+    @staticmethod
     def moveaxis(x: Buffer, source: Any, destination: Any) -> Buffer:
         """Return axes moved to other places."""
         return x._view(np.moveaxis(x._shadow, source, destination))

@@ -19,8 +19,9 @@ from ..engine import mutations
 from ..ops import random
 from ..registry import state
 from ..tensor import Tensor
-from .arguments import flat, replaced, symbolic
-from .guards import Modules, modules_of, same
+from .arguments import flat, objects, replaced, symbolic
+from .guards import Guards, unchanged
+from .sight import Sight
 
 OLDEST = 80  # compute capability for which all operations of a GPT have kernels
 MOST_RECORDINGS = 16  # of one function: shapes should repeat
@@ -37,7 +38,7 @@ class _Recording(NamedTuple):
     slots: list[tuple[Tensor, Buffer, Tensor]]  # leaves, and the memory for what gradient they have
     changed: list[tuple[Tensor, Tensor | None]]  # leaves whose gradient is another one afterwards
     toggled: list[tuple[Tensor, bool]]  # leaves that require a gradient afterwards, or no longer
-    modules: Modules
+    guards: Guards
 
     def holds(self) -> bool:
         """Return whether everything from outside is as it was when the function was recorded."""
@@ -45,7 +46,7 @@ class _Recording(NamedTuple):
         return (
             all(leaf.holds() for leaf in trace.leaves.values())
             and all(guard() for guard in trace.guards)
-            and self.modules.hold()
+            and self.guards.hold()
         )
 
 
@@ -133,18 +134,15 @@ class Compiled:
 
     def _record(self, trace: Trace, device: str, args: tuple, kwargs: dict[str, Any]) -> _Recording:
         random_state = trace.input((2,), backend.uint64)
-        for module in modules_of(self._function, args, kwargs):
-            trace.modules[module] = module.held()
+        sight = Sight(self._function, objects((args, kwargs)))
+        watches = sight.watches()
+        trace.modules.update((module, module.held()) for module in sight.modules)
         with recording.recording(trace), random.recording(random_state) as draws:
             given, keywords = symbolic((args, kwargs), trace)
             result = self._function(*given, **keywords)
             for check in trace.checks:
                 check()
-            for module, held in trace.modules.items():
-                if not same(module.held(), held):
-                    raise recording.not_recordable(
-                        f"an attribute of {type(module).__name__} that the step sets"
-                    )
+            watches = unchanged(watches, trace.modules)
             outputs: list[Buffer] = []
             result = replaced(result, lambda a: _output(trace, a, outputs))
             ends = _end_gradients(trace)
@@ -166,10 +164,8 @@ class Compiled:
                 slot = Tensor._wrap(made.array(leaf.slot), None)
                 slots.append((leaf.tensor, leaf.slot, tensors.setdefault(leaf.slot, slot)))
         changed = [(leaf, tensors[b] if isinstance(b, Buffer) else b) for leaf, b in ends]
-        modules = Modules(trace.modules)
-        return _Recording(
-            trace, made, draws, random_state, result, slots, changed, toggled, modules
-        )
+        guards = Guards(watches, trace.modules)
+        return _Recording(trace, made, draws, random_state, result, slots, changed, toggled, guards)
 
 
 @overload

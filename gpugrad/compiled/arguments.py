@@ -16,7 +16,7 @@ from ..nn import Module
 from ..optim import Optimizer
 from ..tensor import Tensor
 
-NUMBERS = (bool, int, float, str)
+NUMBERS = (bool, int, float, complex, str, bytes, type(None))
 
 
 class ById:
@@ -32,13 +32,25 @@ class ById:
         return id(self._value)
 
 
+def key_of(value: Any) -> Any:
+    """Return what a plain value is the same by: its type and bits, for 1 is not True nor 1.0.
+
+    Zeros differ by their sign, and NaN is itself. None for what is no number, string or the like.
+    """
+    if isinstance(value, np.generic):
+        return type(value), value.tobytes()
+    if isinstance(value, (float, complex)):
+        return type(value), repr(value)
+    return (type(value), value) if isinstance(value, (*NUMBERS, enum.Enum, np.dtype)) else None
+
+
 def flat(value: Any, arrays: list[Any]) -> Any:
     """Return what a recording depends on of arguments; append their arrays to a list."""
     if isinstance(value, Tensor) and value._requires_grad:
         if value._node is not None:
             raise TypeError(
-                "gg.compile: an argument is the result of recorded operations, but gradients do "
-                "not leave a compiled step; pass it with .detach()"
+                "an argument is the result of recorded operations, but gradients do not leave a "
+                "compiled step; pass it with .detach()"
             )
         return "leaf", ById(value)  # a parameter: its array is not copied
     if isinstance(value, Tensor) or backend.is_array(value):
@@ -48,15 +60,26 @@ def flat(value: Any, arrays: list[Any]) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value).__name__, *(flat(v, arrays) for v in value)
     if isinstance(value, dict):
-        return "dict", *((k, flat(v, arrays)) for k, v in value.items())
-    if value is None or isinstance(value, (*NUMBERS, bytes, enum.Enum, np.generic, np.dtype)):
-        return type(value), value if value == value else "nan"
+        return "dict", *((key_of(k) or k, flat(v, arrays)) for k, v in value.items())
+    key = key_of(value)
+    if key is not None:
+        return key
     if isinstance(value, (Module, Optimizer, types.FunctionType, type)):
         return "object", ById(value)
     raise TypeError(
-        f"gg.compile: an argument is a {type(value).__name__}; arguments are tensors, arrays, "
-        "numbers, strings, None, modules, and lists, tuples and dicts of them"
+        f"an argument is a {type(value).__name__}; arguments are tensors, arrays, numbers, "
+        "strings, None, modules, optimisers, functions, and lists, tuples and dicts of them. Let "
+        "the function find other objects in its closure, or pass their parts"
     )
+
+
+def objects(value: Any) -> list[Any]:
+    """Return the modules, optimisers and functions among arguments."""
+    if isinstance(value, (list, tuple)):
+        return [found for v in value for found in objects(v)]
+    if isinstance(value, dict):
+        return objects(list(value.values()))
+    return [value] if isinstance(value, (Module, Optimizer, types.FunctionType, type)) else []
 
 
 def symbolic(value: Any, trace: Trace) -> Any:
@@ -85,7 +108,7 @@ def replaced(value: Any, function: Callable[[Any], Any], keep: bool = False) -> 
         return {k: replaced(v, function, keep) for k, v in value.items()}
     if dataclasses.is_dataclass(value) or isinstance(value, (set, frozenset, types.GeneratorType)):
         raise TypeError(
-            f"gg.compile: a {type(value).__name__} is returned; results are tensors, arrays, "
-            "numbers, None, and lists, tuples and dicts of them"
+            f"a {type(value).__name__} is returned; results are tensors, arrays, numbers, None, "
+            "and lists, tuples and dicts of them"
         )
     return value

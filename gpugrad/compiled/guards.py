@@ -1,54 +1,185 @@
-"""Whether the modules that a recording was made with are what they were."""
+"""Whether the Python that a step depends on is what it was when the step was recorded.
+
+What the code of a step names (``sight.Sight``) is looked at before it is recorded; after it, for
+what a step changes would not change again in a replay; and before each replay: if anything is
+another, so is the recording. Numbers, strings and the like are compared by value, all else by
+identity: what a tensor or an optimiser holds is seen to where it is used.
+"""
 
 from __future__ import annotations
 
-import functools
-import types
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import repeat
+from operator import is_
+from types import CellType
 from typing import Any
 
+from ..cuda import recording
 from ..nn import Module
-from .arguments import NUMBERS
+from .arguments import key_of
+
+MISSING = CellType()  # in the place of a value where there is none
+Values = Sequence[Any]
 
 
-class Modules:
-    """What modules held when a function was recorded; looked at only after some module changed."""
-
-    def __init__(self, held: dict[Module, dict[str, Any]]) -> None:
-        self._held = held
-        self._looked = Module.changes
-
-    def hold(self) -> bool:
-        """Return whether they hold the same still: parts by identity, numbers by value."""
-        if self._looked != (now := Module.changes):
-            if not all(same(module.held(), held) for module, held in self._held.items()):
-                return False
-            self._looked = now
-        return True
-
-
-def same(now: dict[str, Any], then: dict[str, Any]) -> bool:
-    """Return whether a module holds now what it held then."""
-    return now.keys() == then.keys() and all(_alike(now[key], then[key]) for key in now)
+def same(now: Values, then: Values) -> bool:
+    """Return whether values are what they were."""
+    return len(now) == len(then) and (all(map(is_, now, then)) or all(map(_alike, now, then)))
 
 
 def _alike(now: Any, then: Any) -> bool:
-    """Return whether an attribute is what it was: numbers by value, else by identity."""
-    if isinstance(now, tuple) and isinstance(then, tuple):
-        return len(now) == len(then) and all(map(_alike, now, then))
-    return now is then or (isinstance(now, NUMBERS) and type(now) is type(then) and now == then)
+    if now is then:
+        return True
+    if isinstance(now, tuple) and type(now) is type(then):
+        return same(now, then)
+    key = key_of(now)
+    return key is not None and key == key_of(then)
 
 
-def modules_of(function: Any, args: tuple, kwargs: dict[str, Any]) -> set[Module]:
-    """Return the modules that a function can be seen to use, with their parts."""
-    inner = function
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    owner = getattr(inner, "__self__", inner)
-    inner = getattr(inner, "__func__", inner)
-    code = getattr(inner, "__code__", None)
-    cells = getattr(inner, "__closure__", None) or ()
-    found = [cell.cell_contents for cell in cells if cell != types.CellType()]
-    if code is not None:
-        found += [inner.__globals__[n] for n in code.co_names if n in inner.__globals__]
-    found += [owner, *getattr(owner, "__dict__", {}).values(), *args, *kwargs.values()]
-    return {part for m in found if isinstance(m, Module) for part in m.modules()}
+class Watch:
+    """Values in one place, as they were: ``read`` returns them and ``write`` puts them back.
+
+    ``name_of`` says in a message what a step does that changes the value at an index.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Values],
+        write: Callable[[Values], object],
+        name_of: Callable[[int], str],
+        is_list: bool = False,
+    ) -> None:
+        self._read, self._write, self._name_of, self._is_list = read, write, name_of, is_list
+        self._values = [*read()]
+
+    @property
+    def is_log(self) -> bool:
+        """Whether this is a list that something was added to, and nothing else happened."""
+        now, then = self._read(), self._values
+        return self._is_list and len(now) > len(then) and same(now[: len(then)], then)
+
+    def holds(self) -> bool:
+        """Return whether the values are what they were."""
+        now = self._read()
+        if len(now) == len(self._values) and all(map(is_, now, self._values)):
+            return True
+        if not same(now, self._values):
+            return False
+        self._values = [*now]  # equal numbers in other objects: the next look is quick again
+        return True
+
+    def undo(self) -> str | None:
+        """Put back what there was; return what was changed, None if nothing was."""
+        now, then = self._read(), self._values
+        if same(now, then):
+            return None
+        pairs = enumerate(zip(now, then, strict=False))
+        first = next((i for i, pair in pairs if not _alike(*pair)), 0)
+        self._write(then)
+        return self._name_of(first)
+
+
+def watch_cells(names: Sequence[str], cells: Sequence[CellType], function: str) -> Watch:
+    """Watch the variables of enclosing functions."""
+
+    def read() -> Values:
+        try:
+            return [cell.cell_contents for cell in cells]
+        except ValueError:  # not assigned yet
+            return [MISSING if cell == MISSING else cell.cell_contents for cell in cells]
+
+    def write(values: Values) -> None:
+        for cell, value in zip(cells, values, strict=True):
+            if value is not MISSING:
+                cell.cell_contents = value
+
+    return Watch(read, write, lambda i: f"setting {names[i]!r}, a variable around {function},")
+
+
+def watch_names(space: Any, names: Sequence[str], label: str) -> Watch:
+    """Watch names in a namespace: a dict, a class, or an object with slots."""
+    get: Callable[[str, Any], Any]
+    if isinstance(space, dict):
+        get, put, drop = space.get, space.__setitem__, space.pop
+    elif isinstance(space, type):
+        get, put, drop = vars(space).get, partial(setattr, space), partial(delattr, space)
+    else:
+        get = partial(getattr, space)
+        put, drop = partial(object.__setattr__, space), partial(object.__delattr__, space)
+
+    def write(values: Values) -> None:
+        for name, now, old in zip(names, read(), values, strict=True):
+            if old is not now:
+                drop(name) if old is MISSING else put(name, old)
+
+    def read() -> Values:
+        return [*map(get, names, repeat(MISSING))]
+
+    return Watch(read, write, lambda i: "setting " + label % names[i])
+
+
+def watch_items(value: Any, name: str) -> Watch:
+    """Watch all that is in a list or dict."""
+    what = f"changing the {type(value).__name__} {name!r}"
+    if isinstance(value, list):
+        whole = slice(None)
+        return Watch(lambda: value, partial(value.__setitem__, whole), lambda i: what, is_list=True)
+
+    def write(values: Values) -> None:
+        half = len(values) // 2
+        value.clear()
+        value.update(zip(values[:half], values[half:], strict=True))
+
+    return Watch(lambda: [*value, *value.values()], write, lambda i: what)
+
+
+Held = Mapping[Module, Mapping[str, Any]]
+
+
+def unchanged(watches: Sequence[Watch], modules: Held) -> list[Watch]:
+    """Return the watches to keep: not those of lists in which a step has logged something.
+
+    Raises NotRecordable for what else the step has just changed, and puts it back.
+    """
+    watches = [watch for watch in watches if not watch.is_log]
+    changed = [what for what in (watch.undo() for watch in watches) if what is not None]
+    for module, then in modules.items():
+        now = module.held()
+        for name in [n for n in {**now, **then} if not same([now.get(n)], [then.get(n)])]:
+            changed.append(f"setting {name!r}, an attribute of {type(module).__name__},")
+            vars(module).pop(name, None)
+            if name in then:
+                vars(module)[name] = then[name]
+            Module.changes += 1
+    if changed:
+        raise recording.not_recordable(changed[0])
+    return watches
+
+
+class Guards:
+    """What a recording depends on beside its arrays.
+
+    Modules are looked at only after an attribute of some module was set.
+    """
+
+    def __init__(self, watches: Sequence[Watch], modules: Held) -> None:
+        self._watches = watches
+        self._modules = modules
+        self._seen, self._alike = Module.changes, True
+
+    def hold(self) -> bool:
+        """Return whether all of it is as it was."""
+        for watch in self._watches:
+            if not watch.holds():
+                return False
+        if self._seen != (now := Module.changes):
+            held = self._modules.items()
+            self._seen, self._alike = now, all(_holds(m.held(), then) for m, then in held)
+        return self._alike
+
+
+def _holds(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
+    if now.keys() != then.keys():
+        return False
+    return same([*now.values()], [then[key] for key in now])

@@ -25,6 +25,10 @@ class _Container(Module):
         self._items[name] = module
         Module.changes += 1
 
+    def held(self) -> dict[str, Any]:
+        """Return what a recorded step depends on: attributes, parts and mode."""
+        return {**super().held(), "_items": tuple(self._items.items())}
+
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """Yield (name, module): those that are attributes, then those held."""
         yield from super().named_children()

@@ -46,13 +46,7 @@ class Module:
 
     def held(self) -> dict[str, Any]:
         """Return what a recorded step depends on: attributes, parts and mode."""
-        kept: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in vars(self).items()
-        }
-        kept["training"] = self.training
-        kept.update((f"{name}.", child) for name, child in self.named_children())
-        return kept
+        return {**vars(self), "training": self.training}
 
     def __setattr__(self, name: str, value: Any) -> None:
         replaced = self.__dict__.get(name)

@@ -2,6 +2,7 @@
 
 The words are the columns of E; h0 is their mean, h = relu(W h0 + b), logits = U h, and the loss is
 -log softmax(logits)[0]. The slide prints U[0, 1] = -.502 after the step: a slip of the sign.
+``gpugrad.models.BagOfWords`` keeps the words as rows: its words.weight is E.T.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
+from gpugrad.models import BagOfWords, BagOfWordsConfig
 
 DUCK, GOOSE = 0, 1
 SENTENCE = [DUCK, DUCK, GOOSE]
@@ -22,17 +24,20 @@ VALUES = {
 RATE = 1e-2
 
 
-def parameters() -> dict[str, gg.Tensor]:
-    return {name: gg.tensor(v, "float64", requires_grad=True) for name, v in VALUES.items()}
+def network() -> BagOfWords:
+    config = BagOfWordsConfig(
+        vocab_size=2, n_classes=2, n_embd=2, hidden=(2,), head_bias=False, dtype="float64"
+    )
+    model = BagOfWords(config)
+    e, w, b, u = (np.array(values) for values in VALUES.values())
+    model.load_state_dict(
+        {"words.weight": e.T, "hidden.0.weight": w, "hidden.0.bias": b, "head.weight": u}
+    )
+    return model
 
 
-def forward(p: dict[str, gg.Tensor]) -> dict[str, gg.Tensor]:
-    h0 = gg.take(p["E"], SENTENCE, axis=1).mean(axis=1)
-    h = gg.relu(p["W"] @ h0 + p["b"])
-    logits = p["U"] @ h
-    e = gg.exp(logits)
-    y = e / e.sum()
-    return {"h0": h0, "h": h, "logits": logits, "y": y, "loss": -gg.log(y[0])}
+def loss_of(model: BagOfWords) -> gg.Tensor:
+    return model.loss([SENTENCE], [0])
 
 
 def close(x: gg.Tensor, expected: object, digits: float = 1e-12) -> None:
@@ -40,47 +45,59 @@ def close(x: gg.Tensor, expected: object, digits: float = 1e-12) -> None:
 
 
 def test_forward() -> None:
-    values = forward(parameters())
-    close(values["h0"], [0.0, -1.3])
-    close(values["h"], [0.0, 0.39])
-    close(values["logits"], [-0.195, 0.117])
-    close(values["y"], [0.422626636773, 0.577373363227])
-    close(values["loss"], 0.8612661450881713)
+    model = network()
+    h0 = model.encode([SENTENCE])
+    close(h0, [[0.0, -1.3]])
+    close(gg.relu(model.hidden[0](h0)), [[0.0, 0.39]])
+    logits, loss = model([SENTENCE], [0])
+    close(logits, [[-0.195, 0.117]])
+    close(gg.nn.functional.softmax(logits), [[0.422626636773, 0.577373363227]])
+    close(loss, 0.8612661450881713)
 
 
 def test_backward() -> None:
-    p = parameters()
-    values = forward(p)
-    values["y"].retain_grad()
-    values["loss"].backward()
-    close(values["y"].grad, [-2.366154693029, 0.0])
-    close(p["U"].grad, [[0.0, -0.22517561165848], [0.0, 0.22517561165848]])
-    close(p["W"].grad, [[0.0, 0.0], [0.0, -0.60046829775595]])
-    close(p["b"].grad, [0.0, 0.46189869058150])
+    model = network()
+    loss_of(model).backward()
+    close(model.head.weight.grad, [[0.0, -0.22517561165848], [0.0, 0.22517561165848]])
+    close(model.hidden[0].weight.grad, [[0.0, 0.0], [0.0, -0.60046829775595]])
+    close(model.hidden[0].bias.grad, [0.0, 0.46189869058150])
     close(
-        p["E"].grad,
+        model.words.weight.grad.T,
         [[0.21555272227137, 0.10777636113568], [-0.09237973811630, -0.04618986905815]],
     )
 
 
+def test_gradient_of_the_probabilities() -> None:
+    logits = network()([SENTENCE])[0]
+    e = gg.exp(logits)
+    y = e / e.sum()
+    y.retain_grad()
+    (-gg.log(y[0, 0])).backward()
+    close(y.grad, [[-2.366154693029, 0.0]])
+
+
 def test_one_step() -> None:
-    p = parameters()
-    forward(p)["loss"].backward()
-    optimizer = gg.optim.SGD(list(p.values()), lr=RATE)
-    optimizer.step()
-    close(p["U"], [[0.0, -0.497748243883], [-0.9, 0.297748243883]])
-    close(forward(p)["loss"], 0.8538838443379119)
+    model = network()
+    loss_of(model).backward()
+    gg.optim.SGD(model.parameters(), lr=RATE).step()
+    close(model.head.weight, [[0.0, -0.497748243883], [-0.9, 0.297748243883]])
+    close(loss_of(model), 0.8538838443379119)
 
 
 def test_finite_differences() -> None:
-    names = list(VALUES)
-    gg.testing.gradcheck(
-        lambda *args: forward(dict(zip(names, args, strict=True)))["loss"],
-        list(parameters().values()),
-    )
+    model = network()
+    names = [name for name, _ in model.named_parameters()]
+    owners = dict(model.named_modules())
+
+    def loss(*values: gg.Tensor) -> gg.Tensor:
+        for name, value in zip(names, values, strict=True):
+            owner, _, leaf = name.rpartition(".")
+            vars(owners[owner])[leaf] = value
+        return loss_of(model)
+
+    gg.testing.gradcheck(loss, [p.detach().requires_grad_() for p in model.parameters()])
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 2, 0]], ids=str)
 def test_the_order_of_the_words_does_not_matter(order: list[int]) -> None:
-    e = parameters()["E"]
-    close(gg.take(e, [SENTENCE[i] for i in order], axis=1).mean(axis=1), [0.0, -1.3])
+    close(network().encode([[SENTENCE[i] for i in order]]), [[0.0, -1.3]])

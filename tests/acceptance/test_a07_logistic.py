@@ -10,6 +10,7 @@ import pytest
 import gpugrad as gg
 import gpugrad.nn.functional as F
 from gpugrad import nn
+from gpugrad.models import LogisticRegression, LogisticRegressionConfig
 
 
 def negative_log(score: gg.Tensor, y: gg.Tensor) -> gg.Tensor:
@@ -30,3 +31,14 @@ def test_values(loss) -> None:
     value.sum().backward()
     np.testing.assert_allclose(layer.weight.grad.numpy(), [[-0.5, -1.0]], atol=1e-12)
     np.testing.assert_allclose(layer.bias.grad.numpy(), [-0.5], atol=1e-12)
+
+
+def test_the_model() -> None:
+    model = LogisticRegression(LogisticRegressionConfig(2, dtype="float64"))
+    model.load_state_dict(
+        {"linear.weight": np.array([[0.1, -0.2]]), "linear.bias": np.array([0.3])}
+    )
+    assert abs(model.probabilities([[1.0, 2.0]]).item() - 0.5) < 1e-12
+    model.loss([[1.0, 2.0]], [1]).backward()
+    np.testing.assert_allclose(model.linear.weight.grad.numpy(), [[-0.5, -1.0]], atol=1e-12)
+    np.testing.assert_allclose(model.linear.bias.grad.numpy(), [-0.5], atol=1e-12)

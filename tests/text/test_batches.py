@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpugrad.text import RandomWindows, fixed_windows, pad_truncate, write_tokens
+from gpugrad.text import (
+    ConsecutiveWindows,
+    RandomWindows,
+    fixed_windows,
+    pad_truncate,
+    write_tokens,
+)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int64])
@@ -156,3 +162,31 @@ def test_pad_truncate() -> None:
 def test_pad_truncate_needs_a_block() -> None:
     with pytest.raises(ValueError, match="block must be at least 1, got 0"):
         pad_truncate([[1]], 0)
+
+
+def test_consecutive_windows_go_on_where_they_ended() -> None:
+    tokens = np.arange(100, 133)
+    windows = ConsecutiveWindows(tokens, block=5, batch=3)  # three streams of 10
+    starts, seen = [], []
+    for _ in range(5):
+        starts.append(windows.at_start)
+        x, y = next(windows)
+        assert x.dtype == y.dtype == np.int64
+        np.testing.assert_array_equal(y, x + 1)
+        seen.append(x)
+    assert windows.count == 2
+    assert starts == [True, False, True, False, True]
+    streams = np.concatenate(seen[:2], 1)
+    np.testing.assert_array_equal(
+        streams, [[100 + 10 * b + t for t in range(10)] for b in range(3)]
+    )
+    np.testing.assert_array_equal(seen[2], seen[0])
+    np.testing.assert_array_equal(seen[3], seen[1])
+
+
+def test_consecutive_windows_need_a_window_for_every_stream() -> None:
+    assert next(ConsecutiveWindows(np.arange(13), 4, 3))[1].max() == 12
+    with pytest.raises(ValueError, match=r"12 tokens are too few for 3 streams .* take 13"):
+        ConsecutiveWindows(np.arange(12), 4, 3)
+    with pytest.raises(ValueError, match="ConsecutiveWindows: batch must be at least 1, got 0"):
+        ConsecutiveWindows(np.arange(12), 4, 0)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpugrad.text import WordTokenizer, pad_truncate
+import gpugrad as gg
+from gpugrad import nn
+from gpugrad.models import GPT, GPTConfig
+from gpugrad.text import WordTokenizer, pad_batch, pad_truncate
 
 SENTENCES = [
     "In the hole in the ground there lived a hobbit",
@@ -48,3 +51,31 @@ def test_a16_truncates_ids_as_it_truncates_words() -> None:
     rows = pad_truncate([tokenizer.encode(sentence) for sentence in SENTENCES], BLOCK)
     assert [tokenizer.decode(row) for row in rows] == truncated_sentences()
     np.testing.assert_array_equal(rows == 0, np.array(ROWS) == 0)
+
+
+def test_a16_from_ids_to_embeddings_and_a_loss_that_ignores_the_padding() -> None:
+    tokenizer = WordTokenizer(" ".join(truncated_sentences()))
+    rows = [tokenizer.encode(sentence) for sentence in truncated_sentences()]
+    batch = pad_batch(rows, BLOCK, tokenizer.pad)
+    np.testing.assert_array_equal(batch.ids, ROWS)
+    np.testing.assert_array_equal(batch.mask, np.array(ROWS) != 0)
+    counted = batch.targets != -100
+    np.testing.assert_array_equal(counted[:, :-1], batch.mask[:, 1:])
+    np.testing.assert_array_equal(batch.targets[counted], batch.ids[:, 1:][counted[:, :-1]])
+
+    embedding = nn.Embedding(57, 4, padding_idx=0)
+    vectors = embedding(batch.ids)
+    assert vectors.shape == (8, BLOCK, 4)
+    assert (vectors.numpy()[~batch.mask] == 0).all()
+    vectors.sum().backward()
+    assert (embedding.weight.grad.numpy()[0] == 0).all()
+
+    gg.manual_seed(16)
+    model = GPT(GPTConfig(57, BLOCK, 1, 2, 8, dtype="float64"))
+    loss = model.loss(batch.ids, batch.targets)
+    alone = [model.loss(row[None, :-1], row[None, 1:], "sum").item() for row in rows]
+    assert abs(loss.item() - sum(alone) / counted.sum()) < 1e-12
+    loss.backward()
+    assert (model.positions.weight.grad.numpy()[-1] == 0).all()  # the last place has no target
+    masked = model.loss(batch.ids, batch.targets, attn_mask=nn.padding_mask(batch.mask))
+    assert abs(masked.item() - loss.item()) < 1e-12

@@ -525,3 +525,69 @@ def test_ids_of_any_integer_type() -> None:
 def test_repr_tells_the_size() -> None:
     model = small()
     assert f"{parameter_count(model.config):,} parameters, block_size=9" in repr(model)
+
+
+# Masks and positions
+
+
+@every_kind
+def test_positions_and_masks_as_without_them(options) -> None:
+    """0, 1, 2, ... and a mask that hides nothing change nothing."""
+    model = small(**options, dtype="float64")
+    ids = ids_of(3, BLOCK)
+    plain = model(ids)[0].numpy()
+    places = np.tile(np.arange(BLOCK), (3, 1))
+    settings = {"positions": places, "attn_mask": np.ones((1, 1, 1, BLOCK), bool)}
+    np.testing.assert_allclose(model(ids, **settings)[0].numpy(), plain, atol=1e-13)
+    targets = ids_of(3, BLOCK, seed=1)
+    for recompute in ("none", "attention", "block"):
+        losses = []
+        for given in ({}, settings):
+            model.zero_grad()
+            loss = model.loss(ids, targets, recompute=recompute, **given)
+            loss.backward()
+            losses.append([loss.numpy(), *(p.grad.numpy() for p in model.parameters())])
+        for one, two in zip(*losses, strict=True):
+            np.testing.assert_allclose(one, two, atol=1e-12)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
+@pytest.mark.parametrize("kind", ["boolean", "added"])
+def test_padding_at_the_left_changes_nothing(positions, kind) -> None:
+    model = small(positions=positions, dtype="float64")
+    ids, padded = ids_of(2, 4), np.zeros((2, 7), np.int64)
+    padded[:, 3:] = ids
+    mask = np.arange(7) >= 3
+    if kind == "added":
+        mask = np.where(mask, 0, -np.inf)
+    places = np.tile(np.maximum(np.arange(7) - 3, 0), (2, 1))
+    logits = model(padded, attn_mask=mask, positions=places)[0].numpy()
+    np.testing.assert_allclose(logits[:, 3:], model(ids)[0].numpy(), atol=1e-13)
+    assert np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize(
+    ("positions", "message"),
+    [
+        (np.zeros((2, 3), int), r"positions \(2, 3\) must have ids' shape \(2, 4\)"),
+        (np.zeros((2, 4)), "positions must be integers of shape"),
+    ],
+    ids=["shape", "float"],
+)
+def test_refuses_positions(positions, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        small()(ids_of(2, 4), positions=positions)
+
+
+@pytest.mark.parametrize("kind", ["learned", "sinusoidal", "rotary"])
+@pytest.mark.parametrize("bad", [-1, BLOCK])
+def test_refuses_positions_outside_the_block(kind, bad) -> None:
+    places = np.zeros((2, 4), int)
+    places[1, 2] = bad
+    with pytest.raises(IndexError, match=rf"positions\[1, 2\] is {bad}, but block_size is {BLOCK}"):
+        small(positions=kind)(ids_of(2, 4), positions=places)
+
+
+def test_refuses_a_mask_that_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"attn_mask \(3, 3\)"):
+        small()(ids_of(2, 4), attn_mask=np.ones((3, 3), bool))

@@ -12,6 +12,7 @@ from gpugrad.text import (
     StreamDecoder,
     Tokenizer,
     WordTokenizer,
+    until,
 )
 
 TEXT = "naïve café — 日本語 🙂🙃 a\ufffdb 👩‍🚀 end"
@@ -107,3 +108,43 @@ def test_work_per_token_does_not_grow() -> None:
     tokenizer = Counting()
     stream(tokenizer, list(("é🙂" * 500).encode()))
     assert tokenizer.longest <= 8  # two characters of four bytes
+
+
+# Stops
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "expected"),
+    [
+        ("one two three", [" three"], "one two"),
+        ("one two three", ["two", "one t"], ""),
+        ("one two three", ["wo t", "two"], "one "),
+        ("aabaabaac", ["aabaac"], "aab"),
+        ("abcabd", ["abd", "bcx"], "abc"),
+        ("one", ["one "], "one"),
+        ("one", [], "one"),
+        ("", ["x"], ""),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [1, 2, 5, 99])
+def test_until_however_the_text_is_cut(text, stops, expected, size) -> None:
+    """The stop that is complete first counts; the pieces joined are all before it."""
+    pieces = [text[i : i + size] for i in range(0, len(text), size)]
+    found = "".join(until(pieces, stops))
+    assert found == expected
+
+
+def test_until_holds_back_no_more_than_it_must_and_takes_no_more_than_it_needs() -> None:
+    taken: list[str] = []
+    found = until((taken.append(c) or c for c in "ab->>x->end"), ["->e"])
+    shown = [(next(found), len(taken)) for _ in range(6)]
+    assert [piece for piece, _ in shown] == ["a", "b", "", "", "->>", "x"]
+    assert [n for _, n in shown] == [1, 2, 3, 4, 5, 6]
+    assert "".join(found) == ""
+    assert "".join(taken) == "ab->>x->e"
+
+
+def test_until_refuses_an_empty_stop_at_once() -> None:
+    with pytest.raises(ValueError, match="a stop must not be empty"):
+        until([], ["x", ""])

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, ops
+from .. import backend, cuda, ops
 from ..ops import philox
 from ..ops.random import Draw
 from ..registry import Sample, describe
@@ -29,7 +29,9 @@ from ._rows import wide_dtype, widened
 from ._tiles import dropout_mask
 from .base import Cost, Implementation, fused
 from .dropout import probability, rescale
+from .softmax import softmax
 
+HIDDEN = -1e30  # a score that no sum of finite ones reaches, and that exp turns into 0
 NAME = "scaled_dot_product_attention"
 
 # The definition
@@ -149,9 +151,45 @@ def scaled_dot_product_attention(
         for x in (q, k, v)
     )
     statics = drawn(NAME, q.shape, k.shape, dropout_p, is_causal, scale, offset)
-    if mask is not None and mask.requires_grad:
-        return _scaled_dot_product_attention.spec(q, k, v, mask, **statics)
+    if mask is not None and (mask.requires_grad or _by_kernels(q)):
+        return _with_mask(q, k, v, mask, **statics)
     return _scaled_dot_product_attention(q, k, v, mask, **statics)
+
+
+def _by_kernels(x: Tensor) -> bool:
+    return cuda.emulated() or not isinstance(x._data, np.ndarray)
+
+
+def _with_mask(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scale: float,
+    is_causal: bool,
+    offset: int,
+    dropout_p: float,
+    draw: Draw,
+) -> Tensor:
+    """Return the same from products and a softmax: the kernels of attention know no masks.
+
+    What is hidden has a weight of zero twice: scores of -inf become HIDDEN, so that a row that
+    sees nothing does not divide by zero, and its weights are then replaced by zeros.
+    """
+    scores = ops.matmul(widened(query) * scale, widened(key).mT)
+    rows, keys = scores.shape[-2:]
+    hides = mask.dtype == backend.bool_
+    scores = ops.where(mask, scores, -math.inf) if hides else scores + mask
+    if is_causal:
+        visible = np.arange(keys) <= np.arange(rows)[:, None] + offset
+        scores = ops.where(Tensor(visible, device=query.device), scores, -math.inf)
+    weights = softmax(ops.maximum(scores, HIDDEN), axis=-1)
+    weights = ops.where(scores == -math.inf, 0, weights)
+    if dropout_p:
+        lead, xp = math.prod(scores.shape[:-2]), backend.xp_of(scores._data)
+        keep = dropout_mask(xp, draw, 0, lead * rows, keys, dropout_p).reshape(scores.shape)
+        weights = ops.where(keep, weights * rescale(dropout_p), 0)
+    return ops.matmul(weights, widened(value)).astype(query.dtype)
 
 
 def drawn(

@@ -8,8 +8,11 @@ from typing import Literal, get_args
 
 from .. import backend
 
-Positions = Literal["learned", "sinusoidal", "rotary"]
-Activation = Literal["gelu_tanh", "gelu"]
+Positions = Literal["learned", "sinusoidal", "rotary", "alibi", "relative"]
+Activation = Literal["gelu_tanh", "gelu", "swiglu"]
+Norm = Literal["layer", "rms"]
+
+BUCKETS = 32  # of distances, for relative positions
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,20 @@ class GPTConfig:
     norm_first: pre-LN (GPT-2) or, False, post-LN (GPT-1, Vaswani et al. 2017).
     final_norm: a layer norm before the head; None means only with norm_first.
     positions: "learned" vectors; "sinusoidal" ones, added to token vectors times sqrt(n_embd)
-        (Vaswani et al. 2017); or "rotary", which turns queries and keys (Su et al. 2021).
+        (Vaswani et al. 2017); "rotary", which turns queries and keys (Su et al. 2021); "alibi",
+        which lowers the score of a key by its distance (Press et al. 2022); or "relative", a
+        learned number for each head and bucket of distances (Raffel et al. 2020, T5).
     tied_head: the head uses the token embedding's weight.
     mlp_ratio: width of the hidden layer of each block as a multiple of n_embd.
-    activation: "gelu_tanh" (GPT-2) or the exact "gelu" (nanoGPT).
-    norm_eps: added to the variance in layer norms. dtype: of the parameters.
+    activation: "gelu_tanh" (GPT-2), the exact "gelu" (nanoGPT), or "swiglu", whose hidden layer
+        is gated by a second one of the same width (Shazeer 2020).
+    n_kv_head: heads of keys and values, each shared by n_head / n_kv_head heads of queries
+        (grouped-query attention, Ainslie et al. 2023); None: as many as n_head.
+    norm: "layer" or "rms" (Zhang, Sennrich 2019).
+    norm_eps: added to the variance in norms. dtype: of the parameters.
+
+    Llama's architecture (Touvron et al. 2023) is norm="rms", activation="swiglu",
+    positions="rotary", bias=False, tied_head=False.
 
     Raises ValueError for a shape that cannot be, naming the field.
     """
@@ -47,13 +59,22 @@ class GPTConfig:
     activation: Activation = "gelu_tanh"
     norm_eps: float = 1e-5
     dtype: str = "float32"
+    n_kv_head: int | None = None
+    norm: Norm = "layer"
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"GPTConfig: {name} must be an integer >= 1, got {value!r}")
-        for name, kind in (("positions", Positions), ("activation", Activation)):
+        if self.n_kv_head is not None and (
+            type(self.n_kv_head) is not int or self.n_kv_head < 1 or self.n_head % self.n_kv_head
+        ):
+            raise ValueError(
+                f"GPTConfig: n_kv_head must be a divisor of n_head {self.n_head} or None, got "
+                f"{self.n_kv_head!r}"
+            )
+        for name, kind in (("positions", Positions), ("activation", Activation), ("norm", Norm)):
             if getattr(self, name) not in get_args(kind):
                 allowed = ", ".join(get_args(kind))
                 raise ValueError(
@@ -92,6 +113,21 @@ class GPTConfig:
         return self.n_embd // self.n_head
 
     @property
+    def kv_heads(self) -> int:
+        """The number of heads of keys and values."""
+        return self.n_head if self.n_kv_head is None else self.n_kv_head
+
+    @property
+    def qkv_size(self) -> int:
+        """The features that queries, keys and values of a token have together."""
+        return (self.n_head + 2 * self.kv_heads) * self.head_size
+
+    @property
+    def mlp_matrices(self) -> int:
+        """The number of n_embd x hidden_size matrices in a block: 3 where one is a gate."""
+        return 3 if self.activation == "swiglu" else 2
+
+    @property
     def hidden_size(self) -> int:
         """The width of the hidden layer of a block."""
         return round(self.n_embd * self.mlp_ratio)
@@ -110,29 +146,31 @@ def nearest_heads(n_embd: int, n_head: int) -> int:
 
 def parameter_count(config: GPTConfig) -> int:
     """Return the exact number of trained parameters; a tied head counts once."""
-    c, hidden = config.n_embd, config.hidden_size
-    block = 4 * c * c + 2 * c * hidden + 2 * c
-    final = c
+    c, hidden, qkv = config.n_embd, config.hidden_size, config.qkv_size
+    norm = c * (1 + (config.bias and config.norm == "layer"))
+    block = c * qkv + c * c + config.mlp_matrices * c * hidden + 2 * norm
     if config.bias:
-        block += 4 * c + hidden + c + 2 * c
-        final += c
+        block += qkv + c + (config.mlp_matrices - 1) * hidden + c
     return (
         config.vocab_size * c * (1 if config.tied_head else 2)
         + config.block_size * c * (config.positions == "learned")
+        + BUCKETS * config.n_head * (config.positions == "relative")
         + config.n_layer * block
-        + final * config.has_final_norm
+        + norm * config.has_final_norm
     )
 
 
 def flops_per_token(config: GPTConfig, length: int | None = None) -> int:
     """Return the floating-point operations of forward and backward, per token of a sequence.
 
-    6 per weight that is multiplied (not the position vectors, nor an untied embedding's look-up)
+    6 per weight that is multiplied (no vectors or numbers that are looked up: positions, the
+    tokens of an untied embedding)
     and 12 n_layer n_embd length for attention as if it were not causal: the convention of
     Chowdhery et al., "PaLM" (2022), appendix B. ``length`` is block_size by default.
     """
     looked_up = config.block_size * (config.positions == "learned")
     looked_up += config.vocab_size * (not config.tied_head)
     multiplied = parameter_count(config) - looked_up * config.n_embd
+    multiplied -= BUCKETS * config.n_head * (config.positions == "relative")
     length = config.block_size if length is None else length
     return 6 * multiplied + 12 * config.n_layer * config.n_embd * length

@@ -57,11 +57,14 @@ def arithmetic(config: GPTConfig, length: int | None = None, recompute: str = "n
     c, layers = config.n_embd, config.n_layer
     length = config.block_size if length is None else length
     down = 2 * layers * c * config.hidden_size
-    blocks = 2 * layers * 4 * c * c + 2 * down
+    attention_weights = c * (config.qkv_size + c)
+    blocks = 2 * layers * attention_weights + config.mlp_matrices * down
     forward = blocks + 2 * c * config.vocab_size
     product = layers * c * (length + 1)  # 2 c operations for each of (length + 1) / 2 keys
     attention = FORWARD_PRODUCTS * product
-    again = {"none": 0, "attention": 2 * layers * 3 * c * c, "block": blocks - down}[recompute]
+    again = {"none": 0, "attention": 2 * layers * c * config.qkv_size, "block": blocks - down}[
+        recompute
+    ]
     return Arithmetic(
         forward,
         2 * forward + again,

@@ -22,16 +22,16 @@ import numpy.typing as npt
 from .. import backend, ops
 from ..fused import embed, linear_cross_entropy
 from ..fused._ids import refuse_out_of_range
-from ..nn import Dropout, Embedding, LayerNorm, Linear, Module, ModuleList, TransformerBlock, init
+from ..nn import Dropout, Embedding, Linear, Module, ModuleList, TransformerBlock, init
 from ..nn import functional as F
-from ..nn.transformer import Recompute, Stream, added
+from ..nn.transformer import Recompute, Stream, added, norm_of
 from ..ops import random
 from ..registry import describe
 from ..tensor import Tensor
 from . import decoding, huggingface
 from .cache import KVCache
 from .config import GPTConfig, flops_per_token, nearest_heads, parameter_count
-from .positions import Rotary, Sinusoidal
+from .positions import Alibi, DistanceBias, RelativeBias, Rotary, Sinusoidal
 
 __all__ = ["GPT", "GPTConfig", "flops_per_token", "nearest_heads", "parameter_count"]
 
@@ -53,12 +53,16 @@ class GPT(Module):
         self.tokens = Embedding(config.vocab_size, c, **made)
         self.positions: Embedding | Sinusoidal | None = None
         self.rotary: Rotary | None = None
+        self.distances: DistanceBias | None = None
         if config.positions == "learned":
             self.positions = Embedding(length, c, **made)
         elif config.positions == "sinusoidal":
             self.positions = Sinusoidal(length, c, **made)
-        else:
+        elif config.positions == "rotary":
             self.rotary = Rotary(length, config.head_size, **made)
+        else:
+            kind = Alibi if config.positions == "alibi" else RelativeBias
+            self.distances = kind(config.n_head, **made)
         self.dropout = Dropout(config.dropout)
         self.blocks = ModuleList(
             TransformerBlock(
@@ -71,12 +75,15 @@ class GPT(Module):
                 norm_first=config.norm_first,
                 approximate="tanh" if config.activation == "gelu_tanh" else "none",
                 eps=config.norm_eps,
+                norm=config.norm,
+                gated=config.activation == "swiglu",
+                num_kv_heads=config.n_kv_head,
                 **made,
             )
             for _ in range(config.n_layer)
         )
         self.norm = (
-            LayerNorm(c, config.norm_eps, bias=config.bias, **made)
+            norm_of(config.norm, c, config.norm_eps, config.bias, **made)
             if config.has_final_norm
             else None
         )
@@ -194,6 +201,8 @@ class GPT(Module):
         if attn_mask is not None:
             mask = ops.asarray(attn_mask)
             attn_mask = Tensor(backend.to_device(mask._data, ids.device))
+        if self.distances is not None:
+            attn_mask = self._by_distance(places, ids.shape[1], cache, attn_mask)
         x = self.dropout(self._embedded(ids, places))
         stream: Stream = (x,)
         blocks: Iterable[Any] = self.blocks
@@ -309,6 +318,26 @@ class GPT(Module):
             at = slice(places, places + ids.shape[1]) if isinstance(places, int) else places
             x = x * math.sqrt(self.config.n_embd) + self.positions.table[at]
         return x
+
+    def _by_distance(
+        self, places: int | Tensor, t: int, cache: KVCache | None, attn_mask: Tensor | None
+    ) -> Tensor:
+        """Return what is added to the scores: the distances' share and what a mask says."""
+        assert self.distances is not None
+        seen = 0 if cache is None else cache.length
+        given = isinstance(places, Tensor)
+        if given and seen and cache is not None and cache.lengths is None:
+            raise ValueError(
+                f"GPT: positions={self.config.positions!r} needs those of the keys too, which a "
+                "cache does not hold: leave positions out, or do without a cache"
+            )
+        ragged = cache is not None and cache.lengths is not None  # rows begin at position 0
+        bias = self.distances(places, t, places if given and not ragged else seen + t)
+        if attn_mask is None:
+            return bias
+        if attn_mask.dtype == backend.bool_:
+            return ops.where(attn_mask, bias, -math.inf)
+        return attn_mask + bias
 
     def _targets(self, targets: Any, like: Tensor) -> Tensor:
         targets = self._ids("targets", targets)

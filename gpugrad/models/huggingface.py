@@ -38,6 +38,7 @@ _ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "gelu": "gelu",
 }
+_THEIRS = {"gelu_tanh": "gelu_new", "gelu": "gelu"}
 _MODULES = {  # ours -> theirs, and whether the weight lies transposed
     "tokens": ("transformer.wte", False),
     "positions": ("transformer.wpe", False),
@@ -45,8 +46,10 @@ _MODULES = {  # ours -> theirs, and whether the weight lies transposed
     "attention.in_proj": ("attn.c_attn", True),
     "attention.out_proj": ("attn.c_proj", True),
     "norm2": ("ln_2", False),
+    "mlp.gate": ("mlp.c_gate", True),
     "mlp.up": ("mlp.c_fc", True),
     "mlp.down": ("mlp.c_proj", True),
+    "distances": ("transformer.relative_bias", False),
     "norm": ("transformer.ln_f", False),
     "head": ("lm_head", False),
 }
@@ -88,7 +91,8 @@ def save(folder: str | os.PathLike[str], config: GPTConfig, state: Mapping[str, 
 
 def _to_json(config: GPTConfig) -> dict[str, Any]:
     gpt2 = config.norm_first and config.has_final_norm and config.bias
-    gpt2 = gpt2 and config.positions == "learned"
+    gpt2 = gpt2 and config.positions == "learned" and config.activation in _THEIRS
+    gpt2 = gpt2 and config.norm == "layer" and config.kv_heads == config.n_head
     end_of_text = 50256 if config.vocab_size == 50257 else None  # in GPT-2's own vocabulary
     return {
         "architectures": ["GPT2LMHeadModel" if gpt2 else "GPT"],
@@ -100,7 +104,7 @@ def _to_json(config: GPTConfig) -> dict[str, Any]:
         "n_head": config.n_head,
         "n_embd": config.n_embd,
         "n_inner": config.hidden_size,
-        "activation_function": "gelu_new" if config.activation == "gelu_tanh" else "gelu",
+        "activation_function": _THEIRS.get(config.activation, config.activation),
         "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
         "attn_pdrop": config.dropout,
@@ -216,13 +220,19 @@ def parameter_names(config: GPTConfig) -> list[str]:
     names = ["tokens.weight"]
     if config.positions == "learned":
         names.append("positions.weight")
+    if config.positions == "relative":
+        names.append("distances.weight")
+    norm_kinds = kinds if config.norm == "layer" else ["weight"]
+    modules = {"norm1": norm_kinds, "attention.in_proj": kinds, "attention.out_proj": kinds}
+    modules |= {"norm2": norm_kinds}
+    modules |= {"mlp.gate": kinds} if config.activation == "swiglu" else {}
+    modules |= {"mlp.up": kinds, "mlp.down": kinds}
     for layer in range(config.n_layer):
-        for module in ("norm1", "attention.in_proj", "attention.out_proj", "norm2"):
-            names += [f"blocks.{layer}.{module}.{kind}" for kind in kinds]
-        for module in ("mlp.up", "mlp.down"):
-            names += [f"blocks.{layer}.{module}.{kind}" for kind in kinds]
+        names += [
+            f"blocks.{layer}.{module}.{kind}" for module, found in modules.items() for kind in found
+        ]
     if config.has_final_norm:
-        names += [f"norm.{kind}" for kind in kinds]
+        names += [f"norm.{kind}" for kind in norm_kinds]
     return names if config.tied_head else [*names, "head.weight"]
 
 

@@ -16,7 +16,7 @@ from .normalization import LayerNorm, RMSNorm
 from .parameter import Parameter
 from .patterns import freeze, unfreeze
 from .recurrent import GRU, LSTM, RNN
-from .transformer import MLP, TransformerBlock
+from .transformer import MLP, GatedMLP, TransformerBlock
 
 __all__ = [
     "GELU",
@@ -29,6 +29,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GatedMLP",
     "Identity",
     "LayerNorm",
     "Linear",

@@ -24,6 +24,10 @@ class MultiHeadAttention(Module):
     ``causal`` lets position t see positions up to t only. ``dropout`` acts on the attention
     weights in training. Initial values as in PyTorch: Xavier for in_proj, zero biases.
     Vaswani et al., "Attention is all you need" (2017).
+
+    With ``num_kv_heads``, a divisor of num_heads, each head of keys and values serves
+    num_heads / num_kv_heads heads of queries, neighbours, and in_proj has
+    (num_heads + 2 num_kv_heads) C / num_heads rows. Ainslie et al., "GQA" (2023).
     """
 
     def __init__(
@@ -35,17 +39,26 @@ class MultiHeadAttention(Module):
         causal: bool = False,
         device: str | None = None,
         dtype: DTypeLike = None,
+        num_kv_heads: int | None = None,
     ) -> None:
         super().__init__()
         if num_heads < 1 or embed_dim % num_heads:
             raise ValueError(
                 f"MultiHeadAttention: embed_dim {embed_dim} does not divide into {num_heads} heads"
             )
+        kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if kv_heads < 1 or num_heads % kv_heads:
+            raise ValueError(
+                f"MultiHeadAttention: num_heads {num_heads} does not divide into groups for "
+                f"{kv_heads} heads of keys and values"
+            )
         self.embed_dim = embed_dim
         self.num_heads = num_heads
+        self.num_kv_heads = kv_heads
         self.dropout = probability("MultiHeadAttention", dropout)
         self.causal = causal
-        self.in_proj = Linear(embed_dim, 3 * embed_dim, bias, device, dtype)
+        rows = (num_heads + 2 * kv_heads) * (embed_dim // num_heads)
+        self.in_proj = Linear(embed_dim, rows, bias, device, dtype)
         self.out_proj = Linear(embed_dim, embed_dim, bias, device, dtype)
         self.reset_parameters()
 
@@ -61,21 +74,31 @@ class MultiHeadAttention(Module):
         """Return (B, T, C).
 
         ``attn_mask`` broadcasts to (B, heads, T, S): true where attention is allowed, or numbers
-        that are added. ``heads`` may replace queries, keys and values, each (B, heads, T, D),
-        before they meet: rotary positions, or a cache that puts earlier keys and values before
-        the new ones. S keys for T queries are the positions that end with the queries'.
+        that are added. ``heads`` may replace queries, (B, heads, T, D), keys and values,
+        (B, num_kv_heads, T, D), before they meet: rotary positions, or a cache that puts earlier
+        keys and values before the new ones. S keys for T queries are the positions that end with
+        the queries'.
         """
         x = ops.asarray(input)
         if x.ndim != 3 or x.shape[-1] != self.embed_dim:
             raise shape_error(self, f"(B, T, {self.embed_dim})", x)
         b, t, c = x.shape
         p = self.dropout if self.training else 0.0
-        packed = ops.reshape(self.in_proj(x), (b, t, 3, self.num_heads, c // self.num_heads))
-        if attn_mask is None and heads is None:
-            return self.out_proj(fused.packed_attention(packed, p, self.causal))
-        q, k, v = (ops.swapaxes(part, 1, 2) for part in ops.unstack(packed, 2))  # (B, heads, T, D)
+        size, groups = c // self.num_heads, self.num_heads // self.num_kv_heads
+        if groups == 1:
+            packed = ops.reshape(self.in_proj(x), (b, t, 3, self.num_heads, size))
+            if attn_mask is None and heads is None:
+                return self.out_proj(fused.packed_attention(packed, p, self.causal))
+            parts = ops.unstack(packed, 2)
+        else:
+            packed = ops.reshape(self.in_proj(x), (b, t, -1, size))
+            cuts = self.num_heads, self.num_heads + self.num_kv_heads
+            parts = tuple(ops.split(packed, cuts, axis=2))
+        q, k, v = (ops.swapaxes(part, 1, 2) for part in parts)  # (B, heads, T, D)
         if heads is not None:
             q, k, v = heads(q, k, v)
+        if groups > 1:
+            k, v = (_repeated(part, groups) for part in (k, v))
         past = k.shape[-2] - t  # keys before those of the first query
         out = F.scaled_dot_product_attention(q, k, v, attn_mask, p, self.causal, offset=past)
         return self.out_proj(ops.reshape(ops.swapaxes(out, 1, 2), (b, t, c)))
@@ -83,4 +106,13 @@ class MultiHeadAttention(Module):
     def extra_repr(self) -> str:
         """Return the arguments."""
         text = f"{self.embed_dim}, {self.num_heads}, causal={self.causal}"
+        if self.num_kv_heads != self.num_heads:
+            text += f", num_kv_heads={self.num_kv_heads}"
         return f"{text}, dropout={self.dropout}" if self.dropout else text
+
+
+def _repeated(x: Tensor, groups: int) -> Tensor:
+    """Return x (B, heads, S, D) with each head ``groups`` times, neighbours equal."""
+    b, heads, s, size = x.shape
+    wide = ops.broadcast_to(ops.expand_dims(x, 2), shape=(b, heads, groups, s, size))
+    return ops.reshape(wide, (b, heads * groups, s, size))

@@ -101,6 +101,16 @@ def _silu(x: Tensor) -> Tensor:
     return x * ops.sigmoid(x)
 
 
+def swiglu(gate: Any, input: Any) -> Tensor:
+    """Return silu(gate) * input, two tensors of one shape: Shazeer, "GLU variants" (2020)."""
+    return _swiglu(asarray(gate), asarray(input))
+
+
+@fuse
+def _swiglu(gate: Tensor, x: Tensor) -> Tensor:
+    return gate * ops.sigmoid(gate) * x
+
+
 def sigmoid(input: Any) -> Tensor:
     """Return 1 / (1 + exp(-x))."""
     return ops.sigmoid(input)

@@ -102,7 +102,11 @@ class RMSNorm(_Norm):
     ) -> None:
         super().__init__(normalized_shape, eps, elementwise_affine, False, device, dtype)
 
-    def forward(self, input: Any, residual: Any = None) -> Any:
-        """Return the input normalised; with a residual, (normalised sum, input + residual)."""
+    def forward(self, input: Any, residual: Any = None, paired: bool = False) -> Any:
+        """Return the input normalised; with a residual, (normalised sum, input + residual).
+
+        ``paired`` gives the pair (normalised input, input) without a residual too.
+        """
         x, shape, eps = self._checked(input), self.normalized_shape, self.eps
-        return F.rms_norm(x, shape, self.weight, eps, residual=residual)
+        normalized = F.rms_norm(x, shape, self.weight, eps, residual=residual)
+        return (normalized, x) if paired and residual is None else normalized

@@ -13,7 +13,7 @@ from .attention import Heads, MultiHeadAttention
 from .dropout import Dropout
 from .linear import Linear
 from .module import Module
-from .normalization import LayerNorm
+from .normalization import LayerNorm, RMSNorm
 
 Recompute = Literal["none", "attention", "block"]
 Stream = tuple[Tensor, ...]
@@ -51,12 +51,41 @@ class MLP(Module):
         return fused.mlp(input, *parameters, approximate=self.approximate)
 
 
+class GatedMLP(Module):
+    """down(silu(gate(x)) * up(x)): (..., C) to (..., hidden_dim) and back. Shazeer (2020).
+
+    hidden_dim is 4C by default; 8C/3 has as many parameters as an MLP of 4C.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        hidden_dim: int | None = None,
+        bias: bool = True,
+        device: str | None = None,
+        dtype: DTypeLike = None,
+    ) -> None:
+        super().__init__()
+        hidden = 4 * embed_dim if hidden_dim is None else hidden_dim
+        self.gate = Linear(embed_dim, hidden, bias, device, dtype)
+        self.up = Linear(embed_dim, hidden, bias, device, dtype)
+        self.down = Linear(hidden, embed_dim, bias, device, dtype)
+
+    def forward(self, input: Any) -> Tensor:
+        """Return a tensor of the same shape."""
+        return self.down(F.swiglu(self.gate(input), self.up(input)))
+
+
 class TransformerBlock(Module):
     """x + attention(norm1(x)), then x + mlp(norm2(x)), on x (B, T, C); or with the norms last.
 
     ``norm_first`` is the order of GPT-2 (pre-LN); without it, norm1(x + attention(x)) and
     norm2(x + mlp(x)) as in Vaswani et al. (2017). ``dropout`` acts in training on the attention
     weights and on both branches before they are added. ``approximate`` is the kind of gelu.
+    ``norm`` "rms" takes RMSNorm for LayerNorm, ``gated`` a GatedMLP, ``num_kv_heads`` fewer heads
+    of keys and values than of queries: together, without biases, the block of Llama.
+
+    Raises ValueError for another ``norm``.
     """
 
     def __init__(
@@ -72,15 +101,22 @@ class TransformerBlock(Module):
         eps: float = 1e-5,
         device: str | None = None,
         dtype: DTypeLike = None,
+        norm: str = "layer",
+        gated: bool = False,
+        num_kv_heads: int | None = None,
     ) -> None:
         super().__init__()
         self.norm_first = norm_first
-        self.norm1 = LayerNorm(embed_dim, eps, bias=bias, device=device, dtype=dtype)
+        self.norm1 = norm_of(norm, embed_dim, eps, bias, device, dtype)
         self.attention = MultiHeadAttention(
-            embed_dim, num_heads, bias, dropout, causal, device, dtype
+            embed_dim, num_heads, bias, dropout, causal, device, dtype, num_kv_heads
         )
-        self.norm2 = LayerNorm(embed_dim, eps, bias=bias, device=device, dtype=dtype)
-        self.mlp = MLP(embed_dim, hidden_dim, bias, approximate, device, dtype)
+        self.norm2 = norm_of(norm, embed_dim, eps, bias, device, dtype)
+        self.mlp: MLP | GatedMLP
+        if gated:
+            self.mlp = GatedMLP(embed_dim, hidden_dim, bias, device, dtype)
+        else:
+            self.mlp = MLP(embed_dim, hidden_dim, bias, approximate, device, dtype)
         self.dropout = Dropout(dropout)
 
     def forward(self, input: Any, attn_mask: Any = None, heads: Heads | None = None) -> Tensor:
@@ -134,3 +170,14 @@ class TransformerBlock(Module):
     def extra_repr(self) -> str:
         """Return the order."""
         return f"norm_first={self.norm_first}"
+
+
+def norm_of(
+    kind: str, size: int, eps: float, bias: bool, device: str | None, dtype: DTypeLike
+) -> LayerNorm | RMSNorm:
+    """Return a "layer" or an "rms" norm; the latter never has a bias."""
+    if kind == "layer":
+        return LayerNorm(size, eps, bias=bias, device=device, dtype=dtype)
+    if kind != "rms":
+        raise ValueError(f"TransformerBlock: norm must be 'layer' or 'rms', got {kind!r}")
+    return RMSNorm(size, eps, device=device, dtype=dtype)

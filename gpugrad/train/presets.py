@@ -10,6 +10,7 @@ from ..models import preset
 SHAPE = (
     "n_layer",
     "n_head",
+    "n_kv_head",
     "n_embd",
     "block_size",
     "bias",
@@ -18,12 +19,17 @@ SHAPE = (
     "positions",
     "tied_head",
     "activation",
+    "mlp_ratio",
+    "norm",
 )
 
 
 def _shape(name: str) -> dict[str, Any]:
     config = preset(name)
-    return {field: getattr(config, field) for field in SHAPE}
+    return {
+        **{field: getattr(config, field) for field in SHAPE},
+        "n_kv_head": config.n_kv_head or 0,
+    }
 
 
 def _gpt2(name: str, lr: float) -> dict[str, Any]:
@@ -84,6 +90,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "grad_clip": 1.0,
         "eval_interval": 250,
         "eval_windows": 240,
+    },
+    # The same budget as nanogpt-cpu, with the parts of Llama: see which learns more.
+    "llama-cpu": {
+        **_shape("llama-cpu"),
+        "batch_size": 12,
+        "max_steps": 2500,
+        "warmup_steps": 100,
+        "lr": 3e-3,
+        "min_lr": 3e-4,
+        "beta2": 0.95,
     },
     "gpt2": _gpt2("gpt2", 6e-4),
     "gpt2-124m": _gpt2("gpt2", 6e-4),  # the same, by its size

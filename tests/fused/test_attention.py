@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -375,3 +376,32 @@ def test_dtypes_are_promoted_and_integers_become_float32():
 def test_bad_arguments(shapes, given, error, message):
     with pytest.raises(error, match=f"{NAME}: .*{message}"):
         attention(*(np.ones(shape) for shape in shapes), **given)
+
+
+@pytest.mark.parametrize("kind", ["boolean", "added", "learned"])
+@pytest.mark.parametrize("dropout_p", [0.0, 0.3])
+def test_masks_where_kernels_run(kind, dropout_p):
+    rng = np.random.default_rng(11)
+    q, k, v = (rng.normal(size=(2, 3, n, 4)).astype("float32") for n in (5, 7, 7))
+    mask = rng.uniform(size=(3, 5, 7)) < 0.6
+    mask[0, 2] = False  # a row that sees nothing
+    mask[1, :, 0] = True
+    if kind != "boolean":
+        mask = np.where(mask, rng.normal(size=mask.shape), -np.inf).astype("float32")
+    g = rng.normal(size=(2, 3, 5, 4)).astype("float32")
+
+    def run(dtype, emulated):
+        tensors = [gg.tensor(x.astype(dtype), requires_grad=True) for x in (q, k, v)]
+        added = gg.tensor(mask if kind == "boolean" else mask.astype(dtype))
+        added.requires_grad_(kind == "learned")
+        gg.manual_seed(5)
+        with gg.emulator.enabled("plain") if emulated else contextlib.nullcontext():
+            out = attention(*tensors, added, dropout_p, is_causal=True, offset=2)
+            out.backward(gg.tensor(g.astype(dtype)))
+        given = [*tensors, *([added] if kind == "learned" else [])]
+        return [out.detach().numpy(), *(x.grad.numpy() for x in given)]
+
+    for exact, found in zip(run("float64", False), run("float32", True), strict=True):
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(found, exact, atol=5e-6)
+    assert not run("float32", True)[0][:, 0, 2].any()

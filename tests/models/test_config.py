@@ -22,7 +22,7 @@ from gpugrad.models import GPTConfig, flops_per_token, nearest_heads, parameter_
         ({"n_embd": 15, "n_head": 3, "positions": "rotary"}, "n_embd / n_head is 5, which is odd"),
         ({"n_embd": 15, "n_head": 3, "positions": "sinusoidal"}, "n_embd is 15, which is odd"),
         ({"positions": "absolute"}, "positions must be one of learned, sinusoidal, rotary"),
-        ({"activation": "relu"}, "activation must be one of gelu_tanh, gelu, got 'relu'"),
+        ({"activation": "relu"}, "activation must be one of gelu_tanh, gelu, swiglu, got 'relu'"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
         ({"dropout": math.nan}, "dropout must lie in"),
         ({"mlp_ratio": 0}, "n_embd times mlp_ratio must be an integer >= 1, got 0"),

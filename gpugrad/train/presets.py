@@ -26,10 +26,8 @@ SHAPE = (
 
 def _shape(name: str) -> dict[str, Any]:
     config = preset(name)
-    return {
-        **{field: getattr(config, field) for field in SHAPE},
-        "n_kv_head": config.n_kv_head or 0,
-    }
+    shape = {field: getattr(config, field) for field in SHAPE}
+    return {**shape, "n_kv_head": config.n_kv_head or 0}
 
 
 def _gpt2(name: str, lr: float) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from .cuda.source import shipped
 from .doctor import examine
 from .generate import log_probability
 from .train import evaluation, plan, search, session, space
-from .train.config import FIELDS, nearest, read_config_file, resolve
+from .train.config import FIELDS, nearest, resolve
+from .train.config_file import read_config_file
 from .train.devices import DEVICES, device
 from .train.loop import DivergedError
 from .train.sampling import beam_text, load_model, opening, sample_text

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
-import json
 import math
 import os
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..models import GPTConfig
+from .patterns import factors
 from .presets import PRESETS, SHAPE
+from .source import source_settings
 
 
 def _setting(default: Any, help: str, fixed: bool = False, **limits: Any) -> Any:
@@ -81,6 +79,22 @@ class TrainConfig:
     tied_head: bool = _setting(True, "the head uses the token embedding's weight", True)
     activation: str = _setting("gelu_tanh", "of the MLP", True, choices=("gelu_tanh", "gelu"))
 
+    init_from: str = _setting(
+        "", "folder of a run or a Hugging Face GPT-2 whose weights to start from", True
+    )
+    fresh: str = _setting(
+        "", "parameters that start anew all the same: patterns of names, with commas", True
+    )
+    freeze: str = _setting("", "parameters that stay as they are: patterns, with commas", True)
+    lora_rank: int = _setting(
+        0, "train adapters of this rank instead of the weights (0: weights)", True, low=0
+    )
+    lora_alpha: float = _setting(16.0, "adapters count alpha / rank", True, above=0)
+    lora_dropout: float = _setting(
+        0.0, "probability of dropping an input of an adapter", True, low=0, below=1
+    )
+    lora_targets: str = _setting("*", "layers that get adapters: patterns, with commas", True)
+
     max_steps: int = _setting(2500, "updates of the parameters", low=1)
     batch_size: int = _setting(12, "windows per pass", True, low=1)
     recompute: str = _setting(
@@ -97,6 +111,12 @@ class TrainConfig:
     accumulate: int = _setting(1, "passes per update, their gradients added up", True, low=1)
     lr: float = _setting(3e-3, "highest learning rate", low=0)
     min_lr: float = _setting(3e-4, "learning rate at the end", low=0)
+    lr_scales: str = _setting(
+        "", "factors of the learning rate by name: PATTERN=FACTOR, with commas", True
+    )
+    layer_decay: float = _setting(
+        1.0, "factor of the learning rate from each block to the one below", True, above=0
+    )
     schedule: str = _setting(
         "cosine",
         "of the learning rate after warm-up",
@@ -138,6 +158,11 @@ class TrainConfig:
             _require(warmup < self.max_steps, "warmup_steps", warmup, allowed)
         if self.schedule == "exponential":
             _require(self.min_lr > 0, "min_lr", self.min_lr, "above 0 for an exponential schedule")
+        factors(self.lr_scales)
+        if self.init_from and os.path.realpath(self.init_from) == os.path.realpath(self.out):
+            raise ValueError(
+                f"out must be another folder than init_from, got {self.out!r} for both"
+            )
         self.model(vocab_size=256)  # refuses impossible shapes before any text is read
 
     def model(self, vocab_size: int) -> GPTConfig:
@@ -157,14 +182,17 @@ RENAMED = {"dtype": "precision"}  # settings that config.json of older runs call
 def resolve(flags: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> TrainConfig:
     """Return the settings of a preset, changed by a file's and then by flags'.
 
-    Raises ValueError for an unknown key, naming the nearest one.
+    With ``init_from`` the shape and the tokenizer are those of that model unless given. Raises
+    ValueError for an unknown key, naming the nearest one, FileNotFoundError for no such model.
     """
     file = known(file or {}, "the configuration file")
     flags = known(flags, "TrainConfig")
     preset = flags.get("preset", file.get("preset", "default"))
     if preset not in PRESETS:
         raise ValueError(f"preset {preset!r} is unknown{nearest(str(preset), PRESETS)}")
-    return TrainConfig(**{**PRESETS[preset], **file, **flags})
+    given = {**file, **flags}
+    source = source_settings(given["init_from"]) if given.get("init_from") else {}
+    return TrainConfig(**{**PRESETS[preset], **source, **given})
 
 
 def resumed(saved: Mapping[str, Any], changes: Mapping[str, Any]) -> TrainConfig:
@@ -184,44 +212,6 @@ def resumed(saved: Mapping[str, Any], changes: Mapping[str, Any]) -> TrainConfig
                 "new run in another folder (--out), or leave the flag away"
             )
     return changed
-
-
-def read_config_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the settings in a .toml, .json, .yaml or .yml file: a flat table of field names.
-
-    Raises ValueError for another suffix or content, ModuleNotFoundError for YAML without PyYAML.
-    """
-    path = Path(path)
-    text = path.read_bytes().decode()
-    try:
-        values = _parse(text, path.suffix.lower())
-    except ValueError as error:
-        raise ValueError(f"configuration file {path}: {error}") from error
-    if not isinstance(values, dict):
-        kind = type(values).__name__
-        raise ValueError(f"configuration file {path}: expected names and values, got a {kind}")
-    return {str(name).replace("-", "_"): value for name, value in values.items()}
-
-
-def _parse(text: str, suffix: str) -> Any:
-    if suffix == ".json":
-        return json.loads(text)
-    if suffix == ".toml":
-        toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-        return toml.loads(text)
-    if suffix in (".yaml", ".yml"):
-        try:
-            yaml = importlib.import_module("yaml")
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "a configuration file in YAML needs PyYAML, which is not installed: "
-                'pip install "gpugrad[yaml]"; TOML and JSON need nothing'
-            ) from error
-        try:
-            return yaml.safe_load(text) or {}
-        except yaml.YAMLError as error:
-            raise ValueError(f"not YAML: {error}") from error
-    raise ValueError(f"the suffix {suffix!r} is unknown; use .toml, .json, .yaml or .yml")
 
 
 def known(values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -15,13 +15,14 @@ from ..compiled import compile
 from ..engine import no_grad
 from ..models import GPT, flops_per_token, parameter_count
 from ..ops import asarray, random
-from ..optim import AdamW, LossScaler, decay_groups, schedule
+from ..optim import AdamW, LossScaler, schedule
 from ..optim.schedule import Schedule
 from ..tensor import Tensor
 from ..text import RandomWindows, fixed_windows
 from . import checkpoint
 from .config import TrainConfig
 from .data import Data
+from .model import make_model, parameter_groups
 from .speed import device_name, peak_flops
 from .stopping import Movement, Patience
 
@@ -64,9 +65,9 @@ class Trainer:
         self.device = find_device(config.device)
         random.manual_seed(config.seed)
         shape = config.model(data.tokenizer.vocab_size)
-        self.model = GPT(shape, self.device)
+        self.model = make_model(config, shape, self.device)
         self.optimizer = AdamW(
-            decay_groups(self.model, config.weight_decay),
+            parameter_groups(self.model, config),
             lr=config.lr,
             betas=(config.beta1, config.beta2),
             eps=config.eps,
@@ -93,6 +94,7 @@ class Trainer:
         self._flops = flops_per_token(shape)
         self._peak = peak_flops(device_name(self.device), config.precision)
         self.parameters = parameter_count(shape)
+        self.trained = sum(p.size for group in self.optimizer.param_groups for p in group["params"])
         self.tokens_per_step = config.accumulate * config.batch_size * config.block_size
 
     def update(self) -> None:
@@ -105,7 +107,7 @@ class Trainer:
         started = time.perf_counter()
         lr = self.schedule(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         self.model.train()
         if self._movement:
             self._movement.start()

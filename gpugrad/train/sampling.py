@@ -11,11 +11,13 @@ import numpy.typing as npt
 
 from ..generate import beam_search, stream
 from ..models import GPT
+from ..nn import lora
 from ..text import StreamDecoder, Tokenizer, load_tokenizer, until
 from . import checkpoint
 from .config import TrainConfig, resumed
 from .folder import RunFolder
 from .loop import find_device
+from .model import make_model
 
 
 class LoadedRun(NamedTuple):
@@ -28,7 +30,7 @@ class LoadedRun(NamedTuple):
 
 
 def load_run(path: str | os.PathLike[str], device: str = "auto", best: bool = False) -> LoadedRun:
-    """Return what the newest or the best checkpoint of a run holds, to be used as it is.
+    """Return what the newest or the best checkpoint of a run holds, with adapters merged.
 
     Raises FileNotFoundError when there is no run or checkpoint, ValueError when one is damaged.
     """
@@ -39,8 +41,11 @@ def load_run(path: str | os.PathLike[str], device: str = "auto", best: bool = Fa
     best_step = found.state["patience"]["best_step"]
     if best and best_step != found.step:
         found = checkpoint.read(folder.checkpoints / f"step-{best_step:08d}")
-    model = GPT(config.model(tokenizer.vocab_size), find_device(device))
+    model = make_model(config, config.model(tokenizer.vocab_size), find_device(device))
     model.load_state_dict(found.state["model"])
+    if lora.layers(model):
+        lora.remove(lora.merge(model))
+    model.requires_grad_()
     return LoadedRun(model, tokenizer, config, found.step)
 
 

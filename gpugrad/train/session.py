@@ -17,6 +17,7 @@ from . import checkpoint, curve
 from .config import TrainConfig, resumed
 from .data import baselines, open_data, read_corpus, store
 from .folder import RunFolder
+from .initial import Source, read_source, start
 from .interrupt import StopSignals
 from .loop import Trainer, find_device
 from .metrics import append_metrics, keep_metrics, read_metrics
@@ -39,13 +40,14 @@ def begin(config: TrainConfig, overwrite: bool = False) -> Iterator[Session]:
     folder = RunFolder(config.out)
     folder.check(overwrite)
     _prepare_machine(config)
+    source = read_source(config)
     corpus = read_corpus(config)
     with folder.locked():
         folder.clear(overwrite)
         try:
             folder.write_config(config.to_dict())
             store(corpus, folder)
-            session = Session(config, folder)
+            session = Session(config, folder, source)
             append_metrics(folder.metrics, kind="baseline", step=0, **session.baselines)
         except BaseException:  # memory may not suffice, or Ctrl-C come early
             folder.discard()
@@ -63,9 +65,10 @@ def go_on(path: str, changes: Mapping[str, Any]) -> Iterator[Session]:
     config = resumed(folder.read_config(), {**changes, "out": path})
     _prepare_machine(config)
     with folder.locked():
-        session = Session(config, folder)
+        begun = bool(checkpoint.steps(folder.checkpoints))
+        session = Session(config, folder, None if begun else read_source(config))
         trainer = session.trainer
-        if checkpoint.steps(folder.checkpoints):
+        if begun:
             trainer.load_state_dict(folder.latest().state)
             session.saved = trainer.step
         last = {"baseline": 0, "train": trainer.step, "validation": trainer.evaluated}
@@ -77,10 +80,12 @@ def go_on(path: str, changes: Mapping[str, Any]) -> Iterator[Session]:
 class Session:
     """A run in its folder, ready to train: see `begin` and `go_on`."""
 
-    def __init__(self, config: TrainConfig, folder: RunFolder) -> None:
+    def __init__(self, config: TrainConfig, folder: RunFolder, source: Source | None) -> None:
         self.config, self.folder = config, folder
         self.data = open_data(config, folder)
         self.trainer = Trainer(config, self.data)
+        if source is not None:
+            start(self.trainer.model, source, config)
         self.baselines = baselines(self.data)
         self.saved = -1  # the step of the newest sound checkpoint
 
@@ -131,6 +136,10 @@ class Session:
             f"context {config.block_size}: {trainer.parameters:,} parameters, {config.precision} "
             f"on {device_name(trainer.device)}"
         )
+        if config.init_from:
+            print(f"start     {config.init_from}" + f", but {config.fresh}" * bool(config.fresh))
+        if trainer.trained != trainer.parameters:
+            print(f"trained   {trainer.trained:,} parameters, the others stay as they are")
         counted = ", ".join(f"{name} {loss:.4f}" for name, loss in self.baselines.items())
         print(f"baseline  {counted}, uniform {np.log(size):.4f} nats per token, by counting")
         if emulation.active():

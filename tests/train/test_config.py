@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from gpugrad.models import PRESETS as SHAPES
-from gpugrad.train.config import FIELDS, TrainConfig, nearest, read_config_file, resolve, resumed
+from gpugrad.train.config import FIELDS, TrainConfig, nearest, resolve, resumed
+from gpugrad.train.config_file import read_config_file
 from gpugrad.train.presets import PRESETS
 
 EXAMPLE = {"n_layer": 2, "lr": 1e-3, "bias": True, "data": "a b.txt", "schedule": "linear"}
@@ -211,6 +212,8 @@ def test_resuming_may_not_change_what_is_in_the_state(name):
     others = {"bias": True, "data": "x", "precision": "float64", "positions": "learned"}
     others |= {"tokenizer": "char", "activation": "gelu", "preset": "tiny", "n_head": 2}
     others |= {"norm_first": False, "tied_head": False, "n_embd": 256, "train_fraction": 0.5}
+    others |= {"init_from": "runs/other", "fresh": "head", "freeze": "tokens"}
+    others |= {"lora_targets": "*.up", "lr_scales": "norm=2"}
     old = getattr(config, name)
     new = others[name] if name in others else old + 1 if type(old) is int else old / 2 + 0.01
     with pytest.raises(ValueError, match=f"{name} is .* cannot become .* on resuming"):

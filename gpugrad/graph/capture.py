@@ -10,7 +10,7 @@ from ..fused.base import Fused
 from ..registry import Node, Pullback
 from ..tensor import Tensor
 from .model import Edge, Graph, Step, Vertex
-from .summary import expression, names_of, summary
+from .summary import Named, expression, named, summary
 from .sweep import Sweep, add, sweep
 
 
@@ -56,17 +56,17 @@ def capture(
             "requires_grad=True, or it was computed under no_grad"
         )
     swept = sweep(root, gradient, "graph") if gradients else None
-    return _Capture(root, names_of(names), swept).graph()
+    return _Capture(root, named(names), swept).graph()
 
 
 class _Capture:
     """The vertices and edges found so far, and how nodes are numbered."""
 
-    def __init__(self, root: Tensor, names: dict[Any, str], swept: Sweep | None) -> None:
-        self.names = names
+    def __init__(self, root: Tensor, found: Named, swept: Sweep | None) -> None:
+        self.names = found.names
         self.swept = swept
         self.order = engine.reachable([root._node])
-        self.values: dict[Any, Any] = {root._node: root._data}
+        self.values: dict[Any, Any] = {**found.values, root._node: root._data}
         self.vertices: list[Vertex] = []
         self.edges: list[Edge] = []
         self.index: dict[Any, int] = {}

@@ -9,6 +9,7 @@ end begins, whose sum the reverse sweep has computed already.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from .. import backend, engine
 from ..engine import Output
 from ..registry import Node
 from ..tensor import Tensor
-from .summary import names_of, number, summary
+from .summary import named, number, summary
 from .sweep import Sweep, pull, sweep
 
 
@@ -68,10 +69,13 @@ class Explanation:
         return "\n".join([head, *(f"  {path}" for path in self.paths)])
 
 
-class _Group(NamedTuple):
-    """The end of paths: edges (node, position) from its first node down to the leaf."""
+Edge = tuple[Node, int]  # an operation and the position of a parent
 
-    edges: tuple[tuple[Node, int], ...]
+
+class _Group(NamedTuple):
+    """The end of paths: the edges from its first operation down to the leaf."""
+
+    edges: tuple[Edge, ...]
     products: tuple[Any, ...]  # what flows below each of the edges
 
     @property
@@ -107,11 +111,15 @@ def explain(
     if end is (root._node or root):
         raise ValueError("explain: root and leaf are the same tensor, with gradient 1")
     with engine.no_grad(), np.errstate(all="ignore"):
-        return _Explainer(root, end, names_of(names), swept, limit).explanation()
+        return _Explainer(root, end, named(names).names, swept, limit).explanation()
 
 
 class _Explainer:
-    """Splits groups of paths until there are enough of them."""
+    """Splits groups of paths until there are enough of them.
+
+    Each output of an operation with several is an operation of its own here: not every argument
+    need lead to every output.
+    """
 
     def __init__(
         self, root: Tensor, end: Any, names: dict[Any, str], swept: Sweep, limit: int
@@ -119,89 +127,90 @@ class _Explainer:
         self.root = root._node
         self.end = end
         self.names = names
-        self.swept = swept
+        self.gradients = swept.gradients
         self.limit = limit
-        self.users: dict[Any, list[tuple[Node, int]]] = {}
-        for node, i in swept.parts:
-            self.users.setdefault(node.parents[i], []).append((node, i))
+        self.parts: dict[Edge, Any] = {}
+        self.users: dict[Any, list[Edge]] = {}
         self.counts: dict[Any, int] = {self.root: 1}  # of paths from the root
         for node in swept.order:
-            for i, parent in enumerate(node.parents):
-                if (node, i) in swept.parts:
+            if isinstance(self.gradients[node], dict):
+                continue
+            for i, parent in enumerate(_operation(node).parents):
+                part = swept.parts.get((node, i))
+                if isinstance(node.op, Output):
+                    part = _pull(node, self.gradients[node], i)
+                if part is not None:
+                    self.parts[node, i] = part
+                    self.users.setdefault(parent, []).append((node, i))
                     self.counts[parent] = self.counts.get(parent, 0) + self.counts[node]
 
     def explanation(self) -> Explanation:
         """Return the groups, the largest contribution first."""
-        groups = [_Group((edge,), (self.swept.parts[edge],)) for edge in self.users[self.end]]
+        groups = [_Group((edge,), (self.parts[edge],)) for edge in self.users[self.end]]
         while True:
-            open_groups = [
+            divisible = [
                 (_norm(group.products[-1]), -i)
                 for i, group in enumerate(groups)
                 if group.head is not self.root
                 and len(groups) + len(self.users[group.head]) - 1 <= self.limit
             ]
-            if not open_groups:
+            if not divisible:
                 break
-            i = -max(open_groups)[1]
+            i = -max(divisible)[1]
             groups[i : i + 1] = self._split(groups[i])
         paths = [self._path(group) for group in groups]
         paths.sort(key=lambda path: -_norm(path.product._data))
-        title = f"d{self._name(self.root, 'root')}/d{self._name(self.end, 'leaf')}"
-        total = Tensor._wrap(_one(self.swept.gradients[self.end]), None)
+        title = f"d{self.names.get(self.root, 'root')}/d{self.names.get(self.end, 'leaf')}"
+        total = Tensor._wrap(self.gradients[self.end], None)
         return Explanation(title, total, tuple(paths), self.counts[self.end])
 
     def _split(self, group: _Group) -> list[_Group]:
-        """Return a group for every way into its first node."""
-        return [
-            _Group((edge, *group.edges), self._down(edge, group.edges))
-            for edge in self.users[group.head]
-        ]
-
-    def _down(self, edge: tuple[Node, int], edges: tuple[tuple[Node, int], ...]) -> tuple:
-        """Return what a part of the sweep, started below one edge, passes along the others."""
-        products = [self.swept.parts[edge]]
-        for node, i in edges:
-            pulled = pull(node, products[-1], "explain", {node.parents[i]})
-            products.append(pulled[i])
-        return tuple(products)
+        """Return a group for every way into its first operation."""
+        groups = []
+        for edge in self.users[group.head]:
+            products = [self.parts[edge]]
+            for node, i in group.edges:
+                products.append(_pull(node, products[-1], i))
+            groups.append(_Group((edge, *group.edges), tuple(products)))
+        return groups
 
     def _path(self, group: _Group) -> Path:
-        nodes = [node for node, _ in group.edges]
-        names = (*(self._called(node) for node in nodes), self._name(self.end, "leaf"))
-        start = _one(self.swept.gradients[group.head])
+        called = [self._called(node) for node, _ in group.edges]
         return Path(
-            names,
-            tuple(self._factor(node, i) for node, i in group.edges),
-            Tensor._wrap(start, None),
-            Tensor._wrap(_one(group.products[-1]), None),
+            (*called, self.names.get(self.end, "leaf")),
+            tuple(self._factor(edge) for edge in group.edges),
+            Tensor._wrap(self.gradients[group.head], None),
+            Tensor._wrap(group.products[-1], None),
             self.counts[group.head],
         )
 
-    def _factor(self, node: Node, i: int) -> float | None:
+    def _factor(self, edge: Edge) -> float | None:
         """Return the local derivative, if it is one number."""
-        g, part = self.swept.gradients[node], self.swept.parts[node, i]
-        if isinstance(g, dict) or isinstance(part, dict) or g.size != 1 or part.size != 1:
+        node, i = edge
+        g = self.gradients[node]
+        if g.size != 1 or self.parts[edge].size != 1:
             return None
-        one = backend.xp_of(g).ones_like(g)
-        return float(pull(node, one, "explain", {node.parents[i]})[i].item())
+        return float(_pull(node, backend.xp_of(g).ones_like(g), i).item())
 
     def _called(self, node: Node) -> str:
-        """Return the name of a result, or its operation with the operand if that is ambiguous."""
-        if node in self.names:
-            return self.names[node]
-        return f"[{node.op.index}]" if isinstance(node.op, Output) else node.op.name
-
-    def _name(self, key: Any, otherwise: str) -> str:
-        return self.names.get(key, otherwise)
+        """Return the name of a result, or that of its operation."""
+        output = f"[{node.op.index}]" if isinstance(node.op, Output) else ""
+        return self.names.get(node, _operation(node).op.name + output)
 
 
-def _one(g: Any) -> Any:
-    """Return the only array of a gradient; those of several outputs have no common shape."""
-    return next(iter(g.values())) if isinstance(g, dict) else g
+def _operation(node: Node) -> Node:
+    """Return the node whose parents a result was computed from."""
+    return node.parents[0] if isinstance(node.op, Output) else node
+
+
+def _pull(node: Node, g: Any, i: int) -> Any:
+    """Return what the gradient of one result passes on to the i-th parent, None if nothing."""
+    operation = _operation(node)
+    upstream = g if operation is node else {node.op.index: g}
+    return pull(operation, upstream, "explain", {operation.parents[i]})[i]
 
 
 def _norm(g: Any) -> float:
-    values = g.values() if isinstance(g, dict) else [g]
-    arrays = [backend.to_numpy(v).astype(np.float64) for v in values]
-    norm = float(np.sqrt(sum(float((a * a).sum()) for a in arrays)))
-    return norm if norm == norm else np.inf
+    values = backend.to_numpy(g).astype(np.float64)
+    norm = float(np.sqrt((values * values).sum()))
+    return math.inf if math.isnan(norm) else norm

@@ -61,7 +61,7 @@ class Layout(NamedTuple):
     routes: list[Route]
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class _Slot:
     """A node, a label or a bend in one layer, with its neighbours in the layers beside it."""
 
@@ -219,7 +219,7 @@ def _room(slot: _Slot, layer: list[_Slot]) -> tuple[float, float]:
     if slot.place + 1 < len(layer):
         below = layer[slot.place + 1]
         high = below.y - (below.height + slot.height) / 2 - ROW_GAP
-    return low, high
+    return (low, high) if low <= high else (slot.y, slot.y)  # tight, and rounded
 
 
 def _level(run: list[_Slot], low: float, high: float, chain: list[_Slot]) -> None:

@@ -13,9 +13,10 @@ _MERMAID_SHAPES = {"leaf": '(["{}"])', "constant": '["{}"]', "operation": '("{}"
 
 def dot(graph: Graph) -> str:
     """Return the graph as a DOT digraph from left to right."""
+    used = {edge.source for edge in graph.edges}
     lines = ["digraph computation {", "  rankdir=LR;", "  node [style=rounded];"]
     for i, vertex in enumerate(graph.vertices):
-        label = _dot_quoted("\n".join(_lines(graph, i, vertex)))
+        label = _dot_quoted("\n".join(_lines(vertex, i not in used)))
         lines.append(f"  n{i} [label={label}, shape={_DOT_SHAPES[vertex.kind]}];")
     for edge in graph.edges:
         label = _dot_quoted("\n".join(filter(None, _flow(edge))))
@@ -25,9 +26,10 @@ def dot(graph: Graph) -> str:
 
 def mermaid(graph: Graph) -> str:
     """Return the graph as a Mermaid flowchart from left to right."""
+    used = {edge.source for edge in graph.edges}
     lines = ["flowchart LR"]
     for i, vertex in enumerate(graph.vertices):
-        label = _mermaid_escaped("\n".join(_lines(graph, i, vertex)))
+        label = _mermaid_escaped("\n".join(_lines(vertex, i not in used)))
         lines.append(f"  n{i}{_MERMAID_SHAPES[vertex.kind].format(label)}")
     for edge in graph.edges:
         label = _mermaid_escaped("\n".join(filter(None, _flow(edge))))
@@ -36,11 +38,9 @@ def mermaid(graph: Graph) -> str:
     return "\n".join([*lines, ""])
 
 
-def _lines(graph: Graph, index: int, vertex: Vertex) -> list[str]:
+def _lines(vertex: Vertex, is_result: bool) -> list[str]:
     """Return the title of a node; a result's own value and gradient have no edge."""
-    if any(edge.source == index for edge in graph.edges):
-        return [vertex.title]
-    return [vertex.title, *filter(None, _flow(vertex))]
+    return [vertex.title, *filter(None, _flow(vertex))] if is_result else [vertex.title]
 
 
 def _flow(of: Edge | Vertex) -> tuple[str, str]:

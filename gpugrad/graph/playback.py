@@ -88,10 +88,7 @@ def page(graph: Graph, title: str, limit: int) -> str:
 
 def frames(graph: Graph, limit: int) -> list[str]:
     """Return one picture per step, the first without any gradient, the last with the sums."""
-    count = len(narrate(graph))
-    return [svg.render(graph, at=i, limit=limit) for i in range(count - 1)] + [
-        svg.render(graph, limit=limit)
-    ]
+    return svg.render_steps(graph, [*range(len(narrate(graph)) - 1), None], limit)
 
 
 def narrate(graph: Graph) -> list[str]:

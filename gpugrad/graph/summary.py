@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,14 +60,22 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{float(value) + 0.0:.{digits}g}"
 
 
-def names_of(names: Any) -> dict[Any, str]:
-    """Return {node, leaf or id of an array: name} for a Module or a mapping of tensors and modules.
+class Named(NamedTuple):
+    """Names by node, leaf or id of an array; and the arrays of named results by their node."""
+
+    names: dict[Any, str]
+    values: dict[Any, Any]
+
+
+def named(names: Any) -> Named:
+    """Return the names that a Module or a mapping of tensors and modules gives.
 
     ``locals()`` is such a mapping: values that are neither tensor nor module, and names that begin
     with an underscore, are passed over; of a tensor with two names the first counts.
     """
+    found = Named({}, {})
     if names is None:
-        return {}
+        return found
     if isinstance(names, Module):
         names = {"": names}
     if not isinstance(names, Mapping):
@@ -75,7 +83,6 @@ def names_of(names: Any) -> dict[Any, str]:
             f"names must be a module or a mapping from name to tensor or module, such as "
             f"locals() or {{'x': x}}; got {type(names).__name__}"
         )
-    found: dict[Any, str] = {}
     for name, value in names.items():
         if isinstance(value, Tensor) and not name.startswith("_"):
             _note(found, name, value)
@@ -86,9 +93,11 @@ def names_of(names: Any) -> dict[Any, str]:
     return found
 
 
-def _note(found: dict[Any, str], name: str, tensor: Tensor) -> None:
-    found.setdefault(tensor._node or tensor, name)
-    found.setdefault(id(tensor._data), name)
+def _note(found: Named, name: str, tensor: Tensor) -> None:
+    key = tensor._node or tensor
+    found.names.setdefault(key, name)
+    found.names.setdefault(id(tensor._data), name)
+    found.values.setdefault(key, tensor._data)
 
 
 def expression(op: str, operands: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from xml.sax.saxutils import escape
 
@@ -36,11 +37,16 @@ class Playback(NamedTuple):
     vertices: dict[int, int]
 
 
-def render(graph: Graph, at: int | None = None, limit: int = LIMIT) -> str:
-    """Return the picture; ``at`` shows the reverse sweep after that many steps (None: all).
+def render(graph: Graph, limit: int = LIMIT) -> str:
+    """Return the picture with the whole reverse sweep in it.
 
-    Every element that a step brings carries its number in ``data-step``, every node its own.
+    Every element that a step of the sweep brings carries its number in ``data-step``.
     """
+    return render_steps(graph, [None], limit)[0]
+
+
+def render_steps(graph: Graph, steps: Sequence[int | None], limit: int = LIMIT) -> list[str]:
+    """Return the picture as it is after each of these steps of the sweep; None means all."""
     count = len(graph.vertices)
     if count > limit:
         raise ValueError(
@@ -63,21 +69,18 @@ def render(graph: Graph, at: int | None = None, limit: int = LIMIT) -> str:
     sizes += [(0.0, 0.0)] * len(results)
     placed = layout(sizes, links)
     when = schedule(graph)
-    drawn = [
-        *(
-            _node(v, title, total, placed.boxes[i], when.vertices.get(i), at)
-            for i, (v, title, total) in enumerate(zip(graph.vertices, titles, totals, strict=True))
-        ),
-        *(
-            _edge(placed.routes[i], e.value, e.gradient, when.edges.get(i), at)
-            for i, e in enumerate(graph.edges)
-        ),
-        *(
-            _edge(route, graph.vertices[i].value, graph.vertices[i].gradient, 1, at)
-            for i, route in zip(results, placed.routes[len(graph.edges) :], strict=True)
-        ),
+    vertices = list(zip(graph.vertices, titles, totals, placed.boxes, strict=False))
+    flows = [(e.value, e.gradient, when.edges.get(i)) for i, e in enumerate(graph.edges)]
+    flows += [(graph.vertices[i].value, graph.vertices[i].gradient, 1) for i in results]
+    routes = list(zip(placed.routes, flows, strict=True))
+    return [
+        _document(
+            placed,
+            [_node(*vertex, when.vertices.get(i), at) for i, vertex in enumerate(vertices)]
+            + [_edge(route, *flow, at) for route, flow in routes],
+        )
+        for at in steps
     ]
-    return _document(placed, drawn)
 
 
 def schedule(graph: Graph) -> Playback:

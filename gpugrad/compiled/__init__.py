@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 import types
 import warnings
-import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -21,13 +21,15 @@ from ..registry import state
 from ..tensor import Tensor
 from .arguments import flat, objects, replaced, symbolic
 from .guards import Guards, unchanged
+from .settings import Settings
 from .sight import Sight
 
 OLDEST = 80  # compute capability for which all operations of a GPT have kernels
 MOST_RECORDINGS = 16  # of one function: shapes should repeat
 
 
-class _Recording(NamedTuple):
+@dataclasses.dataclass(eq=False)
+class _Recording:
     """One recorded run of a function: when it holds, what it launches, what it returns."""
 
     trace: Trace
@@ -39,6 +41,8 @@ class _Recording(NamedTuple):
     changed: list[tuple[Tensor, Tensor | None]]  # leaves whose gradient is another one afterwards
     toggled: list[tuple[Tensor, bool]]  # leaves that require a gradient afterwards, or no longer
     guards: Guards
+    settings: Settings
+    used: int = 0  # the number of the last call that it served
 
     def holds(self) -> bool:
         """Return whether everything from outside is as it was when the function was recorded."""
@@ -47,6 +51,7 @@ class _Recording(NamedTuple):
             all(leaf.holds() for leaf in trace.leaves.values())
             and all(guard() for guard in trace.guards)
             and self.guards.hold()
+            and self.settings.hold()
         )
 
 
@@ -59,12 +64,12 @@ class Compiled:
     def __init__(self, function: Callable[..., Any], device: str | None = None) -> None:
         if not callable(function):
             raise TypeError(f"gg.compile: a function is needed, not {type(function).__name__}")
-        functools.update_wrapper(self, function)
+        functools.update_wrapper(self, function, updated=())
         self._function = function
         self._device = device
         self._found: dict[Any, list[_Recording]] = {}
         self._lock = threading.RLock()  # all calls share their memory
-        self._of: weakref.WeakKeyDictionary[Any, Compiled] = weakref.WeakKeyDictionary()
+        self._calls = 0
         self._warned = False
 
     @property
@@ -76,18 +81,41 @@ class Compiled:
         """Return the compiled method of an instance: each has recordings of its own."""
         if instance is None:
             return self
-        found = self._of.get(instance)
-        if found is None:
+        key = f"<compiled {self._name}>"
+        try:
+            found = vars(instance).get(key)
+        except TypeError:
+            raise TypeError(
+                f"gg.compile: {self._name} is a method of a {type(instance).__name__}, "
+                "which has __slots__ and no place for recordings; add '__dict__' to them, or "
+                "compile a function that takes what the method uses from its closure"
+            ) from None
+        if found is None or found._owner is not instance:  # none, or that of which this is a copy
             method = types.MethodType(self._function, instance)
-            found = self._of[instance] = Compiled(method, self._device)
+            found = vars(instance)[key] = Compiled(method, self._device)
         return found
+
+    @property
+    def _owner(self) -> Any:
+        return getattr(self._function, "__self__", None)
+
+    def __reduce__(self) -> tuple:
+        """Copy it without its recordings."""
+        return type(self), (self._function, self._device)
+
+    @property
+    def _name(self) -> str:
+        return getattr(self._function, "__qualname__", type(self._function).__name__)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the step: record it if nothing recorded fits, and replay it."""
         if recording.current() is not None:
             return self._function(*args, **kwargs)  # part of another step
         arrays: list[Any] = []
-        shapes = flat((args, kwargs), arrays)
+        try:
+            shapes = flat((args, kwargs), arrays)
+        except TypeError as error:
+            raise TypeError(f"gg.compile: {self._name}: {error}") from None
         device = _device(arrays, self._device)
         if (device == "cpu" and not cuda.emulated()) or _capability(device) < OLDEST:
             return self._function(*args, **kwargs)
@@ -99,8 +127,7 @@ class Compiled:
     ) -> Any:
         """Run the step from a recording, a new one if none holds."""
         key = (device, state.make_node is None, shapes)
-        found = self._found.setdefault(key, [])
-        chosen = next((r for r in found if r.holds()), None)
+        chosen = next((r for r in self._found.get(key, ()) if r.holds()), None)
         if chosen is None:
             self._make_room()
             trace = Trace(_capability(device), on_gpu=device != "cpu")
@@ -113,20 +140,24 @@ class Compiled:
                     raise
                 self._device = place  # what it computes with is elsewhere
                 return self(*args, **kwargs)
-            found.insert(0, chosen)
+            self._found.setdefault(key, []).append(chosen)
+        self._calls += 1
+        chosen.used = self._calls
         return _run(chosen, arrays)
 
     def _make_room(self) -> None:
-        """Forget the oldest recording where there are too many; say so once."""
+        """Forget the recording that was not used for longest where there are too many; say so."""
         if self.recordings < MOST_RECORDINGS:
             return
-        oldest = next(key for key, found in self._found.items() if found)
-        self._found[oldest].pop()
+        every = ((one, key) for key, found in self._found.items() for one in found)
+        oldest, key = min(every, key=lambda pair: pair[0].used)
+        self._found[key].remove(oldest)
+        if not self._found[key]:
+            del self._found[key]  # which may keep objects alive
         if not self._warned:
             self._warned = True
-            name = getattr(self._function, "__qualname__", repr(self._function))
             warnings.warn(
-                f"gg.compile: {name} was recorded {MOST_RECORDINGS} times, for other shapes, "
+                f"gg.compile: {self._name} was recorded {MOST_RECORDINGS} times, for other shapes, "
                 "numbers, parameters or gradients each time, which is slow; pass what changes as "
                 "an array, pad to few shapes, call zero_grad() in the step",
                 stacklevel=4,
@@ -137,9 +168,11 @@ class Compiled:
         sight = Sight(self._function, objects((args, kwargs)))
         watches = sight.watches()
         trace.modules.update((module, module.held()) for module in sight.modules)
+        settings = Settings(sight.optimizers)
         with recording.recording(trace), random.recording(random_state) as draws:
             given, keywords = symbolic((args, kwargs), trace)
-            result = self._function(*given, **keywords)
+            with settings.recorded():
+                result = self._function(*given, **keywords)
             for check in trace.checks:
                 check()
             watches = unchanged(watches, trace.modules)
@@ -165,7 +198,9 @@ class Compiled:
                 slots.append((leaf.tensor, leaf.slot, tensors.setdefault(leaf.slot, slot)))
         changed = [(leaf, tensors[b] if isinstance(b, Buffer) else b) for leaf, b in ends]
         guards = Guards(watches, trace.modules)
-        return _Recording(trace, made, draws, random_state, result, slots, changed, toggled, guards)
+        return _Recording(
+            trace, made, draws, random_state, result, slots, changed, toggled, guards, settings
+        )
 
 
 @overload
@@ -234,6 +269,7 @@ def _run(chosen: _Recording, arrays: Sequence[Any]) -> Any:
     runner.write(chosen.random_state, np.array([drawn.seed, drawn.offset], np.uint64))
     for buffer, value in zip(trace.inputs[1:], arrays, strict=True):
         runner.write(buffer, value)
+    chosen.settings.apply()
     runner.run()
     mutations.record_step(runner)
     for leaf, gradient in chosen.changed:

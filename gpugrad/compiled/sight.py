@@ -166,25 +166,33 @@ class Sight:
         elif isinstance(space, dict) and (named or found is not MISSING):
             self._note(space, name, label)
         if found is MISSING:
-            kind = next((k for k in kind.__mro__ if name in vars(k)), object)
-            if name not in vars(kind) or self._is_library(kind.__module__):
+            kinds = [k for k in kind.__mro__ if name in vars(k)]
+            kinds = [k for k in kinds if not self._is_library(k.__module__)]
+            if not kinds:
                 return MISSING
-            found = vars(kind)[name]
-            self._note(kind, name, label)
+            for one in kinds:  # super() may lead to all of them
+                self._note(one, name, label)
+                self._run(_function_of(vars(one)[name]), value)
+            found = vars(kinds[0])[name]
             if isinstance(found, types.MemberDescriptorType):  # of an object with slots
                 self._note(value, name, label)
                 found = getattr(value, name, MISSING)
-        inner = found
-        for wrapper in ("__wrapped__", "__func__", "fget"):  # compiled, class method, property
-            inner = getattr(inner, wrapper, inner)
-        if isinstance(inner, types.FunctionType):
-            self._run(inner, None if isinstance(found, staticmethod) else value)
+        if isinstance(_function_of(found), types.FunctionType):
+            owner = None if isinstance(found, staticmethod) else value
+            self._run(_function_of(found), owner)
         else:
             self._meet(found, name)
         return found
 
     def _is_library(self, module: str | None) -> bool:
         return module != self._home and _is_library(module or "builtins")
+
+
+def _function_of(value: Any) -> Any:
+    """Return the function in a compiled method, a class method or a property."""
+    for wrapper in ("__wrapped__", "__func__", "fget"):
+        value = getattr(value, wrapper, value)
+    return value
 
 
 @functools.cache

@@ -107,8 +107,7 @@ class ByKernel:
         device = backend.device_of(like)
         if device not in self._settings or len(self._settings[device].array) != len(groups):
             self._settings[device] = Settings(len(groups), like)
-        slots = [self.slots(group) for group in groups]
-        write = functools.partial(self._write, self._settings[device], groups, slots)
+        write = functools.partial(self._write, self._settings[device], groups)
         trace = recording.current()
         if trace is None:
             write()
@@ -127,14 +126,15 @@ class ByKernel:
             raise recording.not_recordable(
                 f"changing the settings of {self._name} between two steps of it"
             )
-        kept = [(group, group["params"][:]) for group in self.param_groups]
+        kept = [(group, group["params"][:], self.slots(group)) for group in self.param_groups]
 
         def is_same() -> bool:
             return len(self.param_groups) == len(kept) and all(
                 group is then
                 and len(group["params"]) == len(params)
                 and all(map(operator.is_, group["params"], params))
-                for group, (then, params) in zip(self.param_groups, kept, strict=True)
+                and self.slots(group) == slots  # momentum may need state
+                for group, (then, params, slots) in zip(self.param_groups, kept, strict=True)
             )
 
         def unchanged() -> None:
@@ -147,15 +147,10 @@ class ByKernel:
         trace.guards.append(is_same)
         trace.checks.append(unchanged)
 
-    def _write(self, into: Settings, groups: list[Group], slots: list[tuple[str, ...]]) -> None:
-        """Write the settings of groups, which have to be such that the same state is needed."""
-        for group, kept in zip(groups, slots, strict=True):
+    def _write(self, into: Settings, groups: list[Group]) -> None:
+        """Write the settings of groups."""
+        for group in groups:
             self.check(group)
-            if self.slots(group) != kept:
-                raise RuntimeError(
-                    f"{self._name}: a recorded step updates {kept or 'no state'}, but the settings "
-                    f"now need {self.slots(group) or 'none'}; record it anew"
-                )
         into.write([self.settings(group) for group in groups])
 
     def _count(self, tables: Mapping[str, Table], clip: Array | None) -> None:

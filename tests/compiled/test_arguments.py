@@ -1,0 +1,341 @@
+"""gg.compile: arguments, methods, and which recording serves a call."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import enum
+import functools
+import gc
+import math
+import weakref
+
+import numpy as np
+import pytest
+
+import gpugrad as gg
+from gpugrad import emulator, nn, optim
+from gpugrad.cuda.recording import NotRecordable
+
+ONE = np.ones(2, np.float32)
+
+
+@pytest.fixture(autouse=True)
+def emulated():
+    with emulator.enabled("plain"):
+        yield
+
+
+# Numbers
+
+
+def sign(x, number):
+    return x * math.copysign(2.0, number)
+
+
+def test_zeros_of_both_signs():
+    step = gg.compile(sign)
+    for number in (0.0, -0.0, 0.0, -0.0):
+        assert step(ONE, number).tolist() == sign(ONE, number).tolist()
+    assert step.recordings == 2
+
+
+@pytest.mark.parametrize("wrap", [lambda n: n, lambda n: [n], lambda n: {"k": (n,)}])
+def test_equal_numbers_of_other_types(wrap):
+    seen = []
+
+    @gg.compile
+    def step(x, number):
+        seen.append(number)
+        return x
+
+    numbers = [1, 1.0, True, np.float32(1), np.float64(1), np.int64(1)]
+    for number in numbers * 2:
+        step(ONE, wrap(number))
+    assert step.recordings == len(numbers)
+    assert len(seen) == len(numbers)
+
+
+@pytest.mark.parametrize("nan", [math.nan, np.float32(np.nan), np.float64(np.nan)])
+def test_nan_is_recorded_once(nan):
+    step = gg.compile(lambda x, number: x * (number if number == number else 3.0))
+    for _ in range(3):
+        assert step(ONE, nan * 1).tolist() == [3, 3]
+    assert step.recordings == 1
+
+
+def test_nan_in_a_closure_is_recorded_once():
+    number = math.nan
+    step = gg.compile(lambda x: x * (number if number == number else 3.0))
+    for _ in range(3):
+        number = float("nan")
+        assert step(ONE).tolist() == [3, 3]
+    assert step.recordings == 1
+
+
+def test_enumerations_and_names():
+    kind = enum.Enum("kind", "once twice")
+    step = gg.compile(lambda x, how, name: x * how.value if name == "times" else x + how.value)
+    assert step(ONE, kind.twice, "times").tolist() == [2, 2]
+    assert step(ONE, kind.twice, "plus").tolist() == [3, 3]
+    assert step(ONE, kind.once, name="plus").tolist() == [2, 2]
+
+
+# What cannot be an argument
+
+
+def test_an_argument_of_another_kind_names_the_step():
+    @gg.compile
+    def update(x):
+        return x
+
+    with pytest.raises(TypeError, match=r"update: an argument is a set"):
+        update({1})
+    with pytest.raises(TypeError, match=r"update: an argument is the result.*detach"):
+        update(gg.tensor([1.0], requires_grad=True) * 2)
+
+
+def test_an_argument_that_the_step_changes():
+    def add(x):
+        x += 1.0
+        return x
+
+    def put(x):
+        x[0] = 5.0
+        return x
+
+    for step in (add, put):
+        x = gg.ones(2)
+        with pytest.raises(NotRecordable, match=r"argument.*test_arguments\.py:\d+"):
+            gg.compile(step)(x)
+        assert x.tolist() == [1, 1]
+
+
+# Methods
+
+
+@dataclasses.dataclass(frozen=True)
+class Equal:
+    factor: gg.Tensor = dataclasses.field(compare=False)
+
+    @gg.compile
+    def step(self, x):
+        return x * self.factor
+
+
+class Unhashable:
+    __hash__ = None
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    @gg.compile
+    def step(self, x):
+        return x * self.factor
+
+
+class Child(Unhashable):
+    @gg.compile
+    def step(self, x):
+        return super().step(x) + 1
+
+
+class Slots:
+    __slots__ = ()
+
+    @gg.compile
+    def step(self, x):
+        return x
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+
+    @gg.compile
+    def loss(self, x):
+        return self.inner(x).sum()
+
+
+def test_equal_owners_have_recordings_of_their_own():
+    one, two = Equal(gg.tensor(1.0)), Equal(gg.tensor(2.0))
+    assert one == two
+    for _ in range(2):
+        assert one.step(ONE).tolist() == [1, 1]
+        assert two.step(ONE).tolist() == [2, 2]
+    assert one.step is one.step
+    assert (one.step.recordings, two.step.recordings) == (1, 1)
+
+
+def test_an_owner_without_a_hash_and_one_that_inherits():
+    assert Unhashable(2.0).step(ONE).tolist() == [2, 2]
+    child = Child(2.0)
+    assert child.step(ONE).tolist() == [3, 3]
+    child.factor = 4.0
+    assert child.step(ONE).tolist() == [5, 5]
+
+
+def test_an_owner_without_a_place_for_recordings():
+    with pytest.raises(TypeError, match=r"Slots\.step is a method of a Slots, which has __slots__"):
+        Slots().step(ONE)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Unhashable(gg.tensor(2.0)), Model], ids=["plain", "model"]
+)
+def test_an_owner_is_not_kept_alive(make):
+    owner = make()
+    (owner.step if isinstance(owner, Unhashable) else owner.loss)(ONE)
+    reference = weakref.ref(owner)
+    del owner
+    gc.collect()
+    assert reference() is None
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_of_an_owner(copied):
+    model = Model()
+    first = model.loss(ONE).item()
+    other = copied(model)
+    other.inner = nn.Linear(2, 2)
+    np.testing.assert_allclose(other.loss(ONE).item(), other.inner(ONE).sum().item(), rtol=1e-5)
+    assert model.loss(ONE).item() == first
+    assert (model.loss.recordings, other.loss.recordings) == (1, 1)
+    assert other.state_dict().keys() == model.state_dict().keys()
+
+
+# Which recordings are kept
+
+
+def test_the_recording_that_was_not_used_for_longest_is_forgotten():
+    traced = []
+
+    @gg.compile
+    def step(x, number):
+        traced.append(number)
+        return x * number
+
+    for number in range(16):
+        step(ONE, number)
+    step(ONE, 0)
+    with pytest.warns(UserWarning, match="was recorded 16 times"):
+        step(ONE, 16)  # in the place of 1
+    step(ONE, 0)
+    assert traced == [*range(17)]
+    step(ONE, 1)
+    assert traced[17:] == [1]
+
+
+def test_what_a_forgotten_recording_was_made_for_is_not_kept_alive():
+    step = gg.compile(lambda x, model: model(x))
+    model = nn.Linear(2, 2)
+    step(ONE, model)
+    reference = weakref.ref(model)
+    del model
+    others = [nn.Linear(2, 2) for _ in range(16)]
+    for other in others[:15]:
+        step(ONE, other)
+    with pytest.warns(UserWarning, match="was recorded 16 times"):
+        step(ONE, others[15])
+    gc.collect()
+    assert reference() is None
+
+
+# Settings of optimisers
+
+
+def make_trainer(**given):
+    w = gg.tensor([1.0, 1.0], requires_grad=True)
+    return w, optim.SGD([w], **given)
+
+
+def test_a_learning_rate_that_is_an_argument():
+    def run(wrap):
+        w, optimizer = make_trainer(lr=1.0)
+
+        @wrap
+        def step(x, lr):
+            optimizer.param_groups[0]["lr"] = lr
+            (w * x).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        for lr in (0.5, 0.5, 0.25, 0.5, 0.25, 0.5, 1, 0.5):
+            step(ONE, lr)
+        optimizer.param_groups[0]["lr"] = 100.0  # which the step does not leave at that
+        for lr in (0.5, 1, 0.5):
+            step(ONE, lr)
+        return w.tolist(), optimizer.param_groups[0]["lr"], step
+
+    *plain, _ = run(lambda f: f)
+    *replayed, step = run(gg.compile)
+    assert plain == replayed
+    assert step.recordings <= 10
+
+
+def test_a_learning_rate_that_decays_in_the_step():
+    def run(wrap):
+        w, optimizer = make_trainer(lr=1.0)
+
+        @wrap
+        def step(x):
+            for group in optimizer.param_groups:
+                group["lr"] *= 0.5
+            (w * x).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        for _ in range(5):
+            step(ONE)
+        return w.tolist()
+
+    assert run(lambda f: f) == run(gg.compile)
+
+
+def test_settings_from_outside_are_free():
+    w, optimizer = make_trainer(lr=1.0)
+
+    @gg.compile
+    def step(x):
+        (w * x).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for lr in (1, 0.5, 0.25):
+        optimizer.param_groups[0]["lr"] = lr
+        step(ONE)
+    assert w.tolist() == [-0.75, -0.75]
+    assert step.recordings == 1
+    assert optimizer.param_groups[0]["lr"] == 0.25
+    assert [type(v) for k, v in optimizer.param_groups[0].items() if k != "params"] == [
+        type(v) for v in {**optimizer.defaults, "lr": 0.25}.values()
+    ]
+
+
+def test_momentum_that_is_switched_on():
+    def run(wrap):
+        w, optimizer = make_trainer(lr=0.1)
+
+        @wrap
+        def step(x):
+            (w * x).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        for momentum in (0.0, 0.9, 0.9, 0.5, 0.0, 0.9):
+            optimizer.param_groups[0]["momentum"] = momentum
+            step(ONE)
+        return w.numpy(), step
+
+    plain, _ = run(lambda f: f)
+    replayed, step = run(gg.compile)
+    np.testing.assert_allclose(replayed, plain, rtol=1e-6)
+    assert step.recordings == 2
+
+
+def test_a_partial_function_has_a_name_in_messages():
+    step = gg.compile(functools.partial(sign, number=1.0))
+    assert step(ONE).tolist() == [2, 2]
+    with pytest.raises(TypeError, match="partial: an argument is a set"):
+        step({1})

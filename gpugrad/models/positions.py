@@ -154,7 +154,8 @@ class RelativeBias(DistanceBias):
 
     def of(self, distance: Tensor) -> Tensor:
         """Return (heads, ...): what is added at each of the distances, integers from 0 on."""
-        bucket = ops.sum(ops.expand_dims(distance, -1) >= self.first, axis=-1) - 1
+        reached = (ops.expand_dims(distance, -1) >= self.first).astype("float32")
+        bucket = ops.sum(reached, axis=-1).astype("int64") - 1
         return ops.moveaxis(F.embedding(bucket, self.weight), -1, 0)
 
 

@@ -8,9 +8,10 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from ..models import GPTConfig
+from ..models.config import Activation, Norm, Positions
 from .patterns import factors
 from .presets import PRESETS, SHAPE
 from .source import source_settings
@@ -68,16 +69,19 @@ class TrainConfig:
 
     n_layer: int = _setting(4, "transformer blocks", True, low=1)
     n_head: int = _setting(4, "attention heads", True, low=1)
+    n_kv_head: int = _setting(0, "heads of keys and values (0: as many as n_head)", True, low=0)
     n_embd: int = _setting(128, "width: channels of the residual stream", True, low=1)
     block_size: int = _setting(64, "tokens of context", True, low=1)
     bias: bool = _setting(False, "biases in linear layers and norms", True)
     dropout: float = _setting(0.0, "probability of dropping a value", True, low=0, below=1)
     norm_first: bool = _setting(True, "norms before attention and MLP (pre-LN), or after", True)
     positions: str = _setting(
-        "rotary", "how the model sees places", True, choices=("learned", "sinusoidal", "rotary")
+        "rotary", "how the model sees places", True, choices=get_args(Positions)
     )
     tied_head: bool = _setting(True, "the head uses the token embedding's weight", True)
-    activation: str = _setting("gelu_tanh", "of the MLP", True, choices=("gelu_tanh", "gelu"))
+    activation: str = _setting("gelu_tanh", "of the MLP", True, choices=get_args(Activation))
+    mlp_ratio: float = _setting(4.0, "width of the MLP as a multiple of n_embd", True, above=0)
+    norm: str = _setting("layer", "kind of norms", True, choices=get_args(Norm))
 
     init_from: str = _setting(
         "", "folder of a run or a Hugging Face GPT-2 whose weights to start from", True
@@ -168,6 +172,7 @@ class TrainConfig:
     def model(self, vocab_size: int) -> GPTConfig:
         """Return the model's configuration."""
         shape = {name: getattr(self, name) for name in SHAPE}
+        shape["n_kv_head"] = shape["n_kv_head"] or None
         return GPTConfig(vocab_size=vocab_size, dtype=self.precision, **shape)
 
     def to_dict(self) -> dict[str, Any]:

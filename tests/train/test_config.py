@@ -211,6 +211,7 @@ def test_resuming_may_not_change_what_is_in_the_state(name):
     config = TrainConfig()
     others = {"bias": True, "data": "x", "precision": "float64", "positions": "learned"}
     others |= {"tokenizer": "char", "activation": "gelu", "preset": "tiny", "n_head": 2}
+    others |= {"norm": "rms", "mlp_ratio": 2.0}
     others |= {"norm_first": False, "tied_head": False, "n_embd": 256, "train_fraction": 0.5}
     others |= {"init_from": "runs/other", "fresh": "head", "freeze": "tokens"}
     others |= {"lora_targets": "*.up", "lr_scales": "norm=2"}

@@ -175,7 +175,7 @@ class Compiled:
                 result = self._function(*given, **keywords)
             for check in trace.checks:
                 check()
-            watches = unchanged(watches, trace.modules)
+            watches = unchanged(watches, trace.modules, sight.line_of)
             outputs: list[Buffer] = []
             result = replaced(result, lambda a: _output(trace, a, outputs))
             ends = _end_gradients(trace)

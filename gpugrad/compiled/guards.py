@@ -70,7 +70,7 @@ class Watch:
         return True
 
     def undo(self) -> str | None:
-        """Put back what there was; return what was changed, None if nothing was."""
+        """Put back what there was; return what was done to it, None if nothing was."""
         now, then = self._read(), self._values
         if same(now, then):
             return None
@@ -134,13 +134,15 @@ def watch_items(value: Any, name: str) -> Watch:
     return Watch(lambda: [*value, *value.values()], write, lambda i: what)
 
 
+LineOf = Callable[[str], str]
 Held = Mapping[Module, Mapping[str, Any]]
 
 
-def unchanged(watches: Sequence[Watch], modules: Held) -> list[Watch]:
+def unchanged(watches: Sequence[Watch], modules: Held, line_of: LineOf) -> list[Watch]:
     """Return the watches to keep: not those of lists in which a step has logged something.
 
-    Raises NotRecordable for what else the step has just changed, and puts it back.
+    Raises NotRecordable for what else the step has just changed, and puts it back. ``line_of``
+    returns where the step's code sets a name.
     """
     watches = [watch for watch in watches if not watch.is_log]
     changed = [what for what in (watch.undo() for watch in watches) if what is not None]
@@ -153,7 +155,12 @@ def unchanged(watches: Sequence[Watch], modules: Held) -> list[Watch]:
                 vars(module)[name] = then[name]
             Module.changes += 1
     if changed:
-        raise recording.not_recordable(changed[0])
+        name = changed[0].partition("'")[2].partition("'")[0]
+        raise recording.NotRecordable(
+            f"gg.compile: {changed[0]} cannot be recorded, at {line_of(name)}: it would not happen "
+            "again in a replay. Do it outside of the step with what the step returns, or keep the "
+            "value in a tensor that the step changes in place"
+        )
     return watches
 
 

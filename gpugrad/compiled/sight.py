@@ -54,6 +54,7 @@ class Sight:
             self.optimizers: dict[Optimizer, None] = {}
             self._met: dict[tuple[int, int], Any] = {}
             self._watched: list[Watch] = []
+            self._codes: list[types.CodeType] = []
             self._named: dict[int, tuple[Any, str, dict[str, None]]] = {}
             for root in (function, *roots):
                 self._meet(root, "an argument")
@@ -62,6 +63,12 @@ class Sight:
         """Return what watches all places."""
         named = self._named.values()
         return [*self._watched, *(watch_names(space, [*n], label) for space, label, n in named)]
+
+    def line_of(self, name: str) -> str:
+        """Return the file and line in which a name is set, or named; else where the step begins."""
+        lines = [line for code in self._codes for line in _lines(code, name)]
+        first = [f"{code.co_filename}:{code.co_firstlineno}" for code in self._codes[:1]]
+        return min(lines, default=(0, "".join(first) or "an unknown line"))[1]
 
     def _note(self, space: Any, name: str, label: str) -> None:
         """Watch a name in a namespace: a dict, a class, or an object with slots."""
@@ -118,6 +125,7 @@ class Sight:
         ):
             return
         code, cells = function.__code__, function.__closure__ or ()
+        self._codes.append(code)
         name = function.__qualname__
         if cells:
             self._watched.append(watch_cells(code.co_freevars, cells, name))
@@ -220,3 +228,15 @@ def _chains(code: types.CodeType, scope: Iterable[str]) -> Iterator[_Chain]:
         if isinstance(one.argval, types.CodeType):
             yield from _chains(one.argval, {*scope} & {*one.argval.co_freevars})
     yield chain
+
+
+def _lines(code: types.CodeType, name: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines that use a name, after 0 where it is set and 1 where not."""
+    starts, line = dict(dis.findlinestarts(code)), code.co_firstlineno
+    for one in dis.get_instructions(code):
+        line = starts.get(one.offset) or line
+        if one.argval == name:
+            is_set = one.opname.startswith(("STORE", "DELETE"))
+            yield 1 - is_set, f"{code.co_filename}:{line}"
+        elif isinstance(one.argval, types.CodeType):
+            yield from _lines(one.argval, name)

@@ -11,6 +11,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import emulator, nn
+from gpugrad.cuda.recording import NotRecordable
 
 ONE = np.ones(2, np.float32)
 scale = 2.0
@@ -215,3 +216,190 @@ def test_a_number_that_changes_between_calls(make, monkeypatch):
     set_value(2.0)
     assert step(ONE).tolist() == [2, 2]
     assert step.recordings == 2
+
+
+# Objects
+
+
+def test_a_module_of_a_namespace_that_is_replaced():
+    one, two = nn.Linear(2, 2), nn.Linear(2, 2)
+    space = types.SimpleNamespace(m=one)
+    step = gg.compile(lambda x: space.m(x))
+    for model in (one, two, one):
+        space.m = model
+        np.testing.assert_allclose(step(ONE).numpy(), model(ONE).detach().numpy(), rtol=1e-5)
+    assert step.recordings == 2
+
+
+def test_a_tensor_and_a_function_of_a_dict_that_are_replaced():
+    space = {"w": gg.tensor([1.0, 1.0]), "f": gg.exp}
+    step = gg.compile(lambda x: space["f"](x) * space["w"])
+    step(ONE)
+    space["w"] = gg.tensor([2.0, 2.0])
+    np.testing.assert_allclose(step(ONE).numpy(), 2 * np.exp(ONE), rtol=1e-5)
+    space["f"] = gg.sqrt
+    np.testing.assert_allclose(step(ONE).numpy(), 2 * ONE, rtol=1e-5)
+
+
+def test_a_part_of_a_module_in_an_object_that_is_replaced():
+    place = Place(model=nn.Sequential(nn.Linear(2, 2), nn.Tanh()))
+    step = gg.compile(lambda x: place.model(x))
+    for part in (nn.Tanh(), nn.ReLU(), nn.Sigmoid()):
+        place.model[1] = part
+        expected = place.model(ONE).detach().numpy()
+        np.testing.assert_allclose(step(ONE).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_the_step_does_not_name_is_free():
+    place = Place(factor=2.0, count=0, seen=[])
+    step = gg.compile(lambda x: place.times(x) / 2)
+    for number in range(4):
+        place.count = number
+        place.seen.append(number)
+        assert step(ONE).tolist() == [2, 2]
+    assert step.recordings == 1
+
+
+def test_a_look_at_modules_costs_once_per_change(monkeypatch):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+    looks = []
+    held = nn.Module.held
+    monkeypatch.setattr(nn.Module, "held", lambda self: looks.append(self) or held(self))
+    step = gg.compile(lambda x: model(x))
+    step(ONE)
+    model.eval()
+    step(ONE)
+    model.unrelated = 1
+    del model.unrelated
+    step(ONE)
+    assert step.recordings == 2
+    looks.clear()
+    for _ in range(3):
+        step(ONE)
+    assert not looks
+
+
+# What a step changes itself
+
+
+def count_in_a_closure():
+    count = 0
+
+    def step(x):
+        nonlocal count
+        count += 1
+        return x * count
+
+    return step, "'count', a variable around", lambda: count, 0
+
+
+def count_in_a_global():
+    def step(x):
+        global calls
+        calls += 1
+        return x * calls
+
+    return step, "'calls', a global of", lambda: calls, 0
+
+
+def count_in_an_object():
+    place = Place(count=0)
+
+    def step(x):
+        place.count += 1
+        return x * place.count
+
+    return step, "'count', an attribute of Place", lambda: place.count, 0
+
+
+def new_attribute():
+    place = Place()
+
+    def step(x):
+        place.hidden = x * 2
+        return place.hidden
+
+    return step, "'hidden', an attribute of Place", lambda: vars(place), {}
+
+
+def count_in_a_dict():
+    counts = {"calls": 0}
+
+    def step(x):
+        counts["calls"] += 1
+        return x * counts["calls"]
+
+    return step, "changing the dict", lambda: counts, {"calls": 0}
+
+
+def list_that_is_overwritten():
+    counts = [0]
+
+    def step(x):
+        counts[0] += 1
+        return x * counts[0]
+
+    return step, "changing the list", lambda: counts, [0]
+
+
+def count_in_a_module():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.count = 0
+
+        def forward(self, x):
+            self.count += 1
+            return x * self.count
+
+    model = Counting()
+    return model, "'count', an attribute of Counting", lambda: model.count, 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        count_in_a_closure,
+        count_in_a_global,
+        count_in_an_object,
+        new_attribute,
+        count_in_a_dict,
+        list_that_is_overwritten,
+        count_in_a_module,
+    ],
+    ids=lambda make: make.__name__,
+)
+def test_what_a_step_changes_is_an_error_and_put_back(make):
+    step, words, now, before = make()
+    with pytest.raises(NotRecordable, match=r"test_guards\.py:\d+") as caught:
+        gg.compile(step)(ONE)
+    assert words in str(caught.value)
+    assert now() == before
+
+
+def test_the_line_that_sets_a_variable_is_named():
+    count = 0
+
+    def step(x):
+        nonlocal count
+        count += 1
+        return x
+
+    with pytest.raises(NotRecordable) as caught:
+        gg.compile(step)(ONE)
+    assert f"test_guards.py:{step.__code__.co_firstlineno + 2}:" in str(caught.value)
+
+
+def test_a_list_is_a_log():
+    seen = []
+
+    @gg.compile
+    def step(x):
+        seen.append(x.shape)
+        return x
+
+    for _ in range(3):
+        step(ONE)
+        seen.append("called")
+    assert seen == [(2,), "called", "called", "called"]
+    assert step.recordings == 1

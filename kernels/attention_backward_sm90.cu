@@ -39,12 +39,11 @@ __device__ __forceinline__ void load_columns(float (&mine)[COUNT], const float* 
 __device__ __forceinline__ constexpr int which(int i) { return i / 4 * 2 + i % 2; }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90_keys(
-    const T* q, const T* k, const T* v, const T* g, const float* stats, T* dk, T* dv,
-    int64_t q_batch, int64_t q_head, int64_t q_row, int64_t k_batch, int64_t k_head, int64_t k_row,
-    int64_t v_batch, int64_t v_head, int64_t v_row, int64_t g_batch, int64_t g_head, int64_t g_row,
-    int64_t dk_batch, int64_t dk_head, int64_t dk_row, int64_t dv_batch, int64_t dv_head,
-    int64_t dv_row, int all_heads, int heads, int queries, int keys, int padded, int offset,
-    int group, float scale) {
+    const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k,
+    const __grid_constant__ TensorMap v, const __grid_constant__ TensorMap g, const float* stats,
+    T* dk, T* dv, int64_t dk_batch, int64_t dk_head, int64_t dk_row, int64_t dv_batch,
+    int64_t dv_head, int64_t dv_row, int all_heads, int heads, int queries, int keys, int padded,
+    int offset, int group, float scale) {
     using Others = Panels<QUERIES>;
     __shared__ Barriers barriers;
     DYN_SMEM(memory);
@@ -59,7 +58,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
 
     if (threadIdx.x >= CONSUMERS * GROUP) {
         registers_give<PRODUCER_REGISTERS>();
-        Producer producer = {barriers, {0, 0}, 0, nullptr};
+        if (threadIdx.x >= CONSUMERS * GROUP + Producer<TMA>::threads) return;
+        Producer<TMA> producer{{barriers}};
 #pragma unroll 1
         for (int64_t block = blockIdx.x; block < works; block += gridDim.x) {
             const Work work = work_of(block, blocks, all_heads, group);
@@ -67,26 +67,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
             const int begin = max(0, first_key - offset) / QUERIES;
             if (begin >= end) continue;
             producer.wait_for_own();
-            const Rows key = lines_of(k, k_batch, k_head, k_row, head, heads);
-            const Rows value = lines_of(v, v_batch, v_head, v_row, head, heads);
-            producer.copy<OWN>(own_k, key, first_key, keys);
-            producer.copy<OWN>(own_v, value, first_key, keys);
-            producer.hand_over(&barriers.own_full);
-            const Rows query = lines_of(q, q_batch, q_head, q_row, head, heads);
-            const Rows upstream = lines_of(g, g_batch, g_head, g_row, head, heads);
+            producer.copy<OWN>(own_k, producer.rows(k, head, heads), first_key);
+            producer.copy<OWN>(own_v, producer.rows(v, head, heads), first_key);
+            producer.hand_over();
+            const auto query = producer.rows(q, head, heads);
+            const auto upstream = producer.rows(g, head, heads);
             const float* head_stats = stats + static_cast<int64_t>(head) * 2 * padded;
 #pragma unroll 1
             for (int tile = begin; tile < end; tile++) {
                 const int first = tile * QUERIES, stage = producer.place.stage;
                 T* const at = tiles + stage * 2 * Others::size;
+                float* const numbers = columns + stage * 2 * QUERIES;
                 producer.wait_for_place();
-                producer.copy<QUERIES>(at, query, first, queries);
-                producer.copy<QUERIES>(at + Others::size, upstream, first, queries);
-                const int i = 4 * (threadIdx.x % GROUP);
-                if (i < 2 * QUERIES)
-                    cp_async_16(columns + stage * 2 * QUERIES + i,
-                                head_stats + i / QUERIES * padded + first + i % QUERIES);
-                producer.hand_over_place();
+                producer.copy<QUERIES>(at, query, first);
+                producer.copy<QUERIES>(at + Others::size, upstream, first);
+                producer.copy_numbers<QUERIES>(numbers, head_stats + first);
+                producer.copy_numbers<QUERIES>(numbers + QUERIES, head_stats + padded + first);
+                producer.hand_over();
             }
         }
         producer.finish();
@@ -190,11 +187,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90_queries(
-    const T* q, const T* k, const T* v, const T* g, const float* stats, T* dq, int64_t q_batch,
-    int64_t q_head, int64_t q_row, int64_t k_batch, int64_t k_head, int64_t k_row, int64_t v_batch,
-    int64_t v_head, int64_t v_row, int64_t g_batch, int64_t g_head, int64_t g_row,
-    int64_t dq_batch, int64_t dq_head, int64_t dq_row, int all_heads, int heads, int queries,
-    int keys, int padded, int offset, int group, float scale) {
+    const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k,
+    const __grid_constant__ TensorMap v, const __grid_constant__ TensorMap g, const float* stats,
+    T* dq, int64_t dq_batch, int64_t dq_head, int64_t dq_row, int all_heads, int heads,
+    int queries, int keys, int padded, int offset, int group, float scale) {
     using Others = Panels<KEYS>;
     __shared__ Barriers barriers;
     DYN_SMEM(memory);
@@ -207,7 +203,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
 
     if (threadIdx.x >= CONSUMERS * GROUP) {
         registers_give<PRODUCER_REGISTERS>();
-        Producer producer = {barriers, {0, 0}, 0, nullptr};
+        if (threadIdx.x >= CONSUMERS * GROUP + Producer<TMA>::threads) return;
+        Producer<TMA> producer{{barriers}};
 #pragma unroll 1
         for (int64_t block = blockIdx.x; block < works; block += gridDim.x) {
             const Work work = work_of(block, blocks, all_heads, group);
@@ -216,20 +213,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_backward_sm90
             const int end = (visible(last_query, offset, keys) + KEYS - 1) / KEYS;
             if (end == 0) continue;
             producer.wait_for_own();
-            producer.copy<OWN>(own_q, lines_of(q, q_batch, q_head, q_row, head, heads),
-                               first_query, queries);
-            producer.copy<OWN>(own_g, lines_of(g, g_batch, g_head, g_row, head, heads),
-                               first_query, queries);
-            producer.hand_over(&barriers.own_full);
-            const Rows key = lines_of(k, k_batch, k_head, k_row, head, heads);
-            const Rows value = lines_of(v, v_batch, v_head, v_row, head, heads);
+            producer.copy<OWN>(own_q, producer.rows(q, head, heads), first_query);
+            producer.copy<OWN>(own_g, producer.rows(g, head, heads), first_query);
+            producer.hand_over();
+            const auto key = producer.rows(k, head, heads);
+            const auto value = producer.rows(v, head, heads);
 #pragma unroll 1
             for (int tile = 0; tile < end; tile++) {
                 T* const at = tiles + producer.place.stage * 2 * Others::size;
                 producer.wait_for_place();
-                producer.copy<KEYS>(at, key, tile * KEYS, keys);
-                producer.copy<KEYS>(at + Others::size, value, tile * KEYS, keys);
-                producer.hand_over_place();
+                producer.copy<KEYS>(at, key, tile * KEYS);
+                producer.copy<KEYS>(at + Others::size, value, tile * KEYS);
+                producer.hand_over();
             }
         }
         producer.finish();

@@ -18,10 +18,10 @@ constexpr int KEYS = HEAD_DIM == 64 ? 128 : 64;  // rows of a tile
 constexpr float GROWTH = 8.0f;
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_forward_sm90(
-    const T* q, const T* k, const T* v, T* out, float* lse, int64_t q_batch, int64_t q_head,
-    int64_t q_row, int64_t k_batch, int64_t k_head, int64_t k_row, int64_t v_batch, int64_t v_head,
-    int64_t v_row, int64_t out_batch, int64_t out_head, int64_t out_row, int all_heads, int heads,
-    int queries, int keys, int offset, int group, float scale) {
+    const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k,
+    const __grid_constant__ TensorMap v, T* out, float* lse, int64_t out_batch, int64_t out_head,
+    int64_t out_row, int all_heads, int heads, int queries, int keys, int offset, int group,
+    float scale) {
     using Others = Panels<KEYS>;
     __shared__ Barriers barriers;
     DYN_SMEM(memory);
@@ -33,7 +33,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_forward_sm90(
 
     if (threadIdx.x >= CONSUMERS * GROUP) {
         registers_give<PRODUCER_REGISTERS>();
-        Producer producer = {barriers, {0, 0}, 0, nullptr};
+        if (threadIdx.x >= CONSUMERS * GROUP + Producer<TMA>::threads) return;
+        Producer<TMA> producer{{barriers}};
 #pragma unroll 1
         for (int64_t block = blockIdx.x; block < works; block += gridDim.x) {
             const Work work = work_of(block, blocks, all_heads, group);
@@ -42,18 +43,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_forward_sm90(
             const int end = (visible(last_query, offset, keys) + KEYS - 1) / KEYS;
             if (end == 0) continue;
             producer.wait_for_own();
-            producer.copy<OWN>(own_q, lines_of(q, q_batch, q_head, q_row, head, heads),
-                               first_query, queries);
-            producer.hand_over(&barriers.own_full);
-            const Rows key = lines_of(k, k_batch, k_head, k_row, head, heads);
-            const Rows value = lines_of(v, v_batch, v_head, v_row, head, heads);
+            producer.copy<OWN>(own_q, producer.rows(q, head, heads), first_query);
+            producer.hand_over();
+            const auto key = producer.rows(k, head, heads);
+            const auto value = producer.rows(v, head, heads);
 #pragma unroll 1
             for (int tile = 0; tile < end; tile++) {
                 T* const at = tiles + producer.place.stage * 2 * Others::size;
                 producer.wait_for_place();
-                producer.copy<KEYS>(at, key, tile * KEYS, keys);
-                producer.copy<KEYS>(at + Others::size, value, tile * KEYS, keys);
-                producer.hand_over_place();
+                producer.copy<KEYS>(at, key, tile * KEYS);
+                producer.copy<KEYS>(at + Others::size, value, tile * KEYS);
+                producer.hand_over();
             }
         }
         producer.finish();

@@ -5,16 +5,20 @@
 // on its multiprocessor and works on one block of OWN rows after the other; while the consumers
 // finish one, the producer copies the next. A tile of some rows of two arrays goes through a ring
 // of STAGES places; `full` and `empty` say whose a place is.
-// The copies are cp.async, 16 bytes at a time, into the layout that wgmma reads (128-byte lines,
-// swizzled): a plain bulk copy cannot swizzle, and a tensor map (TMA) would have to be made by the
-// driver for every array and passed by value. The rows of a packed (B, T, 3, H, D) are whole lines
-// of 128 bytes, so that the traffic is the same. What a thread copied it waits for itself and then
-// shows to the asynchronous proxy.
+// Tiles get the layout that wgmma reads: 128-byte lines, swizzled. TMA chooses how they are copied,
+// and nothing else: results are the same bit for bit.
+// 0: by 128 threads, 16 bytes at a time (cp.async). What a thread copied it waits for itself and
+//    then shows to the asynchronous proxy. Arrays are described by TensorMaps in the open.
+// 1: by one thread, a box of 64 columns at a time (cp.async.bulk.tensor), by TensorMaps that the
+//    driver made; the copy engine arrives at the barriers.
 #pragma once
 #include "attention.cuh"
 
 #ifndef STAGES
 #define STAGES 4
+#endif
+#ifndef TMA
+#define TMA 0
 #endif
 
 constexpr int GROUP = 128;  // threads of a warpgroup
@@ -23,11 +27,11 @@ constexpr int UNIT = 64, OWN = UNIT * CONSUMERS;  // rows
 constexpr int STEPS = HEAD_DIM / 16, PANELS = HEAD_DIM / 64, CHUNKS = HEAD_DIM / 8;
 constexpr bool BFLOAT16 = GPUGRAD_DTYPE == 1;
 // Of a thread: 40 * 128 + 232 * 256 make up the 64 K registers of a multiprocessor.
-constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
+constexpr int PRODUCER_REGISTERS = TMA ? 24 : 40, CONSUMER_REGISTERS = TMA ? 240 : 232;
 static_assert(HEAD_DIM % 64 == 0, "lines of 64 elements");
 
-// The rows of one head.
-__device__ __forceinline__ Rows lines_of(const T* x, int64_t batch_stride, int64_t head_stride,
+// The rows of one head, to write.
+__device__ __forceinline__ Rows lines_of(T* x, int64_t batch_stride, int64_t head_stride,
                                          int64_t stride, int head, int heads) {
     return rows_of(x, batch_stride, head_stride, stride, head, heads, HEAD_DIM);
 }
@@ -151,17 +155,6 @@ __device__ __forceinline__ void write_sums(const float (&sums)[HEAD_DIM / 2], fl
 struct Barriers {
     uint64_t full[STAGES], empty[STAGES], own_full, own_empty;
 };
-__device__ __forceinline__ void init_barriers(Barriers& barriers) {
-    if (threadIdx.x == 0) {
-        for (int i = 0; i < STAGES; i++) {
-            mbarrier_init(&barriers.full[i], GROUP / WARP);
-            mbarrier_init(&barriers.empty[i], CONSUMERS * GROUP / WARP);
-        }
-        mbarrier_init(&barriers.own_full, GROUP / WARP);
-        mbarrier_init(&barriers.own_empty, CONSUMERS * GROUP / WARP);
-    }
-    __syncthreads();
-}
 
 // A warp arrives as one, behind all that its lanes did.
 __device__ __forceinline__ void warp_arrive(uint64_t* barrier) {
@@ -178,21 +171,56 @@ struct Place {
     }
 };
 
-// A thread of the producer. Copies are handed over one step late, when they have arrived.
-struct Producer {
+// The producer's turns.
+struct Turns {
     Barriers& barriers;
-    Place place;
-    unsigned own_round;
-    uint64_t* under_way;  // the barrier of the newest copies
+    Place place = {0, 0};
+    unsigned own_round = 0;
+    uint64_t* target = nullptr;  // the barrier that the next copies belong to
 
+    // Until the own rows may be overwritten.
+    __device__ __forceinline__ void wait_for_own() {
+        mbarrier_wait(&barriers.own_empty, own_round ^ 1);
+        own_round ^= 1;
+        target = &barriers.own_full;
+    }
+    __device__ __forceinline__ void wait_for_place() {
+        mbarrier_wait(&barriers.empty[place.stage], place.round ^ 1);
+        target = &barriers.full[place.stage];
+        place.next();
+    }
+};
+
+// Who copies: the first `threads` of the producer warpgroup; `arrivals` at a barrier per hand-over.
+// Both kinds are called alike: wait, copy, hand over what was copied since; and finish.
+template <bool BY_MAP>
+struct Producer;
+
+// By cp.async: copies are handed over one step late, when they have arrived.
+template <>
+struct Producer<false> : Turns {
+    static constexpr int threads = GROUP, arrivals = GROUP / WARP;
+    uint64_t* under_way = nullptr;  // the barrier of the newest copies handed over
+
+    // The rows of one head.
+    struct Source {
+        const char* start;
+        int64_t stride;  // bytes
+        int count;
+    };
+    __device__ __forceinline__ static Source rows(const TensorMap& x, int head, int heads) {
+        return {x.start + head / heads * x.strides[3] + head % heads * x.strides[2], x.strides[1],
+                static_cast<int>(x.lengths[1])};
+    }
+    // ROWS rows from `first` on, zeros for those that do not exist.
     template <int ROWS>
-    __device__ __forceinline__ void copy(T* tile, const Rows& from, int first, int count) const {
+    __device__ __forceinline__ void copy(T* tile, const Source& from, int first) const {
         constexpr int step = GROUP / CHUNKS;  // a multiple of 8: the same place in a line
         const int row = threadIdx.x % GROUP / CHUNKS, chunk = threadIdx.x % CHUNKS;
-        const T* const begin = from.at(first) + 8 * chunk;
-        const T* at = begin + row * from.stride;
+        const char* const begin = from.start + first * from.stride + 16 * chunk;
+        const char* at = begin + row * from.stride;
         T* to = Panels<ROWS>::at(tile, row, chunk);
-        int left = count - first - row;
+        int left = from.count - first - row;
 #pragma unroll 1
         for (int i = 0; i < ROWS / step; i++) {
             cp_async_16(to, left > 0 ? at : begin, left > 0);
@@ -201,15 +229,19 @@ struct Producer {
             left -= step;
         }
     }
-    // What was copied since the last call belongs to this barrier.
-    __device__ __forceinline__ void hand_over(uint64_t* barrier) {
+    template <int COUNT>
+    __device__ __forceinline__ void copy_numbers(float* to, const float* from) const {
+        const int i = 4 * (threadIdx.x % GROUP);
+        if (i < COUNT) cp_async_16(to + i, from + i);
+    }
+    __device__ __forceinline__ void hand_over() {
         cp_async_commit();
         if (under_way) {
             cp_async_wait<1>();
             fence_proxy_async();
             warp_arrive(under_way);
         }
-        under_way = barrier;
+        under_way = target;
     }
     __device__ __forceinline__ void finish() {
         if (!under_way) return;
@@ -218,17 +250,55 @@ struct Producer {
         warp_arrive(under_way);
         under_way = nullptr;
     }
-    // Until the own rows may be overwritten. Consumers may need the newest tile for that.
+    // Consumers may need the newest tile before they are done with their own rows.
     __device__ __forceinline__ void wait_for_own() {
         finish();
-        mbarrier_wait(&barriers.own_empty, own_round ^ 1);
-        own_round ^= 1;
-    }
-    __device__ __forceinline__ void wait_for_place() {
-        mbarrier_wait(&barriers.empty[place.stage], place.round ^ 1);
-    }
-    __device__ __forceinline__ void hand_over_place() {
-        hand_over(&barriers.full[place.stage]);
-        place.next();
+        Turns::wait_for_own();
     }
 };
+
+// By the copy engine, which arrives with the bytes it has copied; one thread orders them.
+template <>
+struct Producer<true> : Turns {
+    static constexpr int threads = 1, arrivals = 1;
+    int bytes = 0;  // ordered since the last hand-over
+
+    struct Source {
+        const TensorMap* map;
+        int head, batch;
+    };
+    __device__ __forceinline__ static Source rows(const TensorMap& x, int head, int heads) {
+        return {&x, head % heads, head / heads};
+    }
+    template <int ROWS>
+    __device__ __forceinline__ void copy(T* tile, const Source& from, int first) {
+#pragma unroll
+        for (int panel = 0; panel < PANELS; panel++)
+            cp_async_tensor(tile + panel * (ROWS * 64), from.map, 64 * panel, first, from.head,
+                            from.batch, target);
+        bytes += ROWS * HEAD_DIM * static_cast<int>(sizeof(T));
+    }
+    template <int COUNT>
+    __device__ __forceinline__ void copy_numbers(float* to, const float* from) {
+        cp_async_bulk(to, from, 4 * COUNT, target);
+        bytes += 4 * COUNT;
+    }
+    __device__ __forceinline__ void hand_over() {
+        mbarrier_arrive_expect(target, bytes);
+        bytes = 0;
+    }
+    __device__ __forceinline__ void finish() {}
+};
+
+__device__ __forceinline__ void init_barriers(Barriers& barriers) {
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < STAGES; i++) {
+            mbarrier_init(&barriers.full[i], Producer<TMA>::arrivals);
+            mbarrier_init(&barriers.empty[i], CONSUMERS * GROUP / WARP);
+        }
+        mbarrier_init(&barriers.own_full, Producer<TMA>::arrivals);
+        mbarrier_init(&barriers.own_empty, CONSUMERS * GROUP / WARP);
+        fence_proxy_async();  // the copy engine arrives at them
+    }
+    __syncthreads();
+}

@@ -17,6 +17,20 @@ __device__ __forceinline__ unsigned shared_address(const void* p) {
 #endif
 }
 
+// An array of up to five axes as a kernel's parameter, `const __grid_constant__ TensorMap`, the
+// contiguous axis first. In the open it is as below: the emulator reads it, and so may a kernel. For
+// cp_async_tensor on a GPU the driver writes it (cuTensorMapEncodeTiled), in a way of its own.
+// Mirrored in gpugrad/cuda/tensor_map.py.
+struct alignas(64) TensorMap {
+    const char* start;
+    int64_t strides[5];  // bytes
+    uint32_t lengths[5];
+    uint32_t box[5];  // elements that one copy takes along each axis; zeros: none can
+    uint32_t axes, itemsize;
+    uint32_t dtype, swizzle, fill;  // as CUtensorMapDataType, -Swizzle and -FloatOOBfill name them
+    uint32_t mark;                  // tells the emulator that this was made for it
+};
+
 // ---- asynchronous copies from global to shared memory (sm_80) ----
 
 // 16 bytes, both addresses multiples of 16; zeros if not `valid` (then `from` is not read).
@@ -267,6 +281,24 @@ __device__ __forceinline__ void cp_async_bulk(void* to, const void* from, int by
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
             "r"(shared_address(to)),
         "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(barrier))
+        : "memory");
+#endif
+}
+
+// A box of an array of four axes to shared memory, by one thread: the elements from these
+// coordinates on, `i` the contiguous axis, in lines of 128 bytes whose parts of 16 bytes are
+// swizzled as wgmma reads them; zeros for elements that do not exist. `to` is a multiple of 128,
+// for wgmma of 1024. The bytes of the whole box count towards the barrier's phase.
+__device__ __forceinline__ void cp_async_tensor(void* to, const TensorMap* map, int i, int j, int k,
+                                                int l, uint64_t* barrier PTX_CALLER) {
+#ifdef GPUGRAD_EMULATE
+    const int place[4] = {i, j, k, l};
+    gpugrad_emulator::copy_tensor(to, map, place, 4, barrier, file, line);
+#else
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared_address(to)),
+        "l"(map), "r"(i), "r"(j), "r"(k), "r"(l), "r"(shared_address(barrier))
         : "memory");
 #endif
 }

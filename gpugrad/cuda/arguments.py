@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from .. import backend
+from . import tensor_map
 
 LARGEST = 2**31 - 1  # elements of an array: what a 32-bit index reaches
 MAX_THREADS = 1024
@@ -39,9 +40,9 @@ SCALARS = {
 
 
 class Parameter(NamedTuple):
-    """One parameter of a kernel: a pointer (dtype None) or a scalar of that dtype.
+    """One parameter of a kernel: a scalar of a dtype; a pointer or a TensorMap (dtype None).
 
-    ``constant`` tells that the kernel only reads what a pointer points to.
+    ``constant`` tells that the kernel only reads what is pointed to.
     """
 
     name: str
@@ -69,9 +70,13 @@ _T = {"0": "float", "1": "__nv_bfloat16", "2": "__half"}  # by GPUGRAD_DTYPE, as
 
 
 class Strided(NamedTuple):
-    """An array passed by its first element alone: the kernel gets the strides as numbers."""
+    """An array passed by its first element alone: the kernel gets the strides as numbers.
+
+    To a parameter that is a TensorMap: all of it, with ``box`` for copies of boxes of that shape.
+    """
 
     array: Any
+    box: tuple[int, ...] | None = None
 
 
 def checked_sizes(
@@ -124,6 +129,8 @@ def checked(
         where = f"kernel {kernel!r}, argument {parameter.name!r}"
         if parameter.dtype is not None:
             value = _scalar(where, parameter.type, parameter.dtype, value)
+        elif parameter.type == tensor_map.NAME:
+            _check_map(where, value)
         elif value is not None:
             _check_array(where, _element(parameter, defines), value)
         values.append(value)
@@ -154,6 +161,16 @@ def _check_array(where: str, wanted: np.dtype | None, value: Any) -> None:
             "C-contiguous and a kernel sees no strides; pass numpy.ascontiguousarray(...), or "
             "strided(...) to a kernel that is told the strides"
         )
+
+
+def _check_map(where: str, value: Any) -> None:
+    if not isinstance(value, Strided) or not backend.is_array(value.array):
+        raise TypeError(
+            f"{where}: a {tensor_map.NAME} is made of strided(array), not of {type(value).__name__}"
+        )
+    refused = None if value.box is None else tensor_map.refusal(value.array, value.box)
+    if refused:
+        raise ValueError(f"{where}: no {tensor_map.NAME} can describe {refused}")
 
 
 def _compatible(given: np.dtype, wanted: np.dtype) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend
+from . import tensor_map
 from .arguments import Parameter, Strided, checked, checked_sizes
 from .compiler import compile_cubin
 from .kernel import address
@@ -85,13 +86,19 @@ class Kernel:
             )
             self._allowed = shared_mem
         # CuPy would pass None as no pointer to a parameter at all: a crash
+        passed = tuple(map(_value, self.parameters, values))
         with self.module.device:
-            self._function(grid, block, tuple(map(_value, values)), shared_mem)
+            self._function(grid, block, passed, shared_mem)
 
 
-def _value(value: Any) -> Any:
+def _value(parameter: Parameter, value: Any) -> Any:
     if value is None:
         return np.uint64(0)
-    if isinstance(value, Strided):
+    if not isinstance(value, Strided):
+        return np.uint64(address(value)) if backend.is_array(value) else value
+    if parameter.type != tensor_map.NAME:
         return np.uint64(address(value.array))
-    return np.uint64(address(value)) if backend.is_array(value) else value
+    array, box = value
+    if box is None:
+        return tensor_map.in_the_open(array, box, address(array))
+    return tensor_map.by_driver(array, box, address(array))

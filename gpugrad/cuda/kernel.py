@@ -99,9 +99,13 @@ def emulated() -> bool:
     return settings() is not None
 
 
-def strided(array: Any) -> Strided:
-    """Mark an argument whose strides the kernel gets as numbers, so that any layout will do."""
-    return Strided(array)
+def strided(array: Any, box: tuple[int, ...] | None = None) -> Strided:
+    """Mark an argument whose strides the kernel gets as numbers, so that any layout will do.
+
+    Also what a parameter that is a ``TensorMap`` is given; with ``box``, lengths along the axes of
+    the array, for copies of boxes by the copy engine (see ``tensor_map``).
+    """
+    return Strided(array, box)
 
 
 def empty(shape: int | Sequence[int], dtype: Any, like: Any) -> Any:

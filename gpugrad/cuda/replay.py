@@ -191,7 +191,7 @@ class Replay:
         if isinstance(value, Buffer):
             return self.array(value)
         if isinstance(value, Strided):
-            return Strided(self._concrete(value.array))
+            return value._replace(array=self._concrete(value.array))
         if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
             return type(value)(self._concrete(v) for v in value)
         if isinstance(value, dict):

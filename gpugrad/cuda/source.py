@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .arguments import SCALARS, Parameter
+from .tensor_map import NAME as TENSOR_MAP
 
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[^\n]*$', re.MULTILINE)
 _QUALIFIERS = {"const", "volatile", "__restrict__", "__restrict", "__grid_constant__"}
 _INTEGER = {"signed", "unsigned", "char", "short", "int", "long"}
 _WORDS = {*_INTEGER, "bool", "float", "double"}  # of the language: no names of parameters
-# Patterns begin with characters, what stands before is looked at afterwards: so re skips what cannot
+# Patterns begin with characters and look at what stands before afterwards: so re skips what cannot
 # match, and reads sources three times as fast.
 # What the text of a declaration must not be looked for in: comments, literals, directives.
 _BLANK = re.compile(
@@ -191,11 +192,13 @@ def _parameter(kernel: str, declaration: str) -> Parameter:
     if stars and not {"(", "&"} & set(words):
         constant = "const" in tokens[: tokens.index("*")] if "*" in tokens else "const" in tokens
         return Parameter(name, kind + " " + "*" * stars, None, constant)
+    if kind == TENSOR_MAP and not stars:
+        return Parameter(name, kind, None, "const" in tokens)
     if stars or kind not in SCALARS:
         kind = " ".join(declaration.split()) if stars else kind
         raise ValueError(
-            f"kernel {kernel!r}: parameter {name!r} has type {kind!r}; a kernel takes pointers and "
-            f"scalars of {', '.join(SCALARS)}"
+            f"kernel {kernel!r}: parameter {name!r} has type {kind!r}; a kernel takes pointers, "
+            f"{TENSOR_MAP} and scalars of {', '.join(SCALARS)}"
         )
     return Parameter(name, kind, SCALARS[kind])
 

@@ -8,8 +8,9 @@
 //   the same of other warps (named barriers);
 // - across blocks: a fence and then an atomic publishes, the next atomic on that address acquires.
 //
-// What ordinary stores wrote reaches the asynchronous proxy (wgmma) only behind fence.proxy.async,
-// by the thread that wrote, before that is ordered, or by the one that reads, after it is.
+// What ordinary stores wrote reaches the asynchronous proxy (wgmma, bulk copies) only behind
+// fence.proxy.async, by the thread that wrote, before that is ordered, or by the one whose wgmma or
+// copy it is, after it is. That goes for what a copy overwrites and for its barrier, too.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -249,10 +250,11 @@ void describe(Report& report, const Region& region, const char* address, size_t 
         fault(RACE, state.current, spot_of(now.pc),
               "%s before the asynchronous %s this place has been waited for", verb(now, write),
               before_wrote ? "copy to" : "product (wgmma) of");
-    if (now.async && !write && ordered(before, state.current))
+    if (now.async && before_wrote && ordered(before, state.current))
         fault(RACE, state.current, spot_of(now.pc),
-              "read through the asynchronous proxy (wgmma) of what an ordinary store or copy "
-              "wrote, without fence.proxy.async between");
+              "%s through the asynchronous proxy (wgmma, bulk copy) of what an ordinary store or "
+              "copy wrote, without fence.proxy.async between",
+              verb(now, write));
     fault(RACE, state.current, spot_of(now.pc), "%s after %s without synchronisation",
           verb(now, write), verb(before, before_wrote));
 }
@@ -423,10 +425,10 @@ void access(char* address, size_t size, int how, uint32_t pc) {
                        "read of %zu bytes of shared memory that no thread of the block has written",
                        size);
         }
+        if (now.async && !cell.write.async && !none(cell.write, *region) &&
+            !through_proxy(cell.write, thread))
+            race(*region, address, size, now, write, cell.write, true);
         if (!write) {
-            if (now.async && !cell.write.async && !none(cell.write, *region) &&
-                !through_proxy(cell.write, thread))
-                race(*region, address, size, now, false, cell.write, true);
             note_read(cell, now, *region, thread);
             continue;
         }
@@ -574,6 +576,17 @@ void land(char* address, size_t size, int thread) {
 void read_async(char* address, size_t size, int group, uint32_t pc) {
     reading_group = group;
     access(address, size, READ | PENDING | ASYNC, pc);
+}
+
+void read_by_proxy(char* address, size_t size, uint32_t pc) {
+    Region* region = active ? find(address, size) : nullptr;
+    if (!region) return;
+    const size_t offset = address - region->base;
+    for (size_t i = offset >> region->shift; i <= (offset + size - 1) >> region->shift; i++) {
+        const Access& write = region->cells[i].write;
+        if (!write.async && !none(write, *region) && !through_proxy(write, state.current))
+            race(*region, address, size, here(pc, READ | ASYNC), false, write, true);
+    }
 }
 
 void land_read(char* address, size_t size, int thread, int group) {

@@ -72,7 +72,7 @@ _SOURCES = (
     "signals.cpp",
     "internal.hpp",
 )
-_WARNINGS = ("-Wall", "-Wno-unknown-pragmas", "-Wno-sign-compare")  # as nvcc does not
+_WARNINGS = ("-Wall", "-Wno-unknown-pragmas", "-Wno-sign-compare", "-Wno-psabi")  # as nvcc does not
 _CUDA_HEADER = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<cuda_\w+\.h>", re.MULTILINE)
 _EXTERN_SHARED = re.compile(
     r"\bextern\s+__shared__\s+(__align__\s*\(\s*\d+\s*\)\s+)?([\w:]+(?:\s+\w+)*?)\s+(\w+)"

@@ -135,10 +135,13 @@ enum How : int { READ = 0, WRITE = 1, ATOMIC = 2, PENDING = 4, ASYNC = 8 };
 
 void begin_copies();                                       // async.cpp: a new block
 void begin_phase_barriers();                               // mbarrier.cpp: a new block
+void end_phase_barriers();                                 // mbarrier.cpp: its end
 void begin_warpgroups();                                   // warpgroup.cpp: a new block
 extern int sums_under_way;                                 // warpgroup.cpp: of all threads
 // Reports an access to local variables that are the sums of a product under way.
 void check_registers(const char* address, size_t size, bool write, Spot spot);
+uint32_t shared_address(const void* p);                    // warpgroup.cpp
+bool in_shared(const char* p, int64_t size);               // warpgroup.cpp: of the block
 void park_at(const char* op, const char* file, int line);  // until another thread does the next
 void make_runnable(int thread);
 
@@ -152,6 +155,8 @@ void land(char* address, size_t size, int thread);  // what was PENDING by it is
 void read_async(char* address, size_t size, int group, uint32_t pc);
 void land_read(char* address, size_t size, int thread, int group);
 void proxy_fence();
+// A read through the asynchronous proxy that is no access of its own: of a barrier, by a copy.
+void read_by_proxy(char* address, size_t size, uint32_t pc);
 // What the warps of a block had done when something was released.
 struct Ticks {
     uint32_t epoch, warps[WARPS];

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend
+from ..cuda import tensor_map
 from ..cuda.arguments import Parameter, Strided, checked, checked_sizes
 from ..cuda.emulation import ORDERS, Settings, settings
 from ..cuda.source import signatures
@@ -128,7 +129,7 @@ class Kernel:
         how = (how or settings() or Settings()).checked()
         grid, block = checked_sizes(self.name, grid, block, shared_mem)
         given = checked(self.name, self.parameters, args, self.module.defines)
-        values = [_c_value(value) for value in given]
+        values = [_c_value(*pair) for pair in zip(self.parameters, given, strict=True)]
         named = [
             (_memory(self.name, parameter.name, value), parameter.name)
             for parameter, value in zip(self.parameters, given, strict=True)
@@ -150,7 +151,7 @@ class Kernel:
             )
         )
         pointers = (ctypes.c_void_p * max(1, len(values)))(
-            *(ctypes.addressof(value) for value in values)
+            *(v.ctypes.data if isinstance(v, np.ndarray) else ctypes.addressof(v) for v in values)
         )
         launch = _Launch(
             entry.entry,
@@ -181,19 +182,23 @@ class Kernel:
     def _match(self, entry: _Entry, values: Sequence[Any]) -> None:
         """Raise TypeError if the compiler saw other parameters than the parser of the source."""
         sizes = [entry.sizes[i] for i in range(entry.parameters)]
-        if sizes != [ctypes.sizeof(value) for value in values]:
+        given = [v.nbytes if isinstance(v, np.ndarray) else ctypes.sizeof(v) for v in values]
+        if sizes != given:
             raise TypeError(
-                f"kernel {self.name!r}: its parameters take {sizes} bytes, "
-                f"the arguments {[ctypes.sizeof(value) for value in values]}"
+                f"kernel {self.name!r}: its parameters take {sizes} bytes, the arguments {given}"
             )
 
 
-def _c_value(value: Any) -> Any:
+def _c_value(parameter: Parameter, value: Any) -> Any:
+    """Return what is passed, as a ctypes object; a TensorMap as an array of one element."""
+    if parameter.type == tensor_map.NAME:
+        array, box = value
+        return tensor_map.in_the_open(array, box, array.ctypes.data)
     if value is None:
         return ctypes.c_void_p(None)
     if isinstance(value, (np.ndarray, Strided)):
-        array = value.array if isinstance(value, Strided) else value
-        return ctypes.c_void_p(array.ctypes.data)
+        held = value.array if isinstance(value, Strided) else value
+        return ctypes.c_void_p(held.ctypes.data)
     return np.ctypeslib.as_ctypes_type(value.dtype)(value)
 
 

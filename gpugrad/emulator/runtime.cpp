@@ -626,6 +626,7 @@ static void run_block(uint64_t rank) {
     chosen = -1;
     enter(take_fiber());
     switch_to(main_context, fibers[running_fiber].context);
+    end_phase_barriers();
     checks::end_block();
 }
 

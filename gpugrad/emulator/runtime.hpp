@@ -71,6 +71,9 @@ GPUGRAD_EXPORT void mbarrier_arrive(void* barrier, int64_t bytes, const char* fi
 GPUGRAD_EXPORT void mbarrier_wait(void* barrier, uint32_t parity, const char* file, int line);
 GPUGRAD_EXPORT void copy_bulk(void* to, const void* from, int64_t size, void* barrier,
                               const char* file, int line);
+// a box of an array, described by 128 bytes as in ptx.cuh, from `place` along each axis on
+GPUGRAD_EXPORT void copy_tensor(void* to, const void* map, const int* place, int axes,
+                                void* barrier, const char* file, int line);
 GPUGRAD_EXPORT void load_matrices(uint32_t* out, const void* row, int count, bool transposed,
                                   const char* file, int line);
 // sums (16, 8) += a (16, 16) b (16, 8), bfloat16 or float16

@@ -156,9 +156,12 @@ static void read_tile(uint64_t tile, bool transposed, int rows, bool bfloat16, O
     });
 }
 
-static bool inside(const char* p) {
-    return (p >= state.dynamic_shared && p + 16 <= state.dynamic_shared + state.launch->dynamic) ||
-           (p >= state.static_shared && p + 16 <= state.static_shared + state.static_size);
+bool in_shared(const char* p, int64_t size) {
+    const auto holds = [&](const char* base, uint64_t room) {
+        return p >= base && p + size <= base + room;
+    };
+    return holds(state.dynamic_shared, state.launch->dynamic) ||
+           holds(state.static_shared, state.static_size);
 }
 
 static void check_tile(const char* which, uint64_t tile, bool transposed, int rows, Spot spot) {
@@ -168,7 +171,7 @@ static void check_tile(const char* which, uint64_t tile, bool transposed, int ro
               "starts at a multiple of 1024 bytes",
               which);
     each_chunk(tile, transposed, rows, [&](int row, int col, const char* chunk) {
-        if (inside(chunk)) return;
+        if (in_shared(chunk, 16)) return;
         fault(OUT_OF_BOUNDS, state.current, spot,
               "wgmma: the descriptor 0x%016llx of matrix %s leaves the block's shared memory at "
               "row %d, column %d",

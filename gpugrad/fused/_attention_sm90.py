@@ -1,9 +1,11 @@
 """The launchers of kernels/attention_*_sm90.cu, and which kernels attention takes.
 
 Those for sm_90a (H100, H200: wgmma) are taken on GPUs of compute capability 9.0 for what they can
-compute, those of attention_forward.cu and attention_backward.cu (mma.sync) everywhere else. The
-emulator runs both; it takes the latter unless it is told. ``kernels``, or GPUGRAD_ATTENTION in the
-environment, chooses by name.
+compute, those of attention_forward.cu and attention_backward.cu (mma.sync) everywhere else. They
+get their tiles by cp.async, "wgmma", or by the copy engine, "tma"; nothing else differs, and the
+results are equal bit for bit. "auto" is the former: it assumes less of what only hardware can show
+(the driver's tensor maps, how the engine swizzles and fills). The emulator runs all; it takes
+mma.sync unless it is told. ``kernels``, or GPUGRAD_ATTENTION in the environment, chooses by name.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .. import backend, cuda
-from ..cuda import recording
+from ..cuda import recording, tensor_map
 from ._attention_layout import heads_at_once, last_key, steps
 
-CHOICES = ("auto", "wgmma", "mma")
+CHOICES = ("auto", "tma", "wgmma", "mma")
 CAPABILITY = 90  # sm_90a alone: no other GPU has wgmma
 OWN = 128  # rows of a block
 UNIT = 64  # of a warpgroup: fewer leave half of every block idle
@@ -30,7 +32,7 @@ H100 = 132  # multiprocessors; also those of an H200
 
 
 def _source(name: str) -> cuda.Source:
-    chosen = cuda.variants(GPUGRAD_DTYPE=(1, 2), HEAD_DIM=(64, 128))
+    chosen = cuda.variants(GPUGRAD_DTYPE=(1, 2), HEAD_DIM=(64, 128), TMA=(0, 1))
     return cuda.Source(name, variants=chosen, large=True, since=CAPABILITY, until=CAPABILITY)
 
 
@@ -44,8 +46,8 @@ _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("attention"
 def kernels(name: str) -> Iterator[None]:
     """Choose the kernels of attention inside the ``with`` block, to compare their times.
 
-    "auto"; "mma": never those for sm_90a; "wgmma": in the emulator too. Raises ValueError for
-    another name.
+    "auto"; "mma": never those for sm_90a; "wgmma" and "tma": those, in the emulator too. Raises
+    ValueError for another name.
     """
     token = _chosen.set(_checked(name))
     try:
@@ -60,17 +62,21 @@ def _checked(name: str) -> str:
     return name
 
 
+def choice() -> str:
+    """Return which kernels are chosen now: one of CHOICES."""
+    return _chosen.get() or _checked(os.environ.get("GPUGRAD_ATTENTION") or "auto")
+
+
 def takes(arrays: Sequence[Any], dropout_p: float) -> bool:
     """Return whether the kernels for sm_90a are to compute with (B, H, rows, D) arrays.
 
     They need 16 bits, D of 64 or 128, rows at multiples of 16 bytes, no dropout. ``arrays[0]`` are
     the queries; a few are left to the other kernels, whose blocks are smaller.
     """
-    choice = _chosen.get() or _checked(os.environ.get("GPUGRAD_ATTENTION") or "auto")
-    capability = cuda.capability(arrays[0])
-    if choice == "mma":
+    chosen, capability = choice(), cuda.capability(arrays[0])
+    if chosen == "mma":
         return False
-    if choice == "auto" and (capability == cuda.EMULATED or arrays[0].shape[2] <= UNIT):
+    if chosen == "auto" and (capability == cuda.EMULATED or arrays[0].shape[2] <= UNIT):
         return False
     return (
         capability in (CAPABILITY, cuda.EMULATED)
@@ -114,6 +120,20 @@ def shared(width: int, own: int, tile: int) -> int:
     return 2 * own * OWN * width + STAGES * tile + 1024
 
 
+def _inputs(arrays: Sequence[Any], rows: Sequence[int]) -> tuple[bool, list[cuda.Strided]]:
+    """Return whether the copy engine takes tiles of the arrays, and the arrays as arguments.
+
+    ``rows`` are those of a tile, for each array. It takes none of an array whose elements repeat.
+    """
+    boxes = [(1, 1, n, 64) for n in rows]
+    by_map = choice() == "tma" and not any(
+        tensor_map.refusal(x, box) for x, box in zip(arrays, boxes, strict=True)
+    )
+    return by_map, [
+        cuda.strided(x, box if by_map else None) for x, box in zip(arrays, boxes, strict=True)
+    ]
+
+
 def write_forward(
     inputs: Sequence[Any], out: Any, lse: Any, scale: float, is_causal: bool, offset: int
 ) -> None:
@@ -122,14 +142,13 @@ def write_forward(
     batches, heads, queries, width = q.shape
     keys, all_heads = k.shape[2], batches * heads
     tile_keys = 128 if width == 64 else 64
+    by_map, given = _inputs(inputs, (OWN, tile_keys, tile_keys))
     FORWARD.launch(
         "attention_forward_sm90",
         (min(-(-queries // OWN) * all_heads, _multiprocessors(q)),),
         (THREADS,),
         [
-            *(cuda.strided(x) for x in (*inputs, out)),
-            lse,
-            *(step for x in (*inputs, out) for step in steps(x)),
+            *(*given, cuda.strided(out), lse, *steps(out)),
             *(all_heads, heads, queries, keys),
             last_key(is_causal, offset, queries, keys),
             heads_at_once(all_heads, keys * width * q.itemsize),
@@ -138,6 +157,7 @@ def write_forward(
         shared(width, 1, 2 * 2 * width * tile_keys),
         GPUGRAD_DTYPE=cuda.dtype_code(q.dtype),
         HEAD_DIM=width,
+        TMA=int(by_map),
     )
 
 
@@ -159,16 +179,17 @@ def write_backward(
     batches, heads, queries, width = q.shape
     keys, all_heads = k.shape[2], batches * heads
 
-    def launch(kernel: str, made: Sequence[Any], rows: int, others: int, tile: int) -> None:
+    def launch(
+        kernel: str, made: Sequence[Any], tiles: Sequence[int], rows: int, others: int, tile: int
+    ) -> None:
+        by_map, given = _inputs(inputs, tiles)
         BACKWARD.launch(
             f"attention_backward_sm90_{kernel}",
             (min(-(-rows // OWN) * all_heads, _multiprocessors(q)),),
             (THREADS,),
             [
-                *(cuda.strided(x) for x in inputs),
-                stats,
+                *(*given, stats),
                 *(None if x is None else cuda.strided(x) for x in made),
-                *(step for x in inputs for step in steps(x)),
                 *(step for x in made for step in ((0, 0, 0) if x is None else steps(x))),
                 *(all_heads, heads, queries, keys, stats.shape[2]),
                 last_key(is_causal, offset, queries, keys),
@@ -178,10 +199,11 @@ def write_backward(
             shared(width, 2, tile),
             GPUGRAD_DTYPE=cuda.dtype_code(q.dtype),
             HEAD_DIM=width,
+            TMA=int(by_map),
         )
 
     if dk is not None or dv is not None:
-        tile_queries = 64 if width == 64 else 32
-        launch("keys", (dk, dv), keys, queries, (2 * 2 * width + 2 * 4) * tile_queries)
+        n = 64 if width == 64 else 32
+        launch("keys", (dk, dv), (n, OWN, OWN, n), keys, queries, (2 * 2 * width + 2 * 4) * n)
     if dq is not None:
-        launch("queries", (dq,), queries, keys, 2 * 2 * width * 64)
+        launch("queries", (dq,), (OWN, 64, 64, OWN), queries, keys, 2 * 2 * width * 64)

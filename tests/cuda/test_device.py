@@ -8,6 +8,7 @@ launcher passes, in which order, of which type, from which address, is then what
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import types
 import weakref
 from collections.abc import Callable, Iterator
@@ -18,7 +19,15 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import backend, cuda, emulator, random
-from gpugrad.cuda import _gemm_numpy, arguments, device, gemm_plans, kernel, transfer
+from gpugrad.cuda import (
+    _gemm_numpy,
+    arguments,
+    device,
+    gemm_plans,
+    kernel,
+    tensor_map,
+    transfer,
+)
 from gpugrad.cuda.compiler import Cubin
 from gpugrad.fused import FUSED, _attention_sm90, cross_entropy, dropout, dropout_add, embedding
 from gpugrad.fused.embedding import add_to
@@ -37,6 +46,7 @@ class Host:
         self.blocks: dict[int, np.ndarray] = {}
         self.attributes: list[tuple[int, int]] = []
         self.launched: list[str] = []
+        self.encoded = 0  # tensor maps
         self.captured: list[Any] | None = None  # calls, while a stream captures them
 
     def allocate(self, size: int) -> Any:
@@ -73,6 +83,35 @@ class Host:
                 return block[address - start :]
         raise AssertionError(f"no array holds the address {address:#x}")
 
+    def described(self, value: np.ndarray) -> cuda.Strided:
+        """Return what a tensor map describes, after checking that it can be passed by value."""
+        assert (value.size, value.nbytes, value.ctypes.data % 64) == (1, 128, 0)
+        axes = int(value["axes"])
+        lengths, strides, box = (value[key][:axes][::-1] for key in ("lengths", "strides", "box"))
+        dtype = next(d for d, code in tensor_map._DTYPES.items() if code == value["dtype"])
+        bytes_ = self.behind(int(value["start"]))
+        array: np.ndarray = np.ndarray(lengths, dtype, bytes_, 0, strides)
+        return cuda.Strided(array, tuple(map(int, box)) if box.all() else None)
+
+    def encode(self, to: Any, dtype: Any, axes: Any, start: Any, *rest: Any) -> int:
+        """Stand in for cuTensorMapEncodeTiled: a map in the open of what it is asked for."""
+        *lists, interleave, swizzle, _promotion, fill = rest
+        kinds = (ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32)
+        lengths, strides, box, steps = (
+            list((kind * axes).from_address(at)) for kind, at in zip(kinds, lists, strict=True)
+        )
+        assert (steps, interleave, swizzle, fill) == ([1] * axes, 0, 3, 0)
+        assert to % 64 == 0
+        made = np.frombuffer((ctypes.c_char * 128).from_address(to), tensor_map.LAYOUT)
+        itemsize = 128 // box[0]
+        for i in range(axes):
+            made["lengths"][0, i], made["box"][0, i] = lengths[i], box[i]
+            made["strides"][0, i] = strides[i - 1] if i else itemsize
+        made["start"], made["axes"], made["itemsize"], made["dtype"] = start, axes, itemsize, dtype
+        made["swizzle"], made["mark"] = swizzle, tensor_map._MARK
+        self.encoded += 1
+        return 0
+
     def view(self, array: Any) -> np.ndarray:
         """Return a CuPy array as the numpy array on the same memory."""
         if isinstance(array, np.ndarray):
@@ -106,6 +145,9 @@ class Loaded:
                 if parameter.dtype is not None:
                     assert value.dtype == parameter.dtype
                     values.append(value)
+                    continue
+                if parameter.type == tensor_map.NAME:
+                    values.append(self.host.described(value))
                     continue
                 assert value.dtype == np.uint64
                 element = arguments._element(parameter, self.defines) or np.dtype("uint8")
@@ -258,9 +300,10 @@ def test_cupy_arrays_give_what_numpy_arrays_give(op, sample, dtype, host):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("kernels", ["auto", "tma"])
 @pytest.mark.parametrize("width", [64, 128])
-def test_attention_takes_the_kernels_for_this_gpu(width, host):
-    """Where the emulator, told to, takes them too."""
+def test_attention_takes_the_kernels_for_this_gpu(width, kernels, host, monkeypatch):
+    """Where the emulator, told to, takes them too; tensor maps are what the driver is asked for."""
     op, given = FUSED["packed_attention"], {"scale": 0.2, "is_causal": True, "offset": 0}
     given |= {"dropout_p": 0.0, "draw": Draw(0, 0, None)}
     qkv = np.random.default_rng(4).normal(size=(2, 70, 3, 3, width)).astype("bfloat16")
@@ -268,14 +311,35 @@ def test_attention_takes_the_kernels_for_this_gpu(width, host):
     with emulator.enabled("plain"), _attention_sm90.kernels("wgmma"):
         expected = both(op, implementation, [qkv], given, lambda x: x, lambda x: x)
     on_device = [host.to_device(qkv)]
-    found = both(op, implementation, on_device, given, host.to_device, host.view)
+    encode = ctypes.CFUNCTYPE(ctypes.c_int, *tensor_map._ARGUMENTS)(host.encode)
+    monkeypatch.setattr(tensor_map, "_encoder", lambda: encode)
+    monkeypatch.setattr(tensor_map, "_encoded", tensor_map._encoded.__wrapped__)
+    with _attention_sm90.kernels(kernels):
+        found = both(op, implementation, on_device, given, host.to_device, host.view)
     assert [name for name in host.launched if "sm90" in name] == [
         "attention_forward_sm90",
         "attention_backward_sm90_keys",
         "attention_backward_sm90_queries",
     ]
+    assert host.encoded == (0 if kernels == "auto" else 3 + 4 + 4)
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_driver_that_refuses_a_tensor_map(host, monkeypatch):
+    monkeypatch.setattr(tensor_map, "_encoder", lambda: lambda *given: 1)
+    x = host.to_device(np.zeros((1, 1, 128, 64), np.float16))
+    with pytest.raises(RuntimeError, match=r"(?s)EncodeTiled returns 1 .*ATTENTION=wgmma"):
+        tensor_map.by_driver(x, (1, 1, 64, 64), x.data.ptr)
+
+
+def test_a_driver_without_tensor_maps(monkeypatch):
+    def none(name):
+        raise OSError(f"{name}: no such file")
+
+    monkeypatch.setattr(tensor_map.ctypes, "CDLL", none)
+    with pytest.raises(RuntimeError, match=r"(?s)version 12\.0 .*no such file.*ATTENTION=wgmma"):
+        tensor_map._encoder.__wrapped__()
 
 
 def both(op, implementation, arrays, statics, to_device, view):

@@ -98,6 +98,7 @@ def test_every_way_to_declare_a_kernel(text, bound):
         ("int unsigned n", "n", "unsigned int", "uint32"),
         ("float *", "", "float *", None),
         ("unsigned int", "", "unsigned int", "uint32"),
+        ("const __grid_constant__ TensorMap x", "x", "TensorMap", None),
     ],
 )
 def test_every_way_to_declare_a_parameter(declared, name, kind, dtype):
@@ -116,6 +117,8 @@ def test_every_way_to_declare_a_parameter(declared, name, kind, dtype):
         ("float* const x", False),
         ("float* __restrict__ x", False),
         ("const int n", False),
+        ("const __grid_constant__ TensorMap x", True),
+        ("TensorMap x", False),
     ],
 )
 def test_whether_a_kernel_only_reads_what_a_pointer_points_to(declared, constant):

@@ -24,7 +24,7 @@ SOURCE = HERE / "ptx.cu"
 
 
 class Case(NamedTuple):
-    """One launch; ``args`` with an ``Out`` in place of the array to look at.
+    """One launch; ``args`` with an ``Out`` in place of the array to look at, a ``Map`` of inputs.
 
     ``rtol`` and ``atol`` are the differences allowed: 0 wherever the result is exact by definition.
     """
@@ -41,6 +41,13 @@ class Out(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: str = "float32"
+
+
+class Map(NamedTuple):
+    """An array that the kernel gets as a tensor map, for copies of boxes of a shape."""
+
+    array: np.ndarray
+    box: tuple[int, ...]
 
 
 def cases() -> dict[str, Case]:
@@ -80,6 +87,18 @@ def cases() -> dict[str, Case]:
         found[name] = Case("warpgroup", 128, (a, b, Out((64, columns)), how), 1e-5, 1e-5)
     ring = normal(5, 64, 64).astype(backend.bfloat16).view(np.uint16)
     found["wgmma-ring"] = Case("warpgroup_ring", 384, (ring, Out((5, 64, 64)), 5))
+    boxes = {"float32": (2, 2, 3, 32), "float16": (2, 1, 5, 64), "bfloat16": (1, 2, 9, 64)}
+    # inside, over the ends of every axis, before their starts, outside
+    for place in ((0, 0, 0, 0), (8, 1, 1, 0), (40, 3, 2, 1), (-8, -2, -1, -1), (80, 0, 0, 0)):
+        for dtype, box in boxes.items():
+            x = normal(2, 3, 5, 80).astype(backend.as_dtype(dtype))
+            lines = int(np.prod(box[:-1]))
+            name = "-".join(["box", dtype, *map(str, place)])
+            args = (Map(x, box), Out((lines, 64), "uint16"), *place, lines)
+            found[name] = Case("tensor_box", 64, args)
+    tiles = normal(5, 64, 64).astype(backend.bfloat16)
+    args = (Map(tiles[None], (1, 1, 64, 64)), Out((5, 64, 64)), 5)
+    found["box-ring"] = Case("tensor_ring", 256, args)
     for i in range(4):
         part = np.ascontiguousarray(grid[i::4][:1024])
         found[f"exp2-{i}"] = Case("powers", 1024, (part, Out((1024,))), 2.0**-21)
@@ -93,6 +112,10 @@ def run(case: Case, on_gpu: bool) -> np.ndarray:
     for value in case.args:
         if isinstance(value, Out):
             args.append(xp.zeros(value.shape, value.dtype))
+        elif isinstance(value, Map):
+            # (batch, row, head, column) in memory, as projections are: heads closer than rows
+            memory = xp.asarray(np.ascontiguousarray(value.array.transpose(0, 2, 1, 3)))
+            args.append(cuda.strided(memory.transpose(0, 2, 1, 3), value.box))
         else:
             args.append(xp.asarray(value) if isinstance(value, np.ndarray) else value)
     source = cuda.Source(SOURCE, since=90)

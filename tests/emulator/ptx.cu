@@ -103,7 +103,7 @@ extern "C" __global__ void ring(const float* x, float* out, int tiles) {
 extern "C" __global__ void bulk_ring(const float* x, float* out, int tiles) {
     __shared__ __align__(16) float buffer[2][64];
     __shared__ uint64_t full[2];
-    if (threadIdx.x < 2) mbarrier_init(&full[threadIdx.x], 1);
+    if (threadIdx.x < 2) mbarrier_init(&full[threadIdx.x], 1), fence_proxy_async();
     __syncthreads();
     float sum = 0;
     for (int t = -1; t < tiles; t++) {
@@ -117,6 +117,22 @@ extern "C" __global__ void bulk_ring(const float* x, float* out, int tiles) {
         __syncthreads();
     }
     out[threadIdx.x] = sum;
+}
+
+// a box as it lies in shared memory, 16-bit elements, `lines` lines of 64
+extern "C" __global__ void tensor_box(const __grid_constant__ TensorMap map, uint16_t* out, int i,
+                                      int j, int k, int l, int lines) {
+    __shared__ __align__(1024) uint16_t tile[64 * 64];
+    __shared__ uint64_t full;
+    if (threadIdx.x == 0) {
+        mbarrier_init(&full, 1);
+        fence_proxy_async();
+        cp_async_tensor(tile, &map, i, j, k, l, &full);
+        mbarrier_arrive_expect(&full, 128 * lines);
+    }
+    __syncthreads();
+    mbarrier_wait(&full, 0);
+    for (int n = threadIdx.x; n < 64 * lines; n += blockDim.x) out[n] = tile[n];
 }
 #endif
 
@@ -240,6 +256,48 @@ extern "C" __global__ void __launch_bounds__(384, 1)
                 for (int i = 0; i < 32; i++)
                     out[4096 * t + (row + i % 4 / 2 * 8) * 64 + i / 4 * 8 + lane % 4 * 2 + i % 2] =
                         sums[i];
+        }
+    }
+}
+
+// The same for tiles that one thread lets the copy engine fetch: products of what it wrote.
+extern "C" __global__ void __launch_bounds__(256, 1)
+    tensor_ring(const __grid_constant__ TensorMap map, float* out, int tiles) {
+    __shared__ __align__(1024) uint16_t ring[2][4096];
+    __shared__ __align__(1024) uint16_t two[4096];
+    __shared__ uint64_t full[2], empty[2];
+    if (threadIdx.x < 2)
+        mbarrier_init(&full[threadIdx.x], 1), mbarrier_init(&empty[threadIdx.x], 4);
+    for (int i = threadIdx.x; i < 4096; i += 256)
+        *in_tile(two, i / 64, i % 64) = i / 64 == i % 64 ? 0x4000 : 0;  // 2 as bfloat16
+    fence_proxy_async();
+    __syncthreads();
+    if (threadIdx.x >= 128) {
+        if (threadIdx.x > 128) return;
+        for (int t = 0; t < tiles; t++) {
+            mbarrier_wait(&empty[t % 2], t / 2 % 2 ^ 1);
+            cp_async_tensor(ring[t % 2], &map, 0, 0, t, 0, &full[t % 2]);
+            mbarrier_arrive_expect(&full[t % 2], 8192);
+        }
+    } else {
+        const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
+        const uint64_t right = wgmma_tile(two, 1024);
+        for (int t = 0; t < tiles; t++) {
+            float sums[32];
+            const uint64_t left = wgmma_tile(ring[t % 2], 1024);
+            mbarrier_wait(&full[t % 2], t / 2 % 2);
+            wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                wgmma_shared<true, false, false>(sums, wgmma_advance(left, 32 * k),
+                                                 wgmma_advance(right, 32 * k), k > 0);
+            wgmma_commit();
+            wgmma_wait<0>(sums);
+            __syncwarp();  // all its lanes have waited
+            if (lane == 0) mbarrier_arrive(&empty[t % 2]);
+            for (int i = 0; i < 32; i++)
+                out[4096 * t + (row + i % 4 / 2 * 8) * 64 + i / 4 * 8 + lane % 4 * 2 + i % 2] =
+                    sums[i];
         }
     }
 }
@@ -430,7 +488,7 @@ extern "C" __global__ void mbarrier_too_many(float* x) {
 extern "C" __global__ void bulk_copy_without_wait(const float* x, float* out) {
     __shared__ __align__(16) float tile[64];
     __shared__ uint64_t full;
-    if (threadIdx.x == 0) mbarrier_init(&full, 1);
+    if (threadIdx.x == 0) mbarrier_init(&full, 1), fence_proxy_async();
     __syncthreads();
     if (threadIdx.x == 0) {
         mbarrier_arrive_expect(&full, 256);
@@ -444,13 +502,183 @@ extern "C" __global__ void bulk_copy_without_wait(const float* x, float* out) {
 extern "C" __global__ void bulk_copy_wrong_bytes(const float* x, float* out) {
     __shared__ __align__(16) float tile[64];
     __shared__ uint64_t full;
-    if (threadIdx.x == 0) mbarrier_init(&full, 1);
+    if (threadIdx.x == 0) mbarrier_init(&full, 1), fence_proxy_async();
     __syncthreads();
     if (threadIdx.x == 0) {
         mbarrier_arrive_expect(&full, 64);
         cp_async_bulk(tile, x, 256, &full);
     }
     mbarrier_wait(&full, 0);  // HERE
+    out[threadIdx.x] = tile[threadIdx.x];
+}
+
+// What follows copies boxes of 8 lines, 1024 bytes.
+__device__ __forceinline__ void begin(uint64_t* full, bool fence = true) {
+    if (threadIdx.x == 0) mbarrier_init(full, 1);
+    if (threadIdx.x == 0 && fence) fence_proxy_async();
+    __syncthreads();
+}
+
+// Race/Deadlock: this parity is that of the phase before the first, or of the one after it.
+extern "C" __global__ void box_wrong_parity(const __grid_constant__ TensorMap map, int* out) {
+    __shared__ __align__(1024) int tile[256];
+    __shared__ uint64_t full;
+    begin(&full);
+    if (threadIdx.x == 0) {
+        cp_async_tensor(tile, &map, 0, 0, 0, 0, &full);  // HERE
+        mbarrier_arrive_expect(&full, 1024);
+    }
+    mbarrier_wait(&full, 1);               // HERE
+    out[threadIdx.x] = tile[threadIdx.x];  // HERE
+}
+
+// Race/Deadlock: the arrival announces no bytes.
+extern "C" __global__ void box_without_expect(const __grid_constant__ TensorMap map, int* out) {
+    __shared__ __align__(1024) int tile[256];
+    __shared__ uint64_t full;
+    begin(&full);
+    if (threadIdx.x == 0) {
+        cp_async_tensor(tile, &map, 0, 0, 0, 0, &full);  // HERE
+        mbarrier_arrive(&full);
+    }
+    mbarrier_wait(&full, 0);               // HERE
+    out[threadIdx.x] = tile[threadIdx.x];  // HERE
+}
+
+// Race variable=tile: the same the other way round: the phase completes before the copy begins.
+extern "C" __global__ void box_after_arrival(const __grid_constant__ TensorMap map, int* out) {
+    __shared__ __align__(1024) int tile[256];
+    __shared__ uint64_t full;
+    begin(&full);
+    if (threadIdx.x == 0) {
+        mbarrier_arrive(&full);
+        cp_async_tensor(tile, &map, 0, 0, 0, 0, &full);  // HERE
+    }
+    mbarrier_wait(&full, 0);
+    out[threadIdx.x] = tile[threadIdx.x];  // HERE
+}
+
+// Deadlock: a box is announced as half of what it is.
+extern "C" __global__ void box_wrong_bytes(const __grid_constant__ TensorMap map, int* out) {
+    __shared__ __align__(1024) int tile[256];
+    __shared__ uint64_t full;
+    begin(&full);
+    if (threadIdx.x == 0) {
+        cp_async_tensor(tile, &map, 0, 0, 0, 0, &full);
+        mbarrier_arrive_expect(&full, 512);
+    }
+    mbarrier_wait(&full, 0);  // HERE
+    out[threadIdx.x] = tile[threadIdx.x];
+}
+
+// Race variable=tile: the next copy begins while others still read the tile.
+extern "C" __global__ void box_reused_early(const __grid_constant__ TensorMap map, int* out) {
+    __shared__ __align__(1024) int tile[256];
+    __shared__ uint64_t full[2];
+    begin(&full[0]);
+    begin(&full[1]);
+    int sum = 0;
+    for (int round = 0; round < 2; round++) {
+        if (threadIdx.x == 0) {
+            cp_async_tensor(tile, &map, 0, 0, 0, 0, &full[round]);  // HERE
+            mbarrier_arrive_expect(&full[round], 1024);
+        }
+        mbarrier_wait(&full[round], 0);
+        sum += tile[threadIdx.x];  // HERE
+    }
+    out[threadIdx.x] = sum;
+}
+
+// Race variable=full: the copy engine has not seen that the barrier was initialised.
+extern "C" __global__ void box_without_fence(const __grid_constant__ TensorMap map, int* out) {
+    __shared__ __align__(1024) int tile[256];
+    __shared__ uint64_t full;
+    if (threadIdx.x == 0) mbarrier_init(&full, 1);  // HERE
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        cp_async_tensor(tile, &map, 0, 0, 0, 0, &full);  // HERE
+        mbarrier_arrive_expect(&full, 1024);
+    }
+    mbarrier_wait(&full, 0);
+    out[threadIdx.x] = tile[threadIdx.x];
+}
+
+// Race variable=tile: ordinary stores that the copy engine has not seen may come after its own.
+extern "C" __global__ void box_over_stores(const __grid_constant__ TensorMap map, int* out) {
+    __shared__ __align__(1024) int tile[256];
+    __shared__ uint64_t full;
+    if (threadIdx.x == 0) mbarrier_init(&full, 1), fence_proxy_async();
+    tile[threadIdx.x] = 0;  // HERE
+    __syncthreads();
+    if (threadIdx.x == 63) {
+        cp_async_tensor(tile, &map, 0, 0, 0, 0, &full);  // HERE
+        mbarrier_arrive_expect(&full, 1024);
+    }
+    mbarrier_wait(&full, 0);
+    out[threadIdx.x] = tile[threadIdx.x];
+}
+
+// Race variable=tile: a barrier of the block does not wait for copies.
+extern "C" __global__ void box_without_wait(const __grid_constant__ TensorMap map, int* out) {
+    __shared__ __align__(1024) int tile[256];
+    __shared__ uint64_t full;
+    begin(&full);
+    if (threadIdx.x == 0) {
+        cp_async_tensor(tile, &map, 0, 0, 0, 0, &full);  // HERE
+        mbarrier_arrive_expect(&full, 1024);
+    }
+    __syncthreads();
+    out[threadIdx.x] = tile[threadIdx.x];  // HERE
+}
+
+// Undefined: the block ends under the copy engine's hands.
+extern "C" __global__ void box_nobody_waits_for(const __grid_constant__ TensorMap map, int* out) {
+    __shared__ __align__(1024) int tile[256];
+    __shared__ uint64_t full;
+    begin(&full);
+    if (threadIdx.x == 0) {
+        cp_async_tensor(tile, &map, 0, 0, 0, 0, &full);  // HERE
+        mbarrier_arrive_expect(&full, 1024);
+    }
+    out[threadIdx.x] = 0;
+}
+
+// OutOfBounds: there is less memory than a box takes.
+extern "C" __global__ void box_beyond_dynamic(const __grid_constant__ TensorMap map, int* out) {
+    DYN_SMEM(memory);
+    __shared__ uint64_t full;
+    begin(&full);
+    if (threadIdx.x == 0) {
+        cp_async_tensor(memory, &map, 0, 0, 0, 0, &full);  // HERE
+        mbarrier_arrive_expect(&full, 1024);
+    }
+    mbarrier_wait(&full, 0);
+    out[threadIdx.x] = memory[threadIdx.x];
+}
+
+// Misaligned: a box begins at a multiple of 128.
+extern "C" __global__ void box_misaligned(const __grid_constant__ TensorMap map, int* out) {
+    __shared__ __align__(1024) int tile[512];
+    __shared__ uint64_t full;
+    begin(&full);
+    if (threadIdx.x == 0) {
+        cp_async_tensor(tile + 16, &map, 0, 0, 0, 0, &full);  // HERE
+        mbarrier_arrive_expect(&full, 1024);
+    }
+    mbarrier_wait(&full, 0);
+    out[threadIdx.x] = tile[threadIdx.x + 16];
+}
+
+// Undefined: a map in the open, which the copy engine cannot read.
+extern "C" __global__ void box_by_open_map(const __grid_constant__ TensorMap map, int* out) {
+    __shared__ __align__(1024) int tile[256];
+    __shared__ uint64_t full;
+    begin(&full);
+    if (threadIdx.x == 0) {
+        cp_async_tensor(tile, &map, 0, 0, 0, 0, &full);  // HERE
+        mbarrier_arrive_expect(&full, 1024);
+    }
+    mbarrier_wait(&full, 0);
     out[threadIdx.x] = tile[threadIdx.x];
 }
 #endif

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from gpugrad.cuda import source
+from gpugrad.cuda import Strided, source, tensor_map
 from gpugrad.emulator import Module, Settings, faults
 
 PLANTED = Path(__file__).with_name("planted.cu")
@@ -106,7 +106,10 @@ def arguments(kernel: str, module: Module) -> list:
     """Arrays of 128 elements (fewer where a bound is crossed), and what n should be."""
     values: list = []
     for parameter in module.signatures[kernel]:
-        if parameter.dtype is None:
+        if parameter.type == tensor_map.NAME:
+            box = None if "open" in kernel else (1, 1, 8, 64)
+            values.append(Strided(np.ones((1, 1, 8, 64), np.float16), box))
+        elif parameter.dtype is None:
             dtype = np.int32 if "int" in parameter.type else np.float32
             values.append(np.arange(2 * 64, dtype=dtype))
         else:

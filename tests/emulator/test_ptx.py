@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from gpugrad import emulator
-from gpugrad.cuda import source
+from gpugrad import cuda, emulator
+from gpugrad.cuda import source, tensor_map
 from gpugrad.cuda.compiler import compile_cubin
 
 PTX = Path(__file__).with_name("ptx.cu")
@@ -124,6 +125,65 @@ def test_warpgroups_and_a_producer(module: emulator.Module, tiles: int) -> None:
     args = (x.view(np.uint16), emulator.empty(x.shape), tiles)
     after = emulator.check(module, "warpgroup_ring", grid=(1,), block=(384,), args=args)
     np.testing.assert_array_equal(after[1], 2 * x.astype(np.float32))
+
+
+def boxes_of(x: np.ndarray, box: tuple[int, ...], place: tuple[int, ...]) -> np.ndarray:
+    """Return the lines of a box, contiguous axis first in ``place``, zeros outside of the array."""
+    width = [(n, n) for n in box]
+    start = [p + n for p, n in zip(reversed(place), box, strict=True)]
+    found = np.pad(x, width)[tuple(slice(s, s + n) for s, n in zip(start, box, strict=True))]
+    return found.reshape(-1, box[-1])
+
+
+@pytest.mark.parametrize("place", [(0, 0, 0, 0), (8, 1, 1, 0), (40, 3, 2, 1), (-8, -2, -1, -1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_box_of_an_array(module: emulator.Module, dtype: type, place: tuple[int, ...]) -> None:
+    x = np.random.default_rng(12).normal(size=(2, 3, 5, 80)).astype(dtype)
+    box = (2, 2, 3, 128 // x.itemsize)
+    args = (cuda.strided(x, box), emulator.empty((12, 64), np.uint16), *place, 12)
+    after = emulator.check(module, "tensor_box", grid=(1,), block=(64,), args=args)
+    parts = after[1].reshape(12, 8, 8)  # lines, parts of 16 bytes
+    lines, part = np.arange(12)[:, None], np.arange(8)
+    swizzled = parts[lines, part ^ lines % 8].reshape(12, 64)
+    expected = boxes_of(x, box, place)
+    np.testing.assert_array_equal(swizzled, expected.view(np.uint16))
+    assert (parts.reshape(12, 64) != expected.view(np.uint16)).any()
+
+
+@pytest.mark.parametrize("tiles", [1, 2, 5])
+def test_products_of_boxes(module: emulator.Module, tiles: int) -> None:
+    x = np.random.default_rng(10).normal(size=(1, tiles, 64, 64)).astype(ml_dtypes.bfloat16)
+    args = (cuda.strided(x, (1, 1, 64, 64)), emulator.empty(x.shape), tiles)
+    after = emulator.check(module, "tensor_ring", grid=(1,), block=(256,), args=args)
+    np.testing.assert_array_equal(after[1], 2 * x.astype(np.float32))
+
+
+def test_a_map_of_another_swizzle_is_refused(
+    module: emulator.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.zeros((1, 1, 64, 64), np.float16)
+    args = (cuda.strided(x, (1, 1, 64, 64)), emulator.empty(x.shape), 1)
+    monkeypatch.setattr(tensor_map, "SWIZZLE_128B", 0)
+    with pytest.raises(emulator.Fault, match="swizzled"):
+        emulator.check(module, "tensor_ring", grid=(1,), block=(256,), args=args)
+
+
+def test_a_map_of_more_than_the_array(
+    module: emulator.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.zeros((1, 1, 4, 64), np.float16)
+    args = (cuda.strided(x, (1, 1, 8, 64)), emulator.empty((8, 64), np.uint16), 0, 0, 0, 0, 8)
+    emulator.check(module, "tensor_box", grid=(1,), block=(64,), args=args)
+    right = tensor_map.in_the_open
+
+    def wrong(*given: Any) -> np.ndarray:
+        made = right(*given)
+        made["lengths"][1] = 5
+        return made
+
+    monkeypatch.setattr(tensor_map, "in_the_open", wrong)
+    with pytest.raises(emulator.OutOfBounds, match="128 bytes"):
+        emulator.check(module, "tensor_box", grid=(1,), block=(64,), args=args)
 
 
 def test_powers_of_two(module: emulator.Module) -> None:

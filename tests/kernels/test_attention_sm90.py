@@ -1,9 +1,20 @@
 """Attention by the kernels for sm_90a: the spec's values, no fault, the same bits in any order.
 
-Emulated products read their tiles by the bits of their descriptors, and the checked build sees
-missing waits, fences and barriers. What stays untested without an H100 or H200: that the assembly
-in ptx.cuh does what its emulated bodies do (``tests/emulator/conformance.py`` compares them where
-there is one), that registers move between warpgroups (setmaxnreg), and speed.
+With tiles by cp.async ("wgmma") and by the copy engine ("tma"), whose results are equal bit for
+bit. Emulated products read their tiles by the bits of their descriptors, emulated copies write them
+by the bits of their tensor maps, and the checked build sees missing waits, fences and barriers,
+wrong parities and wrong byte counts.
+
+What stays untested without an H100 or H200:
+- that the assembly in ptx.cuh does what its emulated bodies do: above all that cp.async.bulk.tensor
+  swizzles 128-byte lines as wgmma reads them, fills with zeros what lies outside of the array and
+  counts those bytes too (``tests/emulator/conformance.py`` compares them where there is a GPU);
+- that the driver makes the maps it is asked for (``tests/cuda/test_device.py`` sees only what it is
+  asked), also where heads lie closer together than rows, as in a packed (B, T, 3, H, D);
+- that ordinary reads and a following arrival order the copy engine's next write behind them without
+  a fence between the proxies, and that a copy may begin before its bytes are announced, in the same
+  phase: the emulator takes both for granted;
+- that registers move between warpgroups (setmaxnreg), and speed.
 """
 
 from __future__ import annotations
@@ -60,6 +71,22 @@ def by_spec(inputs, dtype, given):
     return [found.data for found in gg.grad(out, tensors, gg.Tensor(g, device="cpu"))]
 
 
+def by_maps(inputs, sweep):
+    """Return the settings in which the copy engine's variant runs: fewer, in both builds.
+
+    Once compiled it needs half the time of the other. float16 differs in nothing that copies see.
+    """
+    if inputs[0].dtype == np.float16 and inputs[0].shape[3] == 128:
+        return ()
+    return sweep[1:5:3] if len(sweep) > 2 else sweep
+
+
+def equal(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or a.tobytes() == b.tobytes()
+
+
 def forward_agrees(inputs, given, size=0.0, sweep=emulator.SWEEP):
     """Compare the result and lse with the spec and with the kernel for any GPU."""
 
@@ -71,6 +98,9 @@ def forward_agrees(inputs, given, size=0.0, sweep=emulator.SWEEP):
         out, (saved, lse) = emulator.sweep(run, sweep)
     assert (cuda.launches - before).keys() == {"attention_forward_sm90"}
     np.testing.assert_array_equal(out, saved)
+    for how in by_maps(inputs, sweep):
+        with _attention_sm90.kernels("tma"):
+            equal(emulator.sweep(run, (how,))[1], (out, lse))
     tensors = [gg.Tensor(x) for x in inputs[:3]]
     spec = FUSED[NAME].spec
     plain = spec(*tensors, None, **given)
@@ -86,6 +116,8 @@ def agrees(inputs, given, size=0.0, sweep=emulator.SWEEP):
     before = cuda.launches.copy()
     found = backward(inputs, given, "wgmma", saved, sweep)
     assert (cuda.launches - before).keys() >= BACKWARD
+    for how in by_maps(inputs, sweep):
+        equal(backward(inputs, given, "tma", saved, (how,)), found)
     others = backward(inputs, given, "mma", saved, PLAIN)
     dtype = inputs[0].dtype
     exact, plain = (by_spec(inputs, kind, given) for kind in (np.float64, dtype))
@@ -153,11 +185,11 @@ def test_blocks_work_on_one_head_after_the_other(monkeypatch):
     inputs, given = drawn((2, 3, 200, 300, 64), "bfloat16"), statics(64, is_causal=True, offset=90)
     saved = forward(inputs, given)
     expected = agrees(inputs, given, sweep=emulator.SWEEP[2:5:2])
+    equal(backward(inputs, given, "tma", saved), expected)  # in all orders
     for blocks in (1, 18):
         monkeypatch.setattr(_attention_sm90, "EMULATED_BLOCKS", blocks)
-        found = backward(inputs, given, "wgmma", saved, PLAIN)
-        for a, b in zip(found[:3], expected[:3], strict=True):
-            assert a.tobytes() == b.tobytes()
+        for kernels in ("wgmma", "tma"):
+            equal(backward(inputs, given, kernels, saved, PLAIN), expected)
 
 
 def test_what_is_not_wanted_is_not_computed():
@@ -191,10 +223,25 @@ def test_views_of_one_packed_array():
 
     with _attention_sm90.kernels("wgmma"):
         found = emulator.sweep(run)
+    with _attention_sm90.kernels("tma"):
+        assert emulator.sweep(run, emulator.SWEEP[1:5:3]).tobytes() == found.tobytes()
     copies = [np.ascontiguousarray(x) for x in (*views, upstream)]
     expected = backward(copies, given, "wgmma", saved, PLAIN)
     for i in range(3):
         np.testing.assert_array_equal(found[:, :, i].transpose(0, 2, 1, 3), expected[i])
+
+
+def test_keys_that_all_heads_share():
+    """Elements that repeat are in no tensor map: cp.async copies them."""
+    inputs, given = drawn((1, 3, 20, 70, 64), "bfloat16"), statics(64)
+    inputs[1][:] = inputs[1][:, :1]
+    with _attention_sm90.kernels("tma"):
+        assert _attention_sm90._inputs(inputs, (64, 128, 128, 64))[0]
+    expected = backward(inputs, given, "tma", forward(inputs, given), PLAIN)
+    inputs[1] = np.broadcast_to(inputs[1][:, :1], inputs[1].shape)
+    with _attention_sm90.kernels("tma"):
+        assert not _attention_sm90._inputs(inputs, (64, 128, 128, 64))[0]
+    equal(backward(inputs, given, "tma", forward(inputs, given), PLAIN), expected)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -203,7 +250,10 @@ def test_nan_and_infinity_reach_what_they_touch(bad):
     out, lse = forward(inputs, given)
     inputs[0][0, 1, 3, 5] = bad  # query 3 of head 1 sees keys 0 to 3
     out[0, 1, 3] = lse[0, 1, 3] = math.nan
-    dq, dk, dv, _ = backward(inputs, given, "wgmma", (out, lse))
+    dq, dk, dv, _ = found = backward(inputs, given, "wgmma", (out, lse))
+    again = backward(inputs, given, "tma", (out, lse), PLAIN)
+    np.testing.assert_array_equal(np.stack(again[1:3]), np.stack(found[1:3]))
+    np.testing.assert_array_equal(again[0], dq)
     for x in (dq, dk, dv):
         assert np.isfinite(x[0, 0].astype(np.float32)).all()
     assert np.isnan(dq[0, 1, 3].astype(np.float32)).all()
@@ -248,6 +298,7 @@ def launched(inputs, given, kernels):
 def test_what_does_not_fit_is_for_the_other_kernels():
     fitting = drawn((1, 1, 5, 5, 64), "bfloat16")
     assert launched(fitting, statics(64), "wgmma")
+    assert launched(fitting, statics(64), "tma")
     assert not launched(fitting, statics(64), "mma")
     assert not launched(fitting, statics(64), "auto")  # in the emulator
     assert not launched(fitting, statics(64, dropout_p=0.1), "wgmma")
@@ -265,21 +316,28 @@ def test_only_one_gpu_takes_them(monkeypatch, capability):
     for rows in (1, 64, 65):
         arrays = drawn((1, 1, rows, 5, 64), "bfloat16")
         few = rows <= 64  # where blocks for any GPU are smaller
-        for name, taken in (("auto", not few), ("wgmma", True), ("mma", False)):
+        for name, taken in (("auto", not few), ("tma", True), ("wgmma", True), ("mma", False)):
             with _attention_sm90.kernels(name):
                 assert _attention_sm90.takes(arrays, 0.0) == (taken and capability == 90)
 
 
+@pytest.mark.parametrize("kernels", ["auto", "tma"])
 @pytest.mark.parametrize("capability", [80, 90, 100])
-def test_a_recorded_step_takes_them(capability):
+def test_a_recorded_step_takes_them(capability, kernels):
     op, given = FUSED["packed_attention"].implementations["cuda"], statics(64, is_causal=True)
-    with recording.recording(recording.Trace(capability)) as trace:
+    with (
+        recording.recording(recording.Trace(capability)) as trace,
+        _attention_sm90.kernels(kernels),
+    ):
         qkv = trace.input((2, 70, 3, 3, 64), backend.bfloat16)
         _, kept = op.forward(qkv, **given)
         out = trace.input((2, 70, 3 * 64), backend.bfloat16)
         op.backward((True,), out, (qkv,), kept, **given)
     names = {launch.args[0] for launch in trace.launches}
     assert (names >= {"attention_forward_sm90", *BACKWARD}) == (capability == 90)
+    if capability == 90:
+        by_map = {one.kwargs["TMA"] for one in trace.launches if "sm90" in one.args[0]}
+        assert by_map == {int(kernels == "tma")}
 
 
 def test_the_environment_chooses(monkeypatch):
@@ -287,7 +345,7 @@ def test_the_environment_chooses(monkeypatch):
     monkeypatch.setenv("GPUGRAD_ATTENTION", "wgmma")
     assert _attention_sm90.takes(arrays, 0.0)
     monkeypatch.setenv("GPUGRAD_ATTENTION", "fast")
-    with pytest.raises(ValueError, match="auto, wgmma, mma, not 'fast'"):
+    with pytest.raises(ValueError, match="auto, tma, wgmma, mma, not 'fast'"):
         _attention_sm90.takes(arrays, 0.0)
 
 
@@ -330,6 +388,7 @@ def test_a_gpt_trains_by_them_compiled_and_not():
     assert launched >= {"attention_forward_sm90", *BACKWARD}
     assert losses[2] < losses[0]
     assert trained("wgmma", compiled=True)[0] == losses
+    assert trained("tma", compiled=True)[0] == losses  # maps of what lies in the arena
     others, launched = trained("mma", compiled=False)
     assert "attention_forward_sm90" not in launched
     np.testing.assert_allclose(losses, others, rtol=1e-3)
@@ -339,20 +398,25 @@ def test_a_gpt_trains_by_them_compiled_and_not():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("kernels", ["wgmma", "tma"])  # gpu_session.py runs one after the other
 @pytest.mark.parametrize(
     ("shape", "causal"),
     [((2, 3, 333, 333, 64), True), ((1, 2, 200, 500, 64), False), ((2, 2, 300, 300, 128), True)],
     ids=str,
 )
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_the_gpu_computes_the_same(dtype, shape, causal):
-    """Three times, with the same bits; on other GPUs by the kernels for them."""
+def test_the_gpu_computes_the_same(dtype, shape, causal, kernels):
+    """Three times, with the same bits; on other GPUs by the kernels for them.
+
+    By tensor maps also the same bits as without: the products are the same.
+    """
     inputs, given = drawn(shape, dtype), statics(shape[4], is_causal=causal)
     moved = [backend.to_device(x, "cuda") for x in inputs]
     runs = []
-    for _ in range(3):
-        out, saved = _attention_forward.forward(*moved[:3], None, **given)
-        found = _attention_backward.backward(ALL, moved[3], (*moved[:3], None), saved, **given)
+    for name in (kernels, kernels, kernels, *(["wgmma"] if kernels == "tma" else [])):
+        with _attention_sm90.kernels(name):
+            out, saved = _attention_forward.forward(*moved[:3], None, **given)
+            found = _attention_backward.backward(ALL, moved[3], (*moved[:3], None), saved, **given)
         runs.append([backend.to_numpy(x) for x in (out, saved[1], *found[:3])])
     for again in runs[1:]:
         for a, b in zip(runs[0], again, strict=True):

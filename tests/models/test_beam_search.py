@@ -96,25 +96,25 @@ def test_stopping_early_loses_nothing(num_beams, length_penalty, monkeypatch) ->
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
 def test_one_beam_is_greedy(positions) -> None:
     model = gpt(positions)
-    for prompt in ([1], [3, 4, 5], list(range(12))):
-        (beam,) = beam_search(model, prompt, 20, num_beams=1)
+    for prompt in ([1], [3, 4, 5], list(range(9))):
+        (beam,) = beam_search(model, prompt, 12, num_beams=1)
         assert isinstance(beam, Beam)
-        assert beam.ids.tolist() == generate(model, prompt, 20, greedy=True).tolist()
+        assert beam.ids.tolist() == generate(model, prompt, 12, greedy=True).tolist()
 
 
 def test_more_beams_find_more_likely_texts() -> None:
     """On average: a single search may lose by them. None beats the most likely text."""
 
     def found(beams: int) -> np.ndarray:
-        best = [beam_search(Toy(seed), [1, 2], 6, num_beams=beams)[0] for seed in range(20)]
+        best = [beam_search(Toy(seed), [1, 2], 5, num_beams=beams)[0] for seed in range(20)]
         return np.array([beam.log_probability for beam in best])
 
-    one, two, six, exhaustive = map(found, (1, 2, 6, 3**6))
+    one, two, six, exhaustive = map(found, (1, 2, 6, 3**5))
     assert one.mean() < two.mean() < six.mean() <= exhaustive.mean()
     assert (six <= exhaustive + 1e-12).all()
 
 
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary", "alibi"])
 def test_batches_of_any_lengths_with_and_without_cache(positions) -> None:
     """Cached keys and values follow their beams; beyond the block the window slides."""
     model = gpt(positions)

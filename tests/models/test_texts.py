@@ -12,9 +12,10 @@ from gpugrad.models import GPT, GPTConfig
 VOCAB, BLOCK = 13, 16
 
 
-def gpt(positions: str = "learned", norm_first: bool = True) -> GPT:
+def gpt(positions: str = "learned") -> GPT:
     gg.manual_seed(0)
-    config = GPTConfig(VOCAB, BLOCK, 2, 2, 8, positions=positions, norm_first=norm_first)
+    shared = 1 if positions == "rotary" else None  # both heads share keys and values
+    config = GPTConfig(VOCAB, BLOCK, 2, 2, 8, positions=positions, n_kv_head=shared)
     model = GPT(config)
     rng = np.random.default_rng(0)
     for p in model.parameters():
@@ -40,16 +41,15 @@ def prompts(lengths, seed: int = 3) -> list[np.ndarray]:
     return [random.integers(0, VOCAB, n) for n in lengths]
 
 
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
-@pytest.mark.parametrize("norm_first", [True, False], ids=["pre", "post"])
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary", "alibi", "relative"])
 @pytest.mark.parametrize(
     ("lengths", "new"),
-    [((3, 7, 1, 5), 8), ((2, 9, 4), 25), ((16, 1), 3), ((30, 4, 17), 5), ((6, 6), 4)],
+    [((3, 7, 1, 5), 8), ((2, 9, 4), 16), ((16, 1), 3), ((30, 4, 17), 5), ((6, 6), 4)],
     ids=str,
 )
-def test_a_ragged_batch_is_its_prompts_one_by_one(positions, norm_first, lengths, new) -> None:
+def test_a_ragged_batch_is_its_prompts_one_by_one(positions, lengths, new) -> None:
     """Cached, not cached, inside the block and far beyond it."""
-    model, given = gpt(positions, norm_first), prompts(lengths)
+    model, given = gpt(positions), prompts(lengths)
     alone = [generate(model, prompt, new, greedy=True, stop=[[4, 2], 11]) for prompt in given]
     settings = {"greedy": True, "stop": [[4, 2], 11]}
     cached = generate_batch(model, given, new, **settings)

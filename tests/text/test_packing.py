@@ -52,7 +52,7 @@ def test_rows_are_nearly_full() -> None:
     assert len(batch.ids) < 0.5 * len(docs)
 
 
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary"])
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary", "alibi", "relative"])
 def test_a_packed_document_has_the_losses_and_gradients_it_has_alone(positions) -> None:
     gg.manual_seed(1)
     model = GPT(GPTConfig(17, 16, 2, 2, 8, positions=positions, dtype="float64"))

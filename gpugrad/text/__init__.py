@@ -5,7 +5,6 @@ from gpugrad.text.batches import (
     ConsecutiveWindows,
     RandomWindows,
     fixed_windows,
-    pad_truncate,
 )
 from gpugrad.text.bpe import BPETokenizer
 from gpugrad.text.chat import ChatTemplate
@@ -14,7 +13,7 @@ from gpugrad.text.counts import NGramCounts
 from gpugrad.text.files import atomic_write
 from gpugrad.text.mixture import Mixture, epochs_elapsed
 from gpugrad.text.packing import PackedBatch, pack
-from gpugrad.text.padding import PaddedBatch, pad_batch
+from gpugrad.text.padding import PaddedBatch, pad_batch, pad_truncate
 from gpugrad.text.protocol import Tokenizer
 from gpugrad.text.streaming import StreamDecoder, until
 from gpugrad.text.tokenizer import ByteTokenizer, CharTokenizer, WordTokenizer, load_tokenizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -116,18 +116,6 @@ def fixed_windows(tokens: npt.NDArray[np.integer], block: int, count: int) -> Wi
     count = min(count, last + 1)
     starts = np.arange(count) * last // max(count - 1, 1)
     return _windows(tokens, starts, block)
-
-
-def pad_truncate(
-    rows: Sequence[Sequence[int] | npt.NDArray[np.integer]], block: int, pad: int = 0
-) -> npt.NDArray[np.int64]:
-    """Return int64 (len(rows), block): each row's first `block` ids, then `pad` as needed."""
-    if block < 1:
-        raise ValueError(f"pad_truncate: block must be at least 1, got {block}")
-    out = np.full((len(rows), block), pad, np.int64)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row[:block]
-    return out
 
 
 def _windows(tokens: npt.NDArray[np.integer], starts: npt.NDArray[np.int64], block: int) -> Windows:

@@ -8,9 +8,20 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gpugrad.text.batches import pad_truncate
-
 Rows = Sequence[Sequence[int] | npt.NDArray[np.integer]]
+
+
+def pad_truncate(rows: Rows, block: int, pad: int = 0) -> npt.NDArray[np.int64]:
+    """Return int64 (len(rows), block): each row's first `block` ids, then `pad` as needed.
+
+    Raises ValueError for a block below 1, TypeError for rows that are not 1-D integers.
+    """
+    if block < 1:
+        raise ValueError(f"pad_truncate: block must be at least 1, got {block}")
+    out = np.full((len(rows), block), pad, np.int64)
+    for i, row in enumerate(as_rows(rows, "pad_truncate")):
+        out[i, : len(row)] = row[:block]
+    return out
 
 
 class PaddedBatch(NamedTuple):
@@ -32,6 +43,8 @@ def pad_batch(rows: Rows, block: int, pad: int = 0, ignore_index: int = -100) ->
     attention needs no mask for padding at the end; for any other there is `nn.padding_mask(mask)`.
     Raises ValueError for a block below 1, TypeError for rows that are not 1-D integers.
     """
+    if block < 1:
+        raise ValueError(f"pad_batch: block must be at least 1, got {block}")
     arrays = as_rows(rows, "pad_batch")
     ids = pad_truncate(arrays, block, pad)
     targets = pad_truncate([row[1:] for row in arrays], block, ignore_index)

@@ -12,7 +12,6 @@ from gpugrad.text import (
     ConsecutiveWindows,
     RandomWindows,
     fixed_windows,
-    pad_truncate,
     write_tokens,
 )
 
@@ -150,18 +149,6 @@ def test_bad_arguments_are_refused(make, tokens, block: int, number: int, messag
 def test_bad_seed_is_refused(seed: int) -> None:
     with pytest.raises(ValueError, match=f"seed must be in .* got {seed}"):
         RandomWindows(np.arange(10), 4, 4, seed)
-
-
-def test_pad_truncate() -> None:
-    rows = pad_truncate([[1, 2, 3, 4], np.array([5], np.uint16), [], [6, 7, 8]], 3, pad=-1)
-    assert rows.dtype == np.int64
-    assert rows.tolist() == [[1, 2, 3], [5, -1, -1], [-1, -1, -1], [6, 7, 8]]
-    assert pad_truncate([], 3).shape == (0, 3)
-
-
-def test_pad_truncate_needs_a_block() -> None:
-    with pytest.raises(ValueError, match="block must be at least 1, got 0"):
-        pad_truncate([[1]], 0)
 
 
 def test_consecutive_windows_go_on_where_they_ended() -> None:

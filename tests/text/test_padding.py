@@ -3,7 +3,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpugrad.text import pad_batch
+from gpugrad.text import pad_batch, pad_truncate
+
+
+def test_pad_truncate() -> None:
+    rows = pad_truncate([[1, 2, 3, 4], np.array([5], np.uint16), [], [6, 7, 8]], 3, pad=-1)
+    assert rows.dtype == np.int64
+    assert rows.tolist() == [[1, 2, 3], [5, -1, -1], [-1, -1, -1], [6, 7, 8]]
+    assert pad_truncate([], 3).shape == (0, 3)
+
+
+def test_pad_truncate_needs_a_block() -> None:
+    with pytest.raises(ValueError, match="block must be at least 1, got 0"):
+        pad_truncate([[1]], 0)
+    with pytest.raises(TypeError, match="pad_truncate: row 0 must be 1-D integer ids"):
+        pad_truncate([[0.5]], 2)
 
 
 def test_ids_targets_and_mask() -> None:
@@ -31,7 +45,7 @@ def test_no_rows() -> None:
 
 
 def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="block must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="pad_batch: block must be at least 1, got 0"):
         pad_batch([[1]], 0)
     with pytest.raises(
         TypeError, match=r"pad_batch: row 1 must be 1-D integer ids, .* \(1,\) .*float"

@@ -17,7 +17,7 @@ from .svg import LIMIT, render
 class Vertex(NamedTuple):
     """A leaf, a constant or an operation.
 
-    ``text`` is its formula where the operands have names (``c x e``), ``value`` and ``gradient``
+    ``text`` is its formula where the operands have names (``c · e``), ``value`` and ``gradient``
     summarise the forward value and the whole gradient; "" where there is none.
     """
 
@@ -30,7 +30,7 @@ class Vertex(NamedTuple):
 
     @property
     def title(self) -> str:
-        """What stands in the node: ``d = 2 x b``, ``+``, ``exp``, or the name of a leaf."""
+        """What stands in the node: ``d = 2 · b``, ``+``, ``exp``, or the name of a leaf."""
         if self.kind == "constant":
             return self.name or self.value
         if self.kind == "leaf":
@@ -76,6 +76,10 @@ class Graph:
         Raises ValueError if there are more vertices than ``limit``.
         """
         return render(self, limit=limit)
+
+    def narrate(self) -> list[str]:
+        """Return what happens in each step of the reverse sweep, one text per frame."""
+        return playback.narrate(self)
 
     def frames(self, limit: int = LIMIT) -> list[str]:
         """Return the reverse sweep as pictures, the first without gradients, then one per step."""

@@ -25,7 +25,7 @@ SYMBOLS = {
     "sqrt": "\u221a",
     "sigmoid": "\u03c3",
 }
-INFIX = {"add", "subtract", "multiply", "divide", "matmul", "power"}
+INFIX = {"add": "+", "subtract": "-", "multiply": "·", "divide": "/", "matmul": "@", "power": "^"}
 
 
 def summary(array: Any) -> str:
@@ -101,9 +101,9 @@ def _note(found: Named, name: str, tensor: Tensor) -> None:
 
 
 def expression(op: str, operands: list[str]) -> str:
-    """Return an operation as a formula: ``a + d``, ``2 x b``, ``exp(z)``."""
+    """Return an operation as a formula: ``a + d``, ``2 · b``, ``exp(z)``."""
     if op in INFIX and len(operands) == 2:
-        return f"{operands[0]} {SYMBOLS[op]} {operands[1]}"
+        return f"{operands[0]} {INFIX[op]} {operands[1]}"
     if op == "negative" and len(operands) == 1:
-        return f"{SYMBOLS[op]}{operands[0]}"
+        return f"-{operands[0]}"
     return f"{op}({', '.join(operands)})"

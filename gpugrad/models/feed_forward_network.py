@@ -74,16 +74,16 @@ class FeedForwardNetwork(Module):
     ) -> None:
         self.inputs = tuple(inputs)
         self.units = dict(units)
-        self.sizes = dict.fromkeys((ONE, *self.inputs), 1)
+        self.sizes = {ONE: 1}
+        for name in self.inputs:
+            self._add(name, 1)
         for name, (activation, outputs) in self.units.items():
-            if name in self.sizes:
-                raise ValueError(f"FeedForwardNetwork: the name {name!r} is used twice")
             if isinstance(activation, str) and activation not in ACTIVATIONS:
                 raise ValueError(
                     f"FeedForwardNetwork: unit {name!r} has the unknown activation {activation!r}; "
                     f"take a function or one of {', '.join(ACTIVATIONS)}"
                 )
-            self.sizes[name] = outputs
+            self._add(name, outputs)
         self.edges = tuple((self._port(s), self._port(t), w) for s, t, w in edges)
         self.order = self._topological()
         self._check_targets()
@@ -100,6 +100,13 @@ class FeedForwardNetwork(Module):
             setattr(self.weights, name, Parameter(drawn))
         if given:
             raise ValueError(f"FeedForwardNetwork: no edge carries the weight {min(given)!r}")
+
+    def _add(self, name: str, outputs: int) -> None:
+        if name in self.sizes:
+            raise ValueError(f"FeedForwardNetwork: the name {name!r} is used twice")
+        if outputs < 1:
+            raise ValueError(f"FeedForwardNetwork: unit {name!r} has {outputs} outputs")
+        self.sizes[name] = outputs
 
     def _port(self, text: str) -> Port:
         match = re.fullmatch(r"(.+?)(?:\[(\d+)\])?", text)

@@ -26,9 +26,9 @@ def test_the_textbook_figure(figure) -> None:
         "a": ("a", "3", "-2"),
         "b": ("b", "1", "-4"),
         "c": ("c", "-2", "5"),
-        "d": ("d = 2 × b", "2", "-2"),  # noqa: RUF001
+        "d": ("d = 2 · b", "2", "-2"),
         "e": ("e = a + d", "5", "-2"),
-        "L": ("L = c × e", "-10", "1"),  # noqa: RUF001
+        "L": ("L = c · e", "-10", "1"),
     }
     flows = [
         (graph.vertices[e.source].title[0], graph.vertices[e.target].title[0], e.value, e.gradient)

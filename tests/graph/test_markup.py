@@ -14,7 +14,7 @@ def test_dot_of_the_figure(figure) -> None:
     assert lines[0] == "digraph computation {"
     assert lines[-1] == "}"
     assert '  n4 [label="e = a + d", shape=box];' in lines
-    assert '  n6 [label="L = c \u00d7 e\\n-10\\n∇ 1", shape=box];' in lines
+    assert '  n6 [label="L = c · e\\n-10\\n∇ 1", shape=box];' in lines
     assert '  n4 -> n6 [label="5\\n∇ -2"];' in lines
 
 

@@ -30,7 +30,15 @@ def test_the_figure_has_values_above_and_gradients_below(figure) -> None:
             assert float(value.get("y")) < float(gradient[0].get("y"))
         shown.append((value.text, *(g.text for g in gradient)))
     assert sorted(shown) == sorted(
-        [("2",), ("1", "−4"), ("3", "−2"), ("2", "−2"), ("−2", "5"), ("5", "−2"), ("−10", "1")]  # noqa: RUF001
+        [
+            ("2",),
+            ("1", "\u22124"),
+            ("3", "\u22122"),
+            ("2", "\u22122"),
+            ("\u22122", "5"),
+            ("5", "\u22122"),
+            ("\u221210", "1"),
+        ]
     )
 
 

@@ -20,11 +20,13 @@ from ..ops import random
 from ..registry import state
 from ..tensor import Tensor
 from .arguments import flat, objects, replaced, symbolic
+from .ends import Ends
 from .guards import Guards, unchanged
 from .settings import Settings
 from .sight import Sight
 
 OLDEST = 80  # compute capability for which all operations of a GPT have kernels
+NAME = "gg.compile:"
 MOST_RECORDINGS = 16  # of one function: shapes should repeat
 
 
@@ -37,9 +39,7 @@ class _Recording:
     draws: Any  # how many random numbers a run takes
     random_state: Buffer
     result: Any  # the function's result, with Buffers in the place of arrays
-    slots: list[tuple[Tensor, Buffer, Tensor]]  # leaves, and the memory for what gradient they have
-    changed: list[tuple[Tensor, Tensor | None]]  # leaves whose gradient is another one afterwards
-    toggled: list[tuple[Tensor, bool]]  # leaves that require a gradient afterwards, or no longer
+    ends: Ends
     guards: Guards
     settings: Settings
     used: int = 0  # the number of the last call that it served
@@ -63,7 +63,7 @@ class Compiled:
 
     def __init__(self, function: Callable[..., Any], device: str | None = None) -> None:
         if not callable(function):
-            raise TypeError(f"gg.compile: a function is needed, not {type(function).__name__}")
+            raise TypeError(f"{NAME} a function is needed, not {type(function).__name__}")
         functools.update_wrapper(self, function, updated=())
         self._function = function
         self._device = device
@@ -86,7 +86,7 @@ class Compiled:
             found = vars(instance).get(key)
         except TypeError:
             raise TypeError(
-                f"gg.compile: {self._name} is a method of a {type(instance).__name__}, "
+                f"{NAME} {self._name} is a method of a {type(instance).__name__}, "
                 "which has __slots__ and no place for recordings; add '__dict__' to them, or "
                 "compile a function that takes what the method uses from its closure"
             ) from None
@@ -115,7 +115,7 @@ class Compiled:
         try:
             shapes = flat((args, kwargs), arrays)
         except TypeError as error:
-            raise TypeError(f"gg.compile: {self._name}: {error}") from None
+            raise TypeError(f"{NAME} {self._name}: {error}") from None
         device = _device(arrays, self._device)
         if (device == "cpu" and not cuda.emulated()) or _capability(device) < OLDEST:
             return self._function(*args, **kwargs)
@@ -133,10 +133,11 @@ class Compiled:
             trace = Trace(_capability(device), on_gpu=device != "cpu")
             try:
                 chosen = self._record(trace, device, args, kwargs)
-            except recording.NotRecordable:
+            except recording.NotRecordable as error:
                 place = trace.place
                 on_gpu = any(backend.device_of(a) != "cpu" for a in arrays)
                 if on_gpu or place in (None, device):
+                    error.args = (str(error).replace(NAME, f"{NAME} {self._name}:", 1),)
                     raise
                 self._device = place  # what it computes with is elsewhere
                 return self(*args, **kwargs)
@@ -157,7 +158,7 @@ class Compiled:
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"gg.compile: {self._name} was recorded {MOST_RECORDINGS} times, for other shapes, "
+                f"{NAME} {self._name} was recorded {MOST_RECORDINGS} times, for other shapes, "
                 "numbers, parameters or gradients each time, which is slow; pass what changes as "
                 "an array, pad to few shapes, call zero_grad() in the step",
                 stacklevel=4,
@@ -177,30 +178,18 @@ class Compiled:
                 check()
             watches = unchanged(watches, trace.modules, sight.line_of)
             outputs: list[Buffer] = []
-            result = replaced(result, lambda a: _output(trace, a, outputs))
-            ends = _end_gradients(trace)
-            leaves = trace.leaves.values()
-            toggled = [
-                (leaf.tensor, leaf.tensor._requires_grad)
-                for leaf in leaves
-                if leaf.tensor._requires_grad is not leaf.requires_grad
-            ]
+            try:
+                result = replaced(result, lambda a: _output(trace, a, outputs))
+            except TypeError as error:
+                raise TypeError(f"{NAME} {self._name}: {error}") from None
+            ends = Ends(trace)
         if trace.place not in (None, device):
             raise recording.NotRecordable(f"gg.compile: its tensors are on {trace.place}")
-        kept = [end for _, end in ends if isinstance(end, Buffer)]
-        trace.drop_unread([*outputs, *kept])
-        made = replay.Replay(trace, device, outputs, kept)
-        tensors = {b: Tensor._wrap(made.array(b), None) for b in dict.fromkeys(kept)}
-        slots = []
-        for leaf in leaves:
-            if leaf.slot is not None and made.holds(leaf.slot):
-                slot = Tensor._wrap(made.array(leaf.slot), None)
-                slots.append((leaf.tensor, leaf.slot, tensors.setdefault(leaf.slot, slot)))
-        changed = [(leaf, tensors[b] if isinstance(b, Buffer) else b) for leaf, b in ends]
+        trace.drop_unread([*outputs, *ends.kept])
+        made = replay.Replay(trace, device, outputs, ends.kept)
+        ends.place(made)
         guards = Guards(watches, trace.modules)
-        return _Recording(
-            trace, made, draws, random_state, result, slots, changed, toggled, guards, settings
-        )
+        return _Recording(trace, made, draws, random_state, result, ends, guards, settings)
 
 
 @overload
@@ -257,14 +246,7 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
 
 def _run(chosen: _Recording, arrays: Sequence[Any]) -> Any:
     runner, trace = chosen.replay, chosen.trace
-    incoming = [
-        (slot, runner.outlasting(leaf._grad._data))
-        for leaf, slot, tensor in chosen.slots
-        if leaf._grad is not None and leaf._grad is not tensor
-    ]
-    arrays = [runner.outlasting(array) for array in arrays] if incoming else arrays
-    for slot, value in incoming:  # which may be in the memory of another slot: hence the copies
-        runner.write(slot, value)
+    arrays = chosen.ends.take(arrays)
     drawn = random.reserve(chosen.draws.blocks)
     runner.write(chosen.random_state, np.array([drawn.seed, drawn.offset], np.uint64))
     for buffer, value in zip(trace.inputs[1:], arrays, strict=True):
@@ -272,10 +254,7 @@ def _run(chosen: _Recording, arrays: Sequence[Any]) -> Any:
     chosen.settings.apply()
     runner.run()
     mutations.record_step(runner)
-    for leaf, gradient in chosen.changed:
-        leaf._grad = gradient
-    for leaf, requires_grad in chosen.toggled:
-        leaf._requires_grad = requires_grad
+    chosen.ends.leave()
     return replaced(chosen.result, lambda b: Tensor._wrap(runner.read(b), None))
 
 
@@ -283,7 +262,8 @@ def _device(arrays: Sequence[Any], wanted: str | None) -> str:
     """Return where a step runs: on the GPU its arguments are on, or else as wanted."""
     places = {backend.device_of(a) for a in arrays} - {"cpu"}
     if len(places) > 1:
-        raise ValueError(f"gg.compile: the arguments are on {' and '.join(sorted(places))}")
+        where = " and ".join(sorted(places))
+        raise ValueError(f"{NAME} the arguments are on {where}; move them to one with .to(device)")
     device = places.pop() if places else wanted or backend.default_device()
     return "cuda:0" if device == "cuda" else device
 
@@ -302,33 +282,3 @@ def _output(trace: Trace, array: Any, outputs: list[Buffer]) -> Buffer:
         buffer = buffer.copy()  # as it is now: what the step leaves will be written there
     outputs.append(buffer)
     return buffer
-
-
-def _end_gradients(trace: Trace) -> list[tuple[Tensor, Buffer | Tensor | None]]:
-    """Return the leaves that the step leaves with another gradient, and that, None for none.
-
-    What replaces a gradient that the step has used is written into the memory of that: the next
-    run finds it there.
-    """
-    ends: list[tuple[Tensor, Buffer | Tensor | None]] = []
-    for leaf in list(trace.leaves.values()):
-        tensor, now = leaf.tensor, leaf.tensor._grad
-        if now is None:
-            if leaf.assigned or leaf.gradient is not None:
-                ends.append((tensor, None))
-            continue
-        trace.lift_tensor(now)
-        if now in trace.leaves:
-            ends.append((tensor, now))
-            continue
-        made: Buffer = now._data.settle()
-        if made is leaf.slot:
-            if any(b.storage is made.storage for one in trace.launches for b in one.writes):
-                ends.append((tensor, made))
-        elif leaf.slot is not None and leaf.observed:
-            recording.copy_to(leaf.slot, made)
-            ends.append((tensor, leaf.slot))
-        else:
-            lasts = made.storage.kind in (recording.ARENA, recording.REAL)
-            ends.append((tensor, made if lasts else made.copy()))
-    return ends

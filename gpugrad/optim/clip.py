@@ -47,7 +47,8 @@ def clip_grad_norm_(
             raise TypeError(
                 f"clip_grad_norm_: parameter {position} must be a tensor, got {type(p).__name__}"
             )
-    gradients = [p._grad._data for p in dict.fromkeys(given) if p.grad is not None]
+    every = [p.grad for p in dict.fromkeys(given)]
+    gradients = [g._data for g in every if g is not None]
     found = _table(gradients)
     if recording.current() is not None and gradients:
         return _recorded(found, max_norm, error_if_nonfinite)

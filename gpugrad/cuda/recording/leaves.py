@@ -10,18 +10,20 @@ from .buffer import Buffer
 class Leaf:
     """A tensor that was there before the step, which uses or changes it.
 
-    While the step is recorded the tensor holds Buffers. The gradient it comes with, if any, has
-    one too, ``slot``: memory of the recording, into which each run copies what there is by then.
-    ``observed`` says that the step has looked for that gradient, ``assigned`` that it has set
-    another one without a look, so that it does not matter what there was.
+    While the step is recorded the tensor holds Buffers: ``buffer`` stands for its array until the
+    step assigns ``.data``, ``slot`` for the gradient it comes with, if any: memory of the recording
+    into which each run copies what there is by then. ``observed`` says that the step has looked for
+    that gradient, ``assigned`` that it has set another one without a look, so that it does not
+    matter what there was.
     """
 
-    def __init__(self, tensor: Any) -> None:
+    def __init__(self, tensor: Any, buffer: Buffer) -> None:
         self.tensor = tensor
         self.array = tensor._data
         self.gradient = tensor._grad
         self.requires_grad: bool = tensor._requires_grad
         self.hooks = tuple(tensor._hooks or ())
+        self.buffer = buffer
         self.slot: Buffer | None = None
         self.observed = self.assigned = False
 

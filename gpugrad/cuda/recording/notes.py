@@ -62,7 +62,7 @@ def rebinds(tensor: Any, what: str) -> None:
 def created(array: Any) -> None:
     """Note that a step makes an array: if it changes it, then anew at each run."""
     trace = current()
-    if trace is not None and not isinstance(array, backend.Symbolic):
+    if trace is not None and not isinstance(array, backend.Symbolic) and array.size:
         base = backend.memory_base(array)
         trace.created[id(base)] = base
 
@@ -87,7 +87,8 @@ def data_of(tensor: Any) -> Any:
 
 
 def assigned(tensor: Any, value: Any) -> bool:
-    """Note that a step gives a tensor other data: its elements are overwritten. False if none is.
+    """Give a tensor other data until the step ends, when they overwrite its own. False if no step
+    is recorded.
 
     Raises NotRecordable for data of another shape or dtype.
     """
@@ -95,10 +96,9 @@ def assigned(tensor: Any, value: Any) -> bool:
     if trace is None:
         return False
     trace.own(tensor)
-    if value is not tensor._data:
-        if value.shape != tensor._data.shape or value.dtype != tensor._data.dtype:
-            raise not_recordable(f"data of another shape or dtype for {tensor._data}")
-        tensor._data[...] = value
+    if value.shape != tensor._data.shape or value.dtype != tensor._data.dtype:
+        raise not_recordable(f"data of another shape or dtype for {tensor._data}")
+    tensor._data = value if isinstance(value, backend.Symbolic) else trace.lift(value)
     return True
 
 

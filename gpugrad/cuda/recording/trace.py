@@ -159,7 +159,7 @@ class Trace:
             self._wrapped.add(buffer.storage)
         elif id(backend.memory_base(array)) not in self.created:
             self._outside.add(buffer.storage)
-            leaf = Leaf(tensor)
+            leaf = Leaf(tensor, buffer)
             self.held[id(tensor)] = {"_data": buffer, "_grad": self._slot(leaf)}
             self.leaves[tensor] = leaf
             tensor.__class__ = lifted_class(tensor.__class__, _held)

@@ -1,0 +1,113 @@
+"""What passes between a recorded step and the tensors around it: gradients, data and flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..cuda import recording
+from ..cuda.recording import Buffer, Trace
+from ..cuda.replay import Replay
+from ..tensor import Tensor
+
+
+class _Slot(NamedTuple):
+    """Memory for the gradient that a tensor comes with, and the gradient that lies there."""
+
+    tensor: Tensor
+    buffer: Buffer
+    gradient: Tensor
+
+
+class Ends:
+    """How a step takes tensors from outside, and leaves them: made at the end of its recording.
+
+    A gradient that a tensor comes with is copied to memory of the recording, its slot, unless it
+    lies there already. What replaces a gradient that the step has used is written to that slot,
+    where the next run finds it; other gradients stay where they were computed (``kept``). Data that
+    the step assigns is written to the array that the tensor came with.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        _write_data(trace)
+        self._gradients = _gradients(trace)
+        self._flags = [
+            (leaf.tensor, leaf.tensor._requires_grad)
+            for leaf in trace.leaves.values()
+            if leaf.tensor._requires_grad is not leaf.requires_grad
+        ]
+        self.kept = [end for _, end in self._gradients if isinstance(end, Buffer)]
+
+    def place(self, replay: Replay) -> None:
+        """Find the memory that a replay gives to gradients."""
+        own = {b: Tensor._wrap(replay.array(b), None) for b in dict.fromkeys(self.kept)}
+        self._replay, self._slots = replay, []
+        for leaf in self._trace.leaves.values():
+            if leaf.slot is not None and replay.holds(leaf.slot):
+                if leaf.slot not in own:
+                    own[leaf.slot] = Tensor._wrap(replay.array(leaf.slot), None)
+                self._slots.append(_Slot(leaf.tensor, leaf.slot, own[leaf.slot]))
+        self._left = [(t, own[g] if isinstance(g, Buffer) else g) for t, g in self._gradients]
+
+    def take(self, arguments: Sequence[Any]) -> Sequence[Any]:
+        """Fill the slots before a run; return the arguments, copied if they lie in slots."""
+        replay = self._replay
+        incoming = [
+            (slot.buffer, replay.outlasting(slot.tensor._grad._data))  # may be in another slot
+            for slot in self._slots
+            if slot.tensor._grad is not None and slot.tensor._grad is not slot.gradient
+        ]
+        if incoming:
+            arguments = [replay.outlasting(array) for array in arguments]
+        for buffer, value in incoming:
+            replay.write(buffer, value)
+        return arguments
+
+    def leave(self) -> None:
+        """Set gradients and flags as the step does."""
+        for tensor, gradient in self._left:
+            tensor._grad = gradient
+        for tensor, requires_grad in self._flags:
+            tensor._requires_grad = requires_grad
+
+
+def _write_data(trace: Trace) -> None:
+    """Write what the step has assigned as data of tensors to the arrays that they came with."""
+    assigned = [
+        (leaf.buffer, leaf.tensor._data)
+        for leaf in trace.leaves.values()
+        if leaf.tensor._data is not leaf.buffer
+    ]
+    # what one tensor was given may be what is written over for another: a copy of all comes first
+    for buffer, value in [(buffer, value.copy()) for buffer, value in assigned]:
+        recording.copy_to(buffer, value)
+
+
+def _gradients(trace: Trace) -> list[tuple[Tensor, Buffer | Tensor | None]]:
+    """Return the tensors that the step leaves with another gradient, and that.
+
+    It is a Buffer, a tensor from outside, or None for none.
+    """
+    found: list[tuple[Tensor, Buffer | Tensor | None]] = []
+    for leaf in list(trace.leaves.values()):
+        tensor, now = leaf.tensor, leaf.tensor._grad
+        if now is None:
+            if leaf.assigned or leaf.gradient is not None:
+                found.append((tensor, None))
+            continue
+        trace.lift_tensor(now)
+        if now in trace.leaves:
+            found.append((tensor, now))
+            continue
+        made: Buffer = now._data.settle()
+        if made is leaf.slot:
+            if any(b.storage is made.storage for one in trace.launches for b in one.writes):
+                found.append((tensor, made))
+        elif leaf.slot is not None and leaf.observed:
+            recording.copy_to(leaf.slot, made)
+            found.append((tensor, leaf.slot))
+        else:
+            lasts = made.storage.kind in (recording.ARENA, recording.REAL)
+            found.append((tensor, made if lasts else made.copy()))
+    return found

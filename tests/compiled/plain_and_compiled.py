@@ -1,0 +1,69 @@
+"""Steps that are run as they are and compiled: what there is to see in each call has the same bits.
+
+A case is a function of ``wrap``, which is ``gg.compile`` or nothing, and returns all that it saw.
+Numbers are small multiples of powers of two, so that nothing depends on the order of rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import gpugrad as gg
+from gpugrad import emulator
+
+Case = Callable[[Callable], Any]
+
+
+class Cases:
+    """The cases of a file; called as a decorator it adds one."""
+
+    def __init__(self) -> None:
+        self.found: list[Case] = []
+
+    def __call__(self, case: Case) -> Case:
+        """Add a case."""
+        self.found.append(case)
+        return case
+
+    @staticmethod
+    def agrees(case: Case) -> None:
+        """Assert that a case sees the same with steps that are compiled."""
+        with emulator.enabled("plain"):
+            plain, compiled = case(lambda step: step), case(gg.compile)
+        assert compiled == plain
+
+
+def numbers(*shape: int, seed: int = 0) -> np.ndarray:
+    """Return multiples of 1/4 from -2 to 2."""
+    return np.random.default_rng(seed).integers(-8, 9, shape).astype(np.float32) / 4
+
+
+def leaf(*shape: int, seed: int = 0) -> gg.Tensor:
+    """Return such numbers as a tensor that requires a gradient."""
+    return gg.tensor(numbers(*shape, seed=seed), requires_grad=True)
+
+
+def seen(*values: Any) -> list:
+    """Return what can be compared of tensors and other values, as they are now."""
+    found: list = []
+    for value in values:
+        if isinstance(value, (gg.Tensor, np.ndarray)):
+            array = gg.asarray(value).detach().numpy()
+            found.append((array.shape, array.dtype.name, array.tobytes()))
+        elif isinstance(value, (list, tuple)):
+            found.append(seen(*value))
+        else:
+            found.append(value)
+    return found
+
+
+def state_of(optimizer: Any) -> list:
+    """Return all that an optimiser remembers of its parameters."""
+    return [
+        (name, np.asarray(value).tobytes())
+        for one in optimizer.state_dict()["state"].values()
+        for name, value in one.items()
+    ]

@@ -65,12 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("all gave the same tokens:", all(text == texts[0] for text in texts))
 
     if picture is not None:
-        axes = new_figure().subplots()
+        figure = new_figure()
+        axes = figure.subplots()
         for use_cache, how in ((False, "no cache"), (True, "cached")):
             axes.plot(step_times(model, use_cache), ".-", label=how)
         axes.set(xlabel="position", ylabel="milliseconds for a token", ylim=(0, None))
         axes.legend()
-        save(axes.figure, picture)
+        save(figure, picture)
 
 
 def step_times(model: GPT, use_cache: bool) -> list[float]:

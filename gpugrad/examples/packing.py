@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = GPT(GPTConfig(VOCABULARY, BLOCK, n_layer=1, n_head=2, n_embd=16, dtype="float64"))
     mask = nn.document_mask(packed.documents)
 
-    def losses(ids: np.ndarray, targets: np.ndarray, **settings: object) -> np.ndarray:
+    def losses(ids: np.ndarray, targets: np.ndarray, **settings: Any) -> np.ndarray:
         """Return the loss of each token that has one; leave the gradients of their mean."""
         model.zero_grad()
         loss = model.loss(ids, targets, "none", **settings)

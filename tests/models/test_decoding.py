@@ -115,7 +115,7 @@ def test_the_smallest_and_largest_draws(monkeypatch) -> None:
         assert Sampler().choose(logits, 0).tolist() == [expected]
 
 
-@pytest.mark.parametrize("options", [{"top_k": 2}, {"top_p": 0.6}], ids=str)
+@pytest.mark.parametrize("options", [{"top_k": 2}, {"top_p": 0.6}, {"min_p": 0.5}], ids=str)
 def test_frequencies_follow_the_filtered_probabilities(options) -> None:
     """Chi-square with 1 degree of freedom: above 10.83 once in 1000 seeds."""
     model = Fixed(np.log([0.2, 0.45, 0.05, 0.3]))
@@ -265,6 +265,8 @@ def test_a_stream_leaves_its_reader_recording() -> None:
         ({"top_k": 0}, "top_k must be at least 1, got 0"),
         ({"top_p": 0.0}, r"top_p must lie in \(0, 1\], got 0.0"),
         ({"top_p": 1.5}, r"top_p must lie in"),
+        ({"min_p": 0.0}, r"min_p must lie in \(0, 1\], got 0.0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must be > 0"),
         ({"seed": -1}, r"seed must lie in \[0, 2\*\*64\), got -1"),
     ],
     ids=str,

@@ -488,12 +488,11 @@ def _leaf_gradient(leaf: Any, g: Any, recorded: bool, handed: _Handed) -> Any:
             g = registry.recorded.copy(g)
         handed.add(g._data)
         return g
+    g = as_array(g if old is None else old._data + g)
+    if isinstance(g, backend.Symbolic):
+        g.settle()  # or all that a sum is made of would stay in memory until somebody reads it
     if old is not None:
-        total = as_array(old._data + g)
-        if isinstance(total, backend.Symbolic):
-            total.settle()  # or every pass's gradient would stay in memory until they are read
-        return registry.Tensor._wrap(total, None)
-    g = as_array(g)
+        return registry.Tensor._wrap(g, None)
     if g.dtype != leaf._data.dtype:
         g = g.astype(leaf._data.dtype)
     elif handed.shares(g):

@@ -10,6 +10,7 @@ import numpy as np
 
 ALIGNMENT = 256  # bytes; what cudaMalloc guarantees
 _TRIES = 200
+_MANY = 700  # storages, from where on NumPy places them faster than Python
 _COMPARISONS = 4_000_000  # of one storage with another, of all tries but the first two: 0.2 s
 
 
@@ -42,21 +43,9 @@ def plan(
     wheel": Joslin and Clements, 1999), until an arena is within a thousandth of the lower bound or
     enough was tried: about 0.2 s.
     """
-    size, begin, end = (np.asarray(given, np.int64).reshape(-1) for given in (sizes, first, last))
-    if not len(size) == len(begin) == len(end):
-        raise ValueError(
-            f"arena.plan: {len(size)} sizes, {len(begin)} first and {len(end)} last launches"
-        )
-    if alignment < 1:
-        raise ValueError(f"arena.plan: the alignment must be at least 1 byte, not {alignment}")
-    for i in np.flatnonzero((size < 0) | (end < begin))[:1]:
-        raise ValueError(
-            f"arena.plan: storage {i} has {size[i]} bytes, from launch {begin[i]} to {end[i]}"
-        )
-    some = np.flatnonzero(size)
+    some, size, begin, end = _checked("plan", sizes, first, last, alignment)
     if not len(some):
-        return Plan((0,) * len(size), 0, 0)
-    size, begin, end = -(-size[some] // alignment) * alignment, begin[some], end[some]
+        return Plan((0,) * len(sizes), 0, 0)
     fullest = _fullest(size, begin, end)
     bound = int(fullest.max())
     found, high = _search(size, begin, end, fullest, bound)
@@ -65,31 +54,67 @@ def plan(
     return Plan(tuple(offsets.tolist()), high, bound)
 
 
-def _fullest(size: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Return for each storage the most bytes in use at one launch of its life."""
+def lower_bound(
+    sizes: Sequence[int], first: Sequence[int], last: Sequence[int], alignment: int = ALIGNMENT
+) -> int:
+    """Return the ``lower_bound`` of a plan without searching for one; arguments as for ``plan``."""
+    some, size, begin, end = _checked("lower_bound", sizes, first, last, alignment)
+    return int(_in_use(size, begin, end)[1].max()) if len(some) else 0
+
+
+def _checked(
+    function: str, sizes: Sequence[int], first: Sequence[int], last: Sequence[int], alignment: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return which storages have bytes, and of these the aligned sizes, first and last launches."""
+    size, begin, end = (np.asarray(given, np.int64).reshape(-1) for given in (sizes, first, last))
+    if not len(size) == len(begin) == len(end):
+        raise ValueError(
+            f"arena.{function}: {len(size)} sizes, {len(begin)} first and {len(end)} last launches"
+        )
+    if alignment < 1:
+        raise ValueError(
+            f"arena.{function}: the alignment must be at least 1 byte, not {alignment}"
+        )
+    for i in np.flatnonzero((size < 0) | (end < begin))[:1]:
+        raise ValueError(
+            f"arena.{function}: storage {i} has {size[i]} bytes, from launch {begin[i]} to {end[i]}"
+        )
+    some = np.flatnonzero(size)
+    return some, -(-size[some] // alignment) * alignment, begin[some], end[some]
+
+
+def _in_use(size: np.ndarray, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the launches at which storages begin, and the bytes in use at each of them."""
     launches = np.array(sorted(set(first.tolist())))  # only here does what is in use grow
     begun, ended = np.argsort(first), np.argsort(last)
     allocated = np.append(0, np.cumsum(size[begun]))
     freed = np.append(0, np.cumsum(size[ended]))
-    in_use = (
+    return launches, (
         allocated[np.searchsorted(first[begun], launches, "right")]
         - freed[np.searchsorted(last[ended], launches, "left")]
     )
+
+
+def _fullest(size: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Return for each storage the most bytes in use at one launch of its life."""
+    launches, in_use = _in_use(size, first, last)
     start, stop = np.searchsorted(launches, first), np.searchsorted(launches, last, "right")
-    return np.array([in_use[i:j].max() for i, j in zip(start, stop, strict=True)])
+    lives = np.stack([start, stop], axis=1).reshape(-1)
+    return np.maximum.reduceat(np.append(in_use, 0), lives)[::2]
 
 
 def _search(
     size: np.ndarray, first: np.ndarray, last: np.ndarray, fullest: np.ndarray, bound: int
 ) -> tuple[list[int], int]:
     """Return the offsets and the size of the smallest arena found."""
-    lists = size.tolist(), first.tolist(), last.tolist()
     orders = _orders(size, first, last, fullest)
+    lists = size.tolist(), first.tolist(), last.tolist()
+    place = _first_fit if len(size) < _MANY else _first_fit_of_many
     best: list[int] = []
     smallest = 0
     for number in range(min(_TRIES, 2 + _COMPARISONS // len(size) ** 2)):
         order = orders[number % len(orders)]
-        offsets, high = _first_fit(order, *lists)
+        offsets, high = place(order, *lists)
         if not best or high < smallest:
             best, smallest = offsets, high
         if smallest - bound <= bound // 1000:
@@ -139,3 +164,32 @@ def _first_fit(
         offsets[i] = offset
         bisect.insort(placed, (offset, offset + room, begin, end))
     return offsets, max(stop for _, stop, _, _ in placed)
+
+
+def _first_fit_of_many(
+    order: list[int], size: list[int], first: list[int], last: list[int]
+) -> tuple[list[int], int]:
+    """Do what ``_first_fit`` does, in time that grows less with the number of storages."""
+    offsets = [0] * len(size)
+    # of what was placed, from the lowest up: where it begins and ends, its first and last launch
+    rows = np.empty((4, len(size)), np.int64)
+    for placed, i in enumerate(order):
+        room, begin, end = size[i], first[i], last[i]
+        starts, stops, since, until = rows[:, :placed]
+        meeting = np.flatnonzero((since <= end) & (until >= begin))
+        offset = 0
+        if len(meeting):
+            filled = np.maximum.accumulate(stops[meeting])
+            gaps = starts[meeting]  # below each, down to what is filled
+            gaps[1:] -= filled[:-1]
+            wide = gaps >= room
+            place = int(wide.argmax())
+            if not wide[place]:
+                offset = int(filled[-1])
+            elif place:
+                offset = int(filled[place - 1])
+        offsets[i] = offset
+        at = int(starts.searchsorted(offset))
+        rows[:, at + 1 : placed + 1] = rows[:, at:placed]
+        rows[:, at] = offset, offset + room, begin, end
+    return offsets, max(offset + room for offset, room in zip(offsets, size, strict=True))

@@ -13,62 +13,100 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from .. import backend
 from ..compiled import OLDEST
-from ..cuda import recording, replay
-from ..engine import no_grad
-from ..models import GPT, GPTConfig, parameter_count
+from ..cuda import recording
+from ..models import GPTConfig, parameter_count
 from ..models.flops import Arithmetic, arithmetic
-from ..ops import random
-from ..optim import AdamW, LossScaler, decay_groups
-from ..tensor import Tensor
 from .config import TrainConfig
 from .devices import Device, by_driver, device
-from .loop import backward
+from .outline import Outline
+from .recorded import evaluation_outline, step_outline
 from .speed import device_name
 
 PRODUCTS, MEMORY = 0.80, 0.90  # 790 of 989 TFLOP/s in bfloat16, 4.3 of 4.8 TB/s copying: an H200
 ATTENTION = 0.35
 LAUNCH = 1.5e-6  # seconds from one launch of a graph to the next
 RESERVED = 1 << 30  # bytes that the driver, the context and cublasLt's workspace take
+MARGIN = 1.05  # arenas of steps are within this of the least there can be: tests/cuda/test_arena.py
 LEAST_CHUNK = 1024  # positions of --head-chunk that still fill a GPU
+CHUNKS = 16  # in as many parts the logits are little beside all else
 
 
-class Step(NamedTuple):
-    """What a recorded step adds up to. ``seconds`` are at the device's own rates and expected."""
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What a step adds up to. Times are at the device's own rates and expected, in seconds."""
 
-    launches: int
-    products: int  # floating-point operations
+    outline: Outline
+    evaluated: Outline  # a batch of held-out text
     floor: float
-    estimate: float
     by_operation: dict[str, float]  # of the estimate
-    arena: int
-    evaluation: int  # bytes of the arena of a batch that is evaluated
-    lower_bound: int
-    activations: int  # bytes of the arena in use when the first backward pass begins
-    kept: int  # bytes of parameters and optimiser state, and of the inputs
+
+    @property
+    def launches(self) -> int:
+        """How many kernels and products there are."""
+        return self.outline.launches
+
+    @property
+    def products(self) -> int:
+        """Floating-point operations in matrix products."""
+        return sum(entry.times * entry.flops for entry in self.outline.entries)
+
+    @property
+    def estimate(self) -> float:
+        """The time expected."""
+        return sum(self.by_operation.values())
+
+    @functools.cached_property
+    def arena(self) -> int:
+        """Bytes of the arena."""
+        return self.outline.arena().size
+
+    @functools.cached_property
+    def lower_bound(self) -> int:
+        """Bytes in use at one launch: no arena is smaller."""
+        return self.outline.lower_bound()
+
+    @functools.cached_property
+    def evaluation(self) -> int:
+        """Bytes of the arena of a batch that is evaluated."""
+        return self.evaluated.arena().size
+
+    @property
+    def activations(self) -> int:
+        """Bytes of the arena in use when the first backward pass begins."""
+        return self.outline.activations
+
+    @property
+    def kept(self) -> int:
+        """Bytes of parameters and optimiser state, and of the inputs."""
+        return self.outline.kept
+
+    @functools.cached_property
+    def least(self) -> int:
+        """The least memory it needs, however well arenas are laid out; found at once."""
+        return self.kept + self.lower_bound + self.evaluated.lower_bound() + RESERVED
+
+    @property
+    def total(self) -> int:
+        """All memory that is needed, with what the driver takes."""
+        return self.kept + self.arena + self.evaluation + RESERVED
 
 
 class Plan(NamedTuple):
     """One training step of a model on a kind of GPU. Sizes in bytes, times in seconds."""
 
     config: TrainConfig
-    model: GPT  # without elements
+    shape: GPTConfig
     device: Device
     step: Step
     arithmetic: Arithmetic
-
-    @property
-    def shape(self) -> GPTConfig:
-        """The shape of the model."""
-        return self.model.config
 
     @property
     def parameters(self) -> int:
@@ -78,12 +116,12 @@ class Plan(NamedTuple):
     @property
     def parameter_bytes(self) -> int:
         """The memory of the parameters themselves."""
-        return sum(p.nbytes for p in self.model.parameters())
+        return self.parameters * backend.as_dtype(self.shape.dtype).itemsize
 
     @property
     def total(self) -> int:
         """All memory that is needed, with what the driver takes."""
-        return self.step.kept + self.step.arena + self.step.evaluation + RESERVED
+        return self.step.total
 
     @property
     def tokens(self) -> int:
@@ -93,7 +131,8 @@ class Plan(NamedTuple):
     @property
     def fits(self) -> bool:
         """Whether the device has the memory."""
-        return self.total <= self.device.memory
+        least, memory = self.step.least, self.device.memory
+        return least <= memory and (MARGIN * least <= memory or self.total <= memory)
 
     def mfu(self, seconds: float) -> float:
         """Return the share of the peak that the model's own arithmetic takes in this time.
@@ -139,39 +178,42 @@ class Plan(NamedTuple):
         )
 
 
-def plan(config: TrainConfig, gpu: Device, model: GPT | None = None) -> Plan:
+def plan(config: TrainConfig, gpu: Device, vocab_size: int | None = None) -> Plan:
     """Return what a step with these settings needs on a device of this kind.
 
-    The vocabulary is 256 for --tokenizer byte, else --vocab-size. ``model`` is one of that shape on
-    the device "meta", if there is one already. Raises ValueError for a GPU that is too old and for
-    a precision it has no rate for.
+    The vocabulary is 256 for --tokenizer byte, else --vocab-size, if no other is given. Raises
+    ValueError for a GPU that is too old and for a precision it has no rate for.
     """
-    shape = config.model(256 if config.tokenizer == "byte" else config.vocab_size)
+    if vocab_size is None:
+        vocab_size = 256 if config.tokenizer == "byte" else config.vocab_size
+    shape = config.model(vocab_size)
     if gpu.capability < OLDEST:
         raise ValueError(
             f"{gpu.name} has compute capability {gpu.capability / 10}; steps are recorded for "
             f"{OLDEST / 10} and newer"
         )
     gpu.flops(shape.dtype)
-    each = arithmetic(shape, config.block_size, config.recompute)
-    if model is None:
-        model = GPT(shape, "meta")
     if config.precision == "float64":
         raise ValueError("a step in float64 launches no kernels; there is nothing to plan")
     if config.batch_size * config.block_size >= 2**31:
         raise ValueError(
             f"{config.batch_size} windows of {config.block_size} tokens are more than kernels index"
         )
+    each = arithmetic(shape, config.block_size, config.recompute)
     try:
-        step = _measured(config, model, gpu, each, 1)
-        if config.accumulate > 1:  # passes repeat each other
-            two = _measured(config, model, gpu, each, 2)
-            step = _repeated(step, two, config.accumulate)
+        trained = step_outline(config, shape, gpu.capability)
+        evaluated = evaluation_outline(shape, config.batch_size, config.head_chunk, gpu.capability)
     except (recording.NotRecordable, ValueError) as error:
         raise ValueError(
             f"{config.batch_size} windows of {config.block_size} tokens cannot be planned: {error}"
         ) from error
-    return Plan(config, model, gpu, step, each)
+    tokens = config.accumulate * config.batch_size * config.block_size
+    peak, bandwidth = gpu.flops(shape.dtype), gpu.bandwidth
+    attention = each.attention * tokens / peak
+    floor = _seconds(trained, peak, bandwidth, attention, 0.0)
+    estimate = _seconds(trained, peak * PRODUCTS, bandwidth * MEMORY, attention / ATTENTION, LAUNCH)
+    step = Step(trained, evaluated, sum(floor.values()), _sorted(estimate))
+    return Plan(config, shape, gpu, step, each)
 
 
 def default_device() -> Device:
@@ -181,35 +223,70 @@ def default_device() -> Device:
 
 
 def remedies(found: Plan) -> Iterator[tuple[str, Plan]]:
-    """Yield settings that need less memory, the cheapest first, with their plans.
+    """Yield settings with which a step fits, and their plans; what slows it down least comes first.
 
-    The first of them needs least of all: if it does not fit, nothing does, and it is the only one.
+    They are a smaller batch with as many more passes, --head-chunk and --recompute, which leave the
+    update as it is up to rounding. --precision bfloat16 is proposed where nothing else helps.
     """
     config = found.config
-    chunk = {"head_chunk": LEAST_CHUNK} if not 0 < config.head_chunk <= LEAST_CHUNK else {}
-    again = [{"recompute": kind} for kind in ("attention", "block")]
-    again = again[("none", "attention", "block").index(config.recompute) :]
-    least = _smaller(config, config.batch_size)
-    changes: list[dict[str, Any]] = [{**least, **(again[-1] if again else {}), **chunk}]
-    last = plan(dataclasses.replace(config, **changes[0]), found.device, found.model)
-    if last.fits:
-        room = found.device.memory - found.step.kept - RESERVED
-        share = room / (found.step.arena + found.step.evaluation)  # both grow with the batch
-        factor = 1
-        while factor * share < 1 and config.batch_size % (2 * factor) == 0:
-            factor *= 2
-        changes = [chunk, *again, *({**kind, **chunk} for kind in again if chunk)]
-        changes.append(_smaller(config, factor))
-        for change in filter(None, changes):
-            other = plan(dataclasses.replace(config, **change), found.device, found.model)
-            yield _flags(change), other
-        changes = [{**least, **(again[-1] if again else {}), **chunk}]
-    yield _flags(changes[0]), last
+
+    def planned(change: dict[str, Any]) -> Plan:
+        changed = dataclasses.replace(config, **change)
+        return plan(changed, found.device, found.shape.vocab_size)
+
+    for other in _precisions(found):
+        least = {**other, **_smaller(config, config.batch_size), **_knobs(config, 1)[-1]}
+        last = planned(least)
+        if last.fits:
+            whole = planned(other) if other else found
+            changes = [{**other, **change} for change in _changes(whole)]
+            fitting = ((_flags(change), planned(change)) for change in changes if change)
+            yield from (row for row in fitting if row[1].fits)
+            yield _flags(least), last
+            return
+
+
+def _changes(found: Plan) -> Iterator[dict[str, Any]]:
+    """Yield changes of settings, what slows a step down least first."""
+    config, kept = found.config, found.step.kept + RESERVED
+    yield {}
+    grows = (found.step.least - kept) / max(1, found.device.memory - kept)  # with the batch
+    yield from [_smaller(config, n) for n in _factors(config.batch_size) if n >= grows][:1]
+    yield from _knobs(config, config.batch_size)
+
+
+def _precisions(found: Plan) -> list[dict[str, Any]]:
+    """Return the changes of --precision to try: none first."""
+    if found.config.precision != "float32" or "bfloat16" not in found.device.rates:
+        return [{}]
+    return [{}, {"precision": "bfloat16"}]
+
+
+def _knobs(config: TrainConfig, batch_size: int) -> list[dict[str, Any]]:
+    """Return settings of --recompute and --head-chunk that save memory, those that save most last.
+
+    Chunks cost next to nothing, the more is computed again the more time it takes.
+    """
+    kinds = ("none", "attention", "block")
+    again = [{"recompute": kind} for kind in kinds[kinds.index(config.recompute) + 1 :]]
+    positions = batch_size * config.block_size
+    chunk = max(LEAST_CHUNK, positions // CHUNKS)
+    if chunk >= min(config.head_chunk or positions, positions):
+        return again or [{}]
+    pairs = [(change, {**change, "head_chunk": chunk}) for change in [{}, *again]]
+    return [change for pair in pairs for change in pair if change]
+
+
+def _factors(batch_size: int) -> list[int]:
+    """Return by what a batch can be divided, the powers of two first."""
+    divisors = [n for n in range(2, batch_size + 1) if batch_size % n == 0]
+    powers = [n for n in divisors if n & (n - 1) == 0]
+    return powers or divisors
 
 
 def _smaller(config: TrainConfig, factor: int) -> dict[str, Any]:
     """Return the settings for batches smaller by a factor, and as many more passes."""
-    if factor == 1 or config.batch_size % factor:
+    if factor == 1:
         return {}
     return {"batch_size": config.batch_size // factor, "accumulate": config.accumulate * factor}
 
@@ -223,94 +300,18 @@ def verdict(found: Plan) -> str:
     if found.fits:
         return ""
     text = f"{_gb(found.total)} do not fit {found.device.name} with {_gb(found.device.memory)}"
-    fitting = (f"{flags} ({_gb(other.total)})" for flags, other in remedies(found) if other.fits)
-    shown = list(itertools.islice(fitting, 2))
+    shown = [
+        f"{flags} (about {_gb(other.step.least)}, {other.step.estimate / found.step.estimate:.2f} "
+        "of the time)"
+        for flags, other in itertools.islice(remedies(found), 2)
+    ]
     if not shown:
         return f"{text}, and neither --recompute nor --head-chunk nor a smaller --batch-size helps"
     return f"{text}; what fits: {', or '.join(shown)}"
 
 
-def _measured(config: TrainConfig, model: GPT, gpu: Device, each: Arithmetic, passes: int) -> Step:
-    """Record one update of a model without elements, and add up what it launches."""
-    optimizer = AdamW(decay_groups(model, config.weight_decay), lr=config.lr)
-    scaler = LossScaler(device="meta") if config.precision == "float16" else None
-    trace = recording.Trace(gpu.capability)
-    state = trace.input((2,), backend.uint64)
-    sizes = (config.batch_size, config.block_size)
-    memory: dict[str, Any] = {
-        "recompute": config.recompute,
-        "head_chunk": config.head_chunk or None,
-    }
-    with recording.recording(trace), random.recording(state):
-        batches = [
-            (Tensor(trace.input(sizes, backend.int64)), Tensor(trace.input(sizes, backend.int64)))
-            for _ in range(passes)
-        ]
-        shares = np.full(passes, 1 / passes, np.float32)
-        loss = backward(model, batches, shares, scaler, **memory)._data.settle()
-        norm = optimizer.step(max_norm=config.grad_clip or None, scaler=scaler)
-    results = [loss] if norm is None else [loss, norm._data.settle()]
-    trace.drop_unread(results)
-    layout = replay.Layout(trace, results)
-    attention = each.attention * passes * config.batch_size * config.block_size
-    peak, bandwidth = gpu.flops(model.config.dtype), gpu.bandwidth
-    floor = _seconds(trace, peak, bandwidth, attention / peak, 0.0)
-    estimate = _seconds(
-        trace, peak * PRODUCTS, bandwidth * MEMORY, attention / peak / ATTENTION, LAUNCH
-    )
-    return Step(
-        len(trace.launches),
-        sum(launch.flops for launch in trace.launches),
-        sum(floor.values()),
-        sum(estimate.values()),
-        _sorted(estimate),
-        layout.plan.size,
-        _evaluation(config, model, gpu),
-        layout.plan.lower_bound,
-        _activations(trace, layout),
-        sum(storage.nbytes for storage in layout.others),
-    )
-
-
-def _evaluation(config: TrainConfig, model: GPT, gpu: Device) -> int:
-    """Return the bytes of the arena in which a batch is evaluated."""
-    trace = recording.Trace(gpu.capability)
-    sizes = (config.batch_size, config.block_size)
-    with recording.recording(trace), no_grad():
-        x, y = (Tensor(trace.input(sizes, backend.int64)) for _ in range(2))
-        loss = model.loss(x, y, head_chunk=config.head_chunk or None)._data.settle()
-    return replay.Layout(trace, [loss]).plan.size
-
-
-def _repeated(one: Step, two: Step, passes: int) -> Step:
-    """Return a step of many passes from steps of one and of two."""
-    more = passes - 1
-    return two._replace(
-        launches=one.launches + more * (two.launches - one.launches),
-        products=one.products * passes,
-        floor=one.floor + more * (two.floor - one.floor),
-        estimate=one.estimate + more * (two.estimate - one.estimate),
-        by_operation=_sorted(
-            {
-                name: one.by_operation.get(name, 0)
-                + more * (seconds - one.by_operation.get(name, 0))
-                for name, seconds in two.by_operation.items()
-            }
-        ),
-        kept=one.kept + more * (two.kept - one.kept),
-    )
-
-
-def _activations(trace: recording.Trace, layout: replay.Layout) -> int:
-    """Return the bytes in use when the backward pass begins."""
-    names = [launch.operation for launch in trace.launches]
-    start = next((i for i, name in enumerate(names) if name.endswith("_backward")), len(names))
-    rows = zip(layout.storages, layout.first, layout.last, strict=True)
-    return sum(s.nbytes for s, first, last in rows if first < start <= last)
-
-
 def _seconds(
-    trace: recording.Trace, flops: float, bandwidth: float, attention: float, gap: float
+    outline: Outline, flops: float, bandwidth: float, attention: float, gap: float
 ) -> dict[str, float]:
     """Return the time of all launches by operation: arithmetic or memory, whichever takes longer.
 
@@ -318,13 +319,13 @@ def _seconds(
     """
     found: dict[str, float] = collections.defaultdict(float)
     moved = 0.0  # by attention
-    for launch in trace.launches:
-        seconds = launch.nbytes / bandwidth
-        if launch.flops:
-            seconds = max(seconds, launch.flops / flops)
-        elif launch.name.startswith("attention"):
-            moved, seconds = moved + seconds, 0.0
-        found[launch.operation or launch.name] += seconds + gap
+    for entry in outline.entries:
+        seconds = entry.nbytes / bandwidth
+        if entry.flops:
+            seconds = max(seconds, entry.flops / flops)
+        elif entry.name.startswith("attention"):
+            moved, seconds = moved + entry.times * seconds, 0.0
+        found[entry.operation or entry.name] += entry.times * (seconds + gap)
     found["attention"] += max(moved, attention)
     return dict(found)
 

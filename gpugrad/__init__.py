@@ -220,10 +220,10 @@ from .tensor import Tensor
 from .transforms import checkpoint, hvp, jvp, value_and_grad, vjp
 
 if TYPE_CHECKING:
-    from . import emulator, generate, graph, models, testing, text
+    from . import emulator, generate, graph, landscape, models, testing, text
 
 globals().update(_SHARED)
-_ON_DEMAND = ("emulator", "generate", "graph", "models", "testing", "text")  # imports stay fast
+_ON_DEMAND = ("emulator", "generate", "graph", "landscape", "models", "testing", "text")  # imports stay fast
 
 
 def __getattr__(name: str) -> object:
@@ -341,6 +341,7 @@ __all__ = [
     "isnan",
     "jvp",
     "kernel",
+    "landscape",
     "less",
     "less_equal",
     "linear",

@@ -123,6 +123,25 @@ def test_few_storages_fit_as_well_as_can_be(rng):
     assert wasted <= 3
 
 
+def test_many_storages_are_placed_as_few_are(rng):
+    """NumPy finds the same gaps."""
+    for count in (1, 2, 40, 300):
+        sizes = rng.integers(1, rng.choice([4, 10**9]), count).tolist()
+        first = rng.integers(0, 60, count)
+        last = (first + rng.geometric(0.1, count)).tolist()
+        given = rng.permutation(count).tolist(), sizes, first.tolist(), last
+        assert arena._first_fit_of_many(*given) == arena._first_fit(*given)
+
+
+def test_the_lower_bound_alone(rng):
+    assert arena.lower_bound([], [], []) == 0
+    first = rng.integers(0, 50, 80)
+    given = rng.integers(0, 10**6, 80), first, first + rng.integers(0, 20, 80)
+    assert arena.lower_bound(*given) == arena.plan(*given).lower_bound
+    with pytest.raises(ValueError, match=r"arena\.lower_bound: 1 sizes, 2 first"):
+        arena.lower_bound([1], [0, 0], [0])
+
+
 def lowest(order, sizes, first, last):
     """Return the size of the arena with storages placed in an order, each as low as it can be."""
     units = [[] for _ in sizes]

@@ -221,8 +221,10 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     to call without being recorded again: the elements of arguments, parameters and optimiser
     state, learning rates and other settings in ``param_groups``, the state of ``gg.random``.
     Other shapes, dtypes or numbers among the arguments, other parts, numbers or modes of modules,
-    other parameter arrays, groups of an optimiser or hooks record again. Python code in the
-    function runs only while it is recorded; so do operations on integers or booleans alone, and
+    other parameter arrays, groups of an optimiser or hooks record again, and so does whatever else
+    the function's code names: variables around it, globals, attributes, lists and dicts, in the
+    user's functions that it calls too. What it sets there itself is an error; settings in
+    ``param_groups`` may be set. Python code in the function runs only while it is recorded; so do operations on integers or booleans alone, and
     whatever works on raw arrays. A recording has memory of its own.
 
     Arguments and results are tensors, arrays, numbers, None, or lists, tuples and dicts of them;
@@ -236,8 +238,12 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     copied there. On GPUs before compute capability 8.0, and on the CPU without the emulator, the
     function is called as it is.
 
-    Raises NotRecordable where the function looks at values (``float(loss)``, ``if x.any()``) or
-    uses an operation that has no kernel, naming it and the line.
+    Threads may share a step, and take turns; a model may be used by other threads while a step with
+    it is recorded. At most 16 recordings are kept, those used last.
+
+    Raises NotRecordable where the function looks at values (``float(loss)``, ``if x.any()``), sets
+    variables of others, or uses an operation that has no kernel, naming it and the line. Raises
+    TypeError for other arguments and results.
     """
     if function is None:
         return functools.partial(Compiled, device=device)

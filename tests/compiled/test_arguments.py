@@ -95,6 +95,21 @@ def test_an_argument_of_another_kind_names_the_step():
         update(gg.tensor([1.0], requires_grad=True) * 2)
 
 
+def test_what_a_step_cannot_do_names_the_step():
+    @gg.compile
+    def look(x):
+        return float(x[0])
+
+    @gg.compile
+    def sets(x):
+        return {x}
+
+    with pytest.raises(NotRecordable, match=r"look: reading the values.*test_arguments\.py:\d+"):
+        look(ONE)
+    with pytest.raises(TypeError, match=r"sets: a set is returned; results are tensors"):
+        sets(ONE)
+
+
 def test_an_argument_that_the_step_changes():
     def add(x):
         x += 1.0

@@ -60,7 +60,7 @@ def test_text_and_json_say_the_same(report):
 @pytest.mark.parametrize("flags", [[], ["--json"]], ids=["text", "json"])
 def test_exit_status_is_that_of_the_cpu(monkeypatch, capsys, works, flags):
     report = doctor.Report([Check("NumPy", OK if works else FAILED, "2")], works, False)
-    monkeypatch.setattr("gpugrad.cli.examine", lambda: report)
+    monkeypatch.setattr("gpugrad.doctor.examine", lambda: report)
     assert main(["doctor", *flags]) == (0 if works else 1)
     out = capsys.readouterr().out
     assert json.loads(out)["cpu"] is works if flags else "NumPy" in out

@@ -224,8 +224,9 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     other parameter arrays, groups of an optimiser or hooks record again, and so does whatever else
     the function's code names: variables around it, globals, attributes, lists and dicts, in the
     user's functions that it calls too. What it sets there itself is an error; settings in
-    ``param_groups`` may be set. Python code in the function runs only while it is recorded; so do operations on integers or booleans alone, and
-    whatever works on raw arrays. A recording has memory of its own.
+    ``param_groups`` may be set. Python code in the function runs only while it is recorded; so do
+    operations on integers or booleans alone, and whatever works on raw arrays. A recording has
+    memory of its own.
 
     Arguments and results are tensors, arrays, numbers, None, or lists, tuples and dicts of them;
     arguments may be modules and optimisers too. A tensor that requires a gradient is an argument by

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from .config import GPTConfig
 
 FORWARD_PRODUCTS, BACKWARD_PRODUCTS = 2, 5  # of attention: the backward pass has its scores again
+PETAFLOP_DAY = 86_400 * 10**15  # operations at 1e15 a second for a day
 
 
 class Arithmetic(NamedTuple):
@@ -71,3 +72,23 @@ def arithmetic(config: GPTConfig, length: int | None = None, recompute: str = "n
         attention,
         BACKWARD_PRODUCTS * product + attention * (recompute != "none"),
     )
+
+
+def training_flops(parameters: int, tokens: int) -> int:
+    """Return 6 N D, what training N parameters on D tokens computes, by the rule of thumb.
+
+    A weight takes part in a multiplication and an addition per token forward, and in twice as many
+    backward; attention's own products are left out (Kaplan et al., "Scaling laws for neural
+    language models", 2020). ``arithmetic`` counts what kernels compute. Raises ValueError for
+    negative numbers.
+    """
+    if parameters < 0 or tokens < 0:
+        raise ValueError(
+            f"training_flops: {parameters} parameters and {tokens} tokens must be at least 0"
+        )
+    return 6 * parameters * tokens
+
+
+def petaflop_days(flops: float) -> float:
+    """Return operations in petaflop/s-days, of which each is 1e15 for 86,400 seconds: 8.64e19."""
+    return flops / PETAFLOP_DAY

@@ -23,7 +23,7 @@ from .. import backend
 from ..compiled import OLDEST
 from ..cuda import recording
 from ..models import GPTConfig, parameter_count
-from ..models.flops import Arithmetic, arithmetic
+from ..models.flops import Arithmetic, arithmetic, petaflop_days, training_flops
 from .config import TrainConfig
 from .devices import Device, by_driver, device
 from .outline import Outline
@@ -146,6 +146,8 @@ class Plan(NamedTuple):
         """Return what `gpugrad plan` prints."""
         step, shape, config = self.step, self.shape, self.config
         each = self.arithmetic
+        tokens = config.max_steps * self.tokens
+        days = petaflop_days(training_flops(self.parameters, tokens))
         rows = {
             "model": f"{self.parameters:,} parameters: {shape.n_layer} layers, {shape.n_head} "
             f"heads, width {shape.n_embd}, context {shape.block_size}, vocabulary "
@@ -164,6 +166,9 @@ class Plan(NamedTuple):
             f"{self.device.flops(shape.dtype) / 1e12:.0f} TFLOP/s in {shape.dtype} (data sheet)",
             "floor": f"{self._speed(step.floor)}: every launch at the device's peak",
             "estimate": f"{self._speed(step.estimate)}: predicted, not measured",
+            "run": f"{config.max_steps:,} steps, {tokens:,} tokens, "
+            f"{tokens / self.parameters:,.1f} per parameter; 6 N D = {days:.3g} petaflop/s-days, "
+            f"{_duration(config.max_steps * step.estimate)} at the estimate",
             "where": ", ".join(
                 f"{name} {seconds / step.estimate:.0%}"
                 for name, seconds in list(step.by_operation.items())[:8]
@@ -333,6 +338,14 @@ def _seconds(
 def _sorted(seconds: dict[str, float]) -> dict[str, float]:
     """Return times with the longest first."""
     return dict(sorted(seconds.items(), key=itemgetter(1), reverse=True))
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
 
 
 def _gb(size: int) -> str:

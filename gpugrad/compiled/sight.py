@@ -103,6 +103,8 @@ class Sight:
         else:
             if isinstance(value, Module):
                 self._look_into(value, name)
+            elif self._is_gpugrad(value):  # whose code is not looked into, such as a schedule's
+                self._watched.append(watch_items(vars(value), type(value).__name__))
             for attribute in [*self._loose]:
                 self._attribute(value, attribute, named=False)
 
@@ -191,6 +193,11 @@ class Sight:
         else:
             self._meet(found, name)
         return found
+
+    def _is_gpugrad(self, value: Any) -> bool:
+        module = type(value).__module__
+        own = module.startswith("gpugrad.") and self._is_library(module)
+        return own and isinstance(getattr(value, "__dict__", None), dict)
 
     def _is_library(self, module: str | None) -> bool:
         return module != self._home and _is_library(module or "builtins")

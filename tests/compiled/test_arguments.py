@@ -308,6 +308,21 @@ def test_a_learning_rate_that_decays_in_the_step():
     assert run(lambda f: f) == run(gg.compile)
 
 
+def test_a_schedule_that_goes_on_in_the_step():
+    w, optimizer = make_trainer(lr=1.0)
+    schedule = optim.LRScheduler(optimizer, optim.schedule.linear(1.0, steps=4))
+
+    @gg.compile
+    def step(x):
+        schedule.step()
+        (w * x).sum().backward()
+        optimizer.step()
+
+    with pytest.raises(NotRecordable, match="'LRScheduler'"):
+        step(ONE)
+    assert schedule.last_step == 0
+
+
 def test_settings_from_outside_are_free():
     w, optimizer = make_trainer(lr=1.0)
 

@@ -26,6 +26,7 @@ from .buffer import (
     array_at,
     new,
 )
+from .context import NotRecordable, current, not_recordable, operation
 from .launches import copy_to, launch, product
 from .leaves import Leaf
 from .library import xp
@@ -43,16 +44,7 @@ from .notes import (
     uses,
     wraps,
 )
-from .trace import (
-    Launch,
-    NotRecordable,
-    Trace,
-    active,
-    current,
-    not_recordable,
-    operation,
-    recording,
-)
+from .trace import Launch, Trace, active, recording
 
 __all__ = [
     "ARENA",

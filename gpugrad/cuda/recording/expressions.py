@@ -12,8 +12,9 @@ from ... import backend
 from .. import symbolic
 from ..elementwise import Program
 from .buffer import ARENA, Buffer, Storage, shadow_of
+from .context import not_recordable
 from .launches import apply
-from .trace import active, not_recordable
+from .trace import active
 
 # what kernels compute of masks alone; the rest, such as sums of them, makes integers
 _OF_MASKS = {*symbolic.LOGIC, *symbolic._OF_MASKS, "equal", "not_equal", "where", "astype"}

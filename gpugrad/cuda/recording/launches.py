@@ -13,7 +13,8 @@ from .. import transfer
 from ..arguments import Strided, checked, checked_sizes
 from ..copy import copy_strided
 from .buffer import ARENA, META, Buffer, new
-from .trace import active, current
+from .context import current
+from .trace import active
 
 
 def launch(

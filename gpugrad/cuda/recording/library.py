@@ -14,9 +14,9 @@ from .. import symbolic
 from ..column_sums import sums
 from ..kernel import DTYPE_CODES
 from .buffer import ARENA, META, Buffer, new
+from .context import current, not_recordable
 from .expressions import compute, expression
 from .launches import copy_to, fill
-from .trace import current, not_recordable
 
 
 def _elementwise(name: str, *args: Any, out: Any = None, casting: str = "same_kind") -> Buffer:

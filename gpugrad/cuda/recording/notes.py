@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ... import backend
-from .trace import current, not_recordable
+from .context import current, not_recordable
 
 
 def gradient_of(tensor: Any) -> Any:

@@ -20,6 +20,7 @@ from ..tensor import Tensor
 from .capture import capture, keep_values
 from .explain import Explanation, Path, explain
 from .model import Edge, Graph, Step, Vertex
+from .svg import LIMIT
 
 __all__ = [
     "Edge",
@@ -42,12 +43,14 @@ def draw(
     *,
     gradient: Any = None,
     gradients: bool = True,
+    limit: int = LIMIT,
 ) -> Graph:
     """Draw the graph that ``root`` was computed by into a file, and return it.
 
     The suffix decides: .svg is a picture, .html plays the reverse sweep, .dot and .mmd are texts
-    for Graphviz and Mermaid. Other arguments and errors are those of `capture`.
+    for Graphviz and Mermaid. Pictures of more than ``limit`` vertices raise ValueError; other
+    arguments and errors are those of `capture`.
     """
     graph = capture(root, names, gradient=gradient, gradients=gradients)
-    graph.save(path)
+    graph.save(path, limit)
     return graph

@@ -136,16 +136,18 @@ def _layers(nodes: list[_Slot], chains: list[list[_Slot]]) -> list[list[_Slot]]:
 def _order(layers: list[list[_Slot]]) -> None:
     """Reorder the layers by barycentres, forth and back, and keep the order that crosses least."""
     best, fewest = [list(layer) for layer in layers], _crossings(layers)
+    since = 0
     for sweep in range(ORDER_SWEEPS):
-        if not fewest:
+        if not fewest or since == 4:
             break
         forth = sweep % 2 == 0
         for layer in layers if forth else reversed(layers):
             layer.sort(key=lambda slot: _barycentre(_side(slot, forth), slot.place))
             _number(layer)
         found = _crossings(layers)
+        since += 1
         if found < fewest:
-            best, fewest = [list(layer) for layer in layers], found
+            best, fewest, since = [list(layer) for layer in layers], found, 0
     for layer, kept in zip(layers, best, strict=True):
         layer[:] = kept
         _number(layer)
@@ -191,9 +193,11 @@ def _heights(layers: list[list[_Slot]]) -> None:
 
 def _wish(slot: _Slot, side: list[_Slot]) -> float:
     """Return the mean height of a slot's neighbours; bends of one edge hold to each other most."""
+    if len(side) < 2:  # most of them, in large graphs
+        return side[0].y if side else slot.y
     weights = [BEND if slot.is_bend and s.is_bend else 1.0 for s in side]
     heights = sum(w * s.y for w, s in zip(weights, side, strict=True))
-    return heights / sum(weights) if side else slot.y
+    return heights / sum(weights)
 
 
 def _straighten(chain: list[_Slot], layers: list[list[_Slot]]) -> None:

@@ -101,18 +101,18 @@ class Graph:
         """Return the graph with every unbranched chain of nameless operations as one vertex."""
         return collapse.collapse(self)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], limit: int = LIMIT) -> None:
         """Write the graph in the format of the suffix: .svg, .html, .dot or .mmd."""
-        writers: dict[str, Callable[..., str]] = {
-            ".svg": self.svg,
-            ".html": self.html,
+        writers: dict[str, Callable[[], str]] = {
+            ".svg": lambda: self.svg(limit),
+            ".html": lambda: self.html(limit=limit),
             ".dot": self.dot,
             ".mmd": self.mermaid,
         }
         suffix = Path(path).suffix
         if suffix not in writers:
             raise ValueError(f"graph: {path} has to end in {', '.join(writers)}")
-        content: str = writers[suffix]()
+        content = writers[suffix]()
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
             file.write(content.encode())

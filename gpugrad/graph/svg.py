@@ -13,7 +13,7 @@ from .layout import Box, Layout, Link, Route, layout
 if TYPE_CHECKING:
     from .model import Graph, Vertex
 
-LIMIT = 300  # vertices that still make a picture
+LIMIT = 500  # vertices that still make a picture
 TITLE, LABEL = 16, 12  # font sizes
 LINE = 15.0  # height of a line of label text
 LONGEST = 44  # characters of a text before it is cut

@@ -2,7 +2,8 @@
 
 The engine keeps the gradients of leaves and forgets the rest on the way; a picture or an
 explanation of a gradient needs the rest. Order, accumulation and the pullbacks are the engine's, so
-the sums at the leaves have the bits of ``.grad``. Hooks are not called: they may have effects.
+the sums at the leaves have the bits of ``.grad`` (but for kernels that fuse pullbacks, which round
+elsewhere). Hooks are not called: they may have effects.
 """
 
 from __future__ import annotations

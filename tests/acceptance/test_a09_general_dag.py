@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
+from gpugrad.models import FeedForwardNetwork
 
 R = (-1.0, 1.0)
 
@@ -68,6 +69,69 @@ def test_values(
     np.testing.assert_allclose(j, value, rtol=0, atol=1e-12)
     np.testing.assert_allclose(in_theta, gradient, rtol=0, atol=digits)
     np.testing.assert_allclose(in_r, inputs, rtol=0, atol=digits)
+
+
+def network(theta: tuple[float, ...]) -> FeedForwardNetwork:
+    """Return the multigraph from its specification."""
+    return FeedForwardNetwork(
+        inputs=["r1", "r2"],
+        units={"s": ("softmax", 2), "y4": ("sigmoid", 1), "y5": ("identity", 1)},
+        edges=[
+            ("r1", "s[0]", "t1"),
+            ("r2", "s[1]", "t2"),
+            ("r1", "y4", "t1"),
+            ("r2", "y4", "t3"),
+            ("r1", "y5", "t2"),
+            ("s[0]", "y5", "t2"),
+            ("y4", "y5", "t3"),
+        ],
+        weights=dict(zip(("t1", "t2", "t3"), theta, strict=True)),
+        dtype="float64",
+    )
+
+
+def loss_of(net: FeedForwardNetwork, r: gg.Tensor) -> gg.Tensor:
+    out = net(r)
+    return -gg.log(out["s"][1]) + out["y5"] ** 2
+
+
+@pytest.mark.parametrize("theta", [(0.5, -0.3, 0.8), (1.0, 2.0, 3.0), (0.0, 0.0, 0.0)], ids=str)
+def test_from_its_specification(theta: tuple[float, ...]) -> None:
+    net, r = network(theta), gg.tensor(R, "float64", requires_grad=True)
+    j = loss_of(net, r)
+    paths = gg.graph.explain(j, net.weights.t2).paths
+    assert len(paths) == 4  # J holds s2; y5 holds t2 r1, s1 (through z2) and t2 s1
+    j.backward()
+    value, in_theta, in_r = at(theta)
+    np.testing.assert_allclose(j.item(), value, rtol=0, atol=1e-14)
+    found = [p.grad.item() for p in net.parameters()]
+    np.testing.assert_allclose(found, in_theta, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(r.grad.numpy(), in_r, rtol=0, atol=1e-14)
+    assert sum(p.product.item() for p in paths) == pytest.approx(in_theta[1], abs=1e-14)
+
+
+def test_drawn_with_weights_and_gradients() -> None:
+    net = network((0.5, -0.3, 0.8))
+    loss_of(net, gg.tensor(R, "float64")).backward()
+    picture = net.graph().svg()
+    assert picture.count('class="edge"') == 7 + 1  # and the arrow out of y5
+    for text in ("t3 = 0.8", "0.9617", "s = softmax, 2 outputs"):
+        assert text in picture
+
+
+def test_trained() -> None:
+    net, r = network((0.5, -0.3, 0.8)), gg.tensor(R, "float64")
+    optimizer = gg.optim.SGD(net.parameters(), lr=0.05)
+    losses = []
+    for _ in range(200):
+        losses.append(loss_of(net, r))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    values = [j.item() for j in losses]
+    assert values[0] == pytest.approx(0.988144380990533, abs=1e-12)
+    assert values == sorted(values, reverse=True)
+    assert values[-1] < 0.1
 
 
 @pytest.mark.parametrize("theta", [(0.5, -0.3, 0.8), (1.0, 2.0, 3.0), (0.0, 0.0, 0.0)], ids=str)

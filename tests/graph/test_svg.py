@@ -91,3 +91,11 @@ def test_files(figure, tmp_path) -> None:
 def test_no_references_outside(figure) -> None:
     picture = gg.graph.capture(figure.L).svg()
     assert set(re.findall(r"https?://[^\"']*", picture)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_the_limit(figure, tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"graph: 7 vertices are more than .* \(limit=6\)"):
+        gg.graph.draw(figure.L, tmp_path / "figure.svg", limit=6)
+    assert not list(tmp_path.iterdir())
+    gg.graph.draw(figure.L, tmp_path / "figure.svg", limit=7)
+    gg.graph.draw(figure.L, tmp_path / "figure.dot", limit=6)

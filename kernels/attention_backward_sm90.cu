@@ -1,8 +1,9 @@
 // Gradients of scaled dot-product attention for sm_90a, by products of warpgroups (wgmma).
 //
 // The same as attention_backward.cu computes, for bfloat16 and float16, heads of HEAD_DIM = 64 or
-// 128 elements, rows at multiples of 16 bytes, without dropout. `stats` are those that
-// attention_backward_rows writes there: lse and delta, padded to whole tiles of 64 queries.
+// 128 elements, rows at multiples of 16 bytes, without dropout. q, k, v and g are (B, H, rows, D)
+// as TensorMaps, with boxes of the rows of their tiles where TMA (attention_sm90.cuh). `stats` are
+// those that attention_backward_rows writes there: lse and delta, padded to whole tiles of queries.
 // attention_backward_sm90_keys: dk and dv (either may be null) of 128 keys at a time, through the
 //   queries that see them, QUERIES at a time. FLOPs: 8 B H Q K D.
 // attention_backward_sm90_queries: dq of 128 queries at a time, through the keys they see. FLOPs:
@@ -17,10 +18,9 @@
 // A block (384 threads, one to a multiprocessor) takes blocks of rows `gridDim.x` apart, the
 // longest first. The order of all sums is fixed.
 //
-// Run by the emulator only so far, which reads tiles by their descriptors and sees missing waits,
-// fences and barriers. Not tested without a GPU: that the assembly does what its emulated bodies do
-// (tests/emulator/conformance.py compares them there), that registers move between warpgroups as
-// setmaxnreg promises, and speed.
+// Run by the emulator only so far, which copies boxes by their maps, reads tiles by their
+// descriptors and sees missing waits, fences and barriers. tests/kernels/test_attention_sm90.py
+// says what that leaves open.
 #include "attention_sm90.cuh"
 
 constexpr bool HOLD = HEAD_DIM == 64;  // keys, values and gradients of its own in registers

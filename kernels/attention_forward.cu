@@ -60,6 +60,7 @@ __device__ __forceinline__ void load_floats(float* tile, const float* from, int6
         }
         return;
     }
+#pragma unroll 1  // else, for sm_90a, registers do not suffice
     for (int i = threadIdx.x; i < COUNT * HEAD_DIM; i += THREADS) {
         const int row = i / HEAD_DIM, col = i % HEAD_DIM;
         const bool valid = row < rows && col < width;

@@ -1,7 +1,8 @@
 // Attention forward for sm_90a, by products of warpgroups (wgmma).
 //
 // The same as attention_forward.cu computes, for bfloat16 and float16, heads of HEAD_DIM = 64 or
-// 128 elements, rows at multiples of 16 bytes, without dropout.
+// 128 elements, rows at multiples of 16 bytes, without dropout. q, k and v are (B, H, rows, D) as
+// TensorMaps, with boxes of the rows of their tiles where TMA (attention_sm90.cuh).
 // A block (384 threads, one to a multiprocessor) takes blocks of 128 queries `gridDim.x` apart, the
 // longest first. A warpgroup owns 64 of them and walks over the keys they see, KEYS at a time, with
 // its queries, the unnormalised result and the weights in registers. The product of the weights
@@ -9,7 +10,7 @@
 // Bytes: q and out once, k and v once per block of queries (mostly from the second-level cache).
 // FLOPs: 4 B H Q K D, half of it with a causal mask.
 //
-// Run by the emulator only so far; see attention_backward_sm90.cu for what that leaves open.
+// Run by the emulator only so far; tests/kernels/test_attention_sm90.py says what that leaves open.
 #include "attention_sm90.cuh"
 
 constexpr int KEYS = HEAD_DIM == 64 ? 128 : 64;  // rows of a tile

@@ -91,7 +91,7 @@ __device__ __forceinline__ void write_gradient(const T* x, const Packs& packs, T
 #pragma unroll
             for (int k = 0; k < Pack::size; k++) d[k] -= even * (weight ? weight[col + k] : 1.0f);
         }
-        if (label.id >= col && label.id - col < Pack::size) {
+        if (static_cast<unsigned>(label.id - col) < Pack::size) {
 #pragma unroll
             for (int k = 0; k < Pack::size; k++)
                 if (col + k == label.id) d[k] -= hit;

@@ -152,6 +152,7 @@ def test_kernels_are_timed_beside_others_of_the_same_operation(monkeypatch: Any)
     for way in bench.DIRECTIONS:
         assert ("cuda", way) in rows
         assert rows["cuda, mma.sync", way]["agrees"]
+        assert rows["cuda, TMA", way]["agrees"]
         assert rows["definition", way]["agrees"]
         names = {name for name in launched if way in name}
         assert any("sm90" in name for name in names)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import shlex
 import signal
@@ -8,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import attention
 import bench
 import gpu_session
 import pytest
@@ -163,19 +166,41 @@ def test_a_failing_section_loses_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("broken")
 def test_where_attention_for_the_gpu_is_wrong_the_others_are_measured(tmp_path, monkeypatch):
-    asked = []
+    asked, failing = [], {"attention-wgmma"}
 
     def supervise(name, dry_run, limit, progress, **environment):
         asked.append((name, environment))
-        return [], "wrong" if name == "attention" else None, 0.0
+        return [], "wrong" if name in failing else None, 0.0
 
     monkeypatch.setattr(gpu_session, "supervise", supervise)
     out = tmp_path / "session.json"
-    assert session(["copy", "attention", "train"], True, out) == 1
-    others = {"GPUGRAD_ATTENTION": "mma"}
-    assert asked == [("copy", {}), ("attention", {}), ("train", others)]
+    names = ["copy", "attention-wgmma", "train"]
+    assert session(names, True, out) == 1
+    others = {"GPUGRAD_ATTENTION": "mma", attention.WRONG: "attention-wgmma"}
+    assert asked == list(zip(names, ({}, {}, others), strict=True))
     assert session(["launch"], True, out, before=json.loads(out.read_text())) == 1
     assert asked[-1] == ("launch", others)
+    failing = {"attention-tma"}
+    assert session(["attention-tma", "launch"], True, out) == 1
+    assert asked[-1] == ("launch", {attention.WRONG: "attention-tma"})
+
+
+def test_kernels_that_were_wrong_are_not_timed_nor_tested_again(monkeypatch):
+    monkeypatch.setenv(attention.WRONG, "copy attention-tma conformance-box")
+    try:
+        labels = [label for label, _ in importlib.reload(attention).OTHERS]
+    finally:
+        monkeypatch.undo()
+        assert [label for label, _ in importlib.reload(attention).OTHERS] == ["mma.sync", "TMA"]
+    assert labels == ["mma.sync"]
+    monkeypatch.setenv(attention.WRONG, "copy attention-tma conformance-box")
+    asked = []
+    monkeypatch.setattr(gpu_session, "pytest", lambda *given, **_: asked.append(given) or 0)
+    with contextlib.suppress(FileNotFoundError):  # there is no report to read
+        list(SECTIONS["tests"]("cpu", True, 1.0))
+    ((*_, option, chosen_tests),) = asked
+    without = "not ((test_attention_sm90 and tma) or (test_conformance and box))"
+    assert (option, chosen_tests) == ("-k", without)
 
 
 def test_sections_that_no_time_is_left_for_are_named(tmp_path: Path) -> None:

@@ -224,16 +224,17 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     other parameter arrays, groups of an optimiser or hooks record again, and so does whatever else
     the function's code names: variables around it, globals, attributes, lists and dicts, in the
     user's functions that it calls too. What it sets there itself is an error; settings in
-    ``param_groups`` may be set. Python code in the function runs only while it is recorded; so do
-    operations on integers or booleans alone, and whatever works on raw arrays. A recording has
-    memory of its own.
+    ``param_groups`` may be set. Python code in the function runs only while it is recorded; so does
+    whatever works on raw arrays, or on nothing but integers and booleans that the step makes. A
+    recording has memory of its own.
 
     Arguments and results are tensors, arrays, numbers, None, or lists, tuples and dicts of them;
     arguments may be modules and optimisers too. A tensor that requires a gradient is an argument by
     what it is, like a parameter of a closure: another one records again.
     Results are copies that belong to the caller, without a graph; reading them waits for a GPU.
-    Gradients that the step leaves in ``.grad`` are overwritten by the next call; those it comes
-    with are added to in place.
+    Gradients that the step leaves in ``.grad`` are overwritten by its next call. Those it comes with
+    may be any: their values are copied to the recording, and what is added to them lies there.
+    Data that the step assigns (``w.data = ...``) is written to the array that there was.
 
     ``device`` is where the step runs, by default where its tensors are; arguments on the CPU are
     copied there. On GPUs before compute capability 8.0, and on the CPU without the emulator, the

@@ -21,7 +21,10 @@ class ValueNode(Node):
 
     def __init__(self, op: Any, parents: tuple, values: tuple, shapes: tuple | None) -> None:
         super().__init__(op, parents, values, shapes)
-        named = (*op.op.arguments, "out") if isinstance(op, Pullback) else ()
+        fused = getattr(op, "fused", None)
+        named: tuple[str, ...] = fused.arguments if isinstance(fused, Fused) else ()
+        if isinstance(op, Pullback):
+            named = (*op.op.arguments, "out")
         self.values = dict(zip(named, values, strict=False))
 
 
@@ -29,7 +32,9 @@ class keep_values(engine.no_grad):
     """Context: operations inside are recorded together with the values they took and returned.
 
     A recorded operation keeps only what its gradient needs, often not its result. Pictures of
-    graphs recorded in this context show every value; others only those that somebody still holds.
+    graphs recorded in this context show every value but what a fused operation or a Function hands
+    to nobody else than concat, split, checkpoint or a Function; others only those that somebody
+    still holds.
     """
 
     make_node = ValueNode
@@ -132,7 +137,8 @@ class _Capture:
             if i is not None:
                 self.edge_of[node, i] = len(self.edges)
                 part = self.swept.parts.get((node, i)) if self.swept else None
-            flow = self.vertices[source].value, "" if part is None else summary(part)
+            passed = target if isinstance(node.op, Output) else source
+            flow = self.vertices[passed].value, "" if part is None else summary(part)
             self.edges.append(Edge(source, target, operand, *flow))
 
     def _called(self, source: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 import gpugrad as gg
+from gpugrad.examples import three_backwards
 
 A, B, C = 3.0, 1.0, -2.0
 
@@ -38,6 +39,11 @@ def test_the_engine_starts_at_zero() -> None:
 def test_the_classic_bug() -> None:
     assert tape(start=1.0) == (0.0, 1.0, 6.0)
     assert engine() != tape(start=1.0)
+
+
+def test_a_tape_of_modules_agrees() -> None:
+    assert three_backwards.product(start=0.0) == list(engine())
+    assert three_backwards.product(start=1.0) == [0.0, 1.0, 6.0]
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])

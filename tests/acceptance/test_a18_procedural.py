@@ -12,6 +12,7 @@ import pytest
 
 import gpugrad as gg
 import gpugrad.nn.functional as F
+from gpugrad.examples import three_backwards
 
 RNG = np.random.default_rng(18)
 ALPHA, BETA = RNG.standard_normal((4, 5)), RNG.standard_normal((3, 4))
@@ -54,6 +55,23 @@ def test_engine_equals_hand_written(f: Callable[..., gg.Tensor], y: np.ndarray) 
     np.testing.assert_allclose(value.item(), expected, rtol=0, atol=1e-12)
     for t, g in zip(tensors, gradients, strict=True):
         np.testing.assert_allclose(t.grad.numpy(), g, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_by_hand_by_modules_on_a_tape_and_by_the_engine(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows, width, inputs = 3 + seed, 7 - seed, 5
+    shapes = [(width, inputs), (rows, width), (inputs,)]
+    arrays = [*map(rng.standard_normal, shapes), np.eye(rows)[seed]]
+    value, gradients = three_backwards.procedural(*arrays)
+    for other in (
+        three_backwards.modules_on_a_tape(*arrays),
+        three_backwards.engine(*arrays),
+        three_backwards.engine(*arrays, fused=True),
+    ):
+        np.testing.assert_allclose(other[0], value, rtol=0, atol=1e-12)
+        for found, expected in zip(other[1], gradients, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("f", [loss, fused_loss], ids=["plain", "fused"])

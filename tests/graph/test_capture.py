@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 from typing import Any
 
@@ -206,3 +208,22 @@ def test_values_are_kept_inside_the_context_only() -> None:
     w = (z + 3.0) + 4.0
     values = [(v.op, v.value != "") for v in gg.graph.capture(w).vertices if v.op]
     assert values == [("add", True), ("cos", True), ("sin", True), ("add", False), ("add", True)]
+
+
+def test_values_outlive_a_backward_pass() -> None:
+    x, weight = (gg.tensor([0.5, 2.0, 1.0], requires_grad=True) for _ in range(2))
+    with gg.graph.keep_values():
+        low, high = gg.split(gg.nn.functional.layer_norm(x * 2.0, (3,), weight), [1])
+        loss = low.sum() + gg.exp(high).sum()
+    loss.backward()
+    graph = gg.graph.capture(loss, gradients=False)
+    assert {v.op: v.value for v in graph.vertices}["multiply"] == "[1, 4, 2]"
+    outputs = [i for i, v in enumerate(graph.vertices) if v.op in ("[0]", "[1]")]
+    for i in outputs:
+        (edge,) = (e for e in graph.edges if e.target == i)
+        assert edge.value == graph.vertices[i].value != ""
+
+
+def test_the_library_does_not_load_it() -> None:
+    program = "import sys, gpugrad as gg; assert 'gpugrad.graph' not in sys.modules; gg.graph.draw"
+    subprocess.run([sys.executable, "-c", program], check=True)

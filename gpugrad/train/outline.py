@@ -116,14 +116,21 @@ class Recorded:
             next((i for i, launch in enumerate(launches) if launch is update), len(entries)),
         )
 
+    def touched(self) -> dict[Storage, list[int]]:
+        """Return the launches that touch each storage."""
+        found: dict[Storage, list[int]] = {}
+        for place, launch in enumerate(self.trace.launches):
+            for buffer in (*launch.reads, *launch.writes):
+                found.setdefault(buffer.storage, []).append(place)
+        return found
+
     def kept_by_update(self) -> int:
         """Return the bytes outside of the arena that the optimiser touches, gradients aside."""
-        touched = (
-            buffer.storage
-            for launch in self.trace.launches[self.outline.update :]
-            for buffer in (*launch.reads, *launch.writes)
+        return sum(
+            storage.nbytes
+            for storage, places in self.touched().items()
+            if storage.kind not in (ARENA, INPUT) and places[-1] >= self.outline.update
         )
-        return sum(s.nbytes for s in dict.fromkeys(touched) if s.kind not in (ARENA, INPUT))
 
 
 class _Run(NamedTuple):
@@ -192,10 +199,14 @@ def deepened(
             end = placed(life.last, there, 1 if home == 0 else layers - 2)
         lives.append((moved[life.first], number, end, grown[number]))
     lives.sort()
-    if update is None:
-        each = sum(storage.nbytes for storage, layer in layer_of.items() if layer == 1)
-    else:
-        each = recorded.kept_by_update() - update.kept_by_update()
+    repeated = {place for place, run in enumerate(within) if run is not None}
+    each = sum(
+        storage.nbytes
+        for storage, places in recorded.touched().items()
+        if storage.kind != ARENA and repeated.issuperset(places)  # the middle layer's own
+    )
+    if update is not None:
+        each += recorded.kept_by_update() - update.kept_by_update()
     return Outline(
         _grown_entries(small, update, more, runs),
         [Life(first, last, size) for first, _, last, size in lives],
@@ -235,6 +246,8 @@ def _owners(
         for storage in storages:
             if storage.kind == ARENA:
                 homes.setdefault(storage, owner)
+        if owner is None and any(homes.get(storage) == 1 for storage in storages):
+            raise Irregular("what all layers made is read at once")
     for storage in recorded.storages:
         homes.setdefault(storage, None)
     return owners, homes

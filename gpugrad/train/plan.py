@@ -273,6 +273,7 @@ def _knobs(config: TrainConfig, batch_size: int) -> list[dict[str, Any]]:
     Chunks cost next to nothing, the more is computed again the more time it takes.
     """
     kinds = ("none", "attention", "block")
+    again: list[dict[str, Any]]
     again = [{"recompute": kind} for kind in kinds[kinds.index(config.recompute) + 1 :]]
     positions = batch_size * config.block_size
     chunk = max(LEAST_CHUNK, positions // CHUNKS)

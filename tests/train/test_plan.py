@@ -125,7 +125,27 @@ def test_layers_repeat_each_other(shape, recompute, accumulate, head_chunk):
     evaluated, _ = _recorded_evaluation(model, 3, head_chunk, 90)
     few, three = _recorded_evaluation(_shallow(model, 3), 3, head_chunk, 90)
     found = deepened(few, _layers(three), 6)
+    assert found.launches == evaluated.outline.launches
     assert (found.lives, found.kept) == (evaluated.outline.lives, evaluated.outline.kept)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_kv_head": 1, "norm": "rms", "activation": "swiglu", "positions": "rotary"},
+        {"positions": "alibi"},
+        {"positions": "relative"},
+    ],
+)
+@pytest.mark.parametrize("recompute", ["none", "block"])
+def test_layers_of_other_kinds_too(changes, recompute):
+    """If what they launch is irregular, all layers are recorded."""
+    config = resolve({"n_embd": 96, "n_head": 3, "n_layer": 6, "recompute": recompute}, {})
+    shape = dataclasses.replace(config.model(256), **changes)
+    whole, _ = _recorded_step(config, shape, 90)
+    found = step_outline(config, shape, 90)
+    assert (found.lives, found.kept) == (whole.outline.lives, whole.outline.kept)
+    assert totals(found) == totals(whole.outline)
 
 
 def totals(outline):

@@ -232,8 +232,8 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     arguments may be modules and optimisers too. A tensor that requires a gradient is an argument by
     what it is, like a parameter of a closure: another one records again.
     Results are copies that belong to the caller, without a graph; reading them waits for a GPU.
-    Gradients that the step leaves in ``.grad`` are overwritten by its next call. Those it comes with
-    may be any: their values are copied to the recording, and what is added to them lies there.
+    Gradients that the step leaves in ``.grad`` are overwritten by its next call. Those it comes
+    with may be any: they are copied to the recording, and what is added to them lies there.
     Data that the step assigns (``w.data = ...``) is written to the array that there was.
 
     ``device`` is where the step runs, by default where its tensors are; arguments on the CPU are

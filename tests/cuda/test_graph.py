@@ -64,3 +64,30 @@ def test_results_are_copies_and_gradients_stay():
     np.testing.assert_allclose(
         [float(loss) for loss in losses], [8 * 64 * 64 * n for n in (1, 2, 3, 4)]
     )
+
+
+def test_gradients_counters_and_norms_from_call_to_call():
+    """What a step adds to, counts and clips, with gradients that are its own or from outside."""
+    found = []
+    for wrap in (lambda step: step, gg.compile):
+        w = gg.tensor(np.ones(8, np.float32), device="cuda", requires_grad=True)
+        count = gg.tensor([0, 7], device="cuda")
+        optimizer = optim.SGD([w], lr=0.5)
+
+        @wrap
+        def step(x, w=w, count=count, optimizer=optimizer):
+            (w * x).sum().backward()
+            norm = optim.clip_grad_norm_([w], 4.0)
+            optimizer.step()
+            with gg.no_grad():
+                count += 1
+            return norm, gg.where(count > 2, count, -count), x[::-1] * 1.0
+
+        for number in range(5):
+            x = gg.tensor(np.arange(8, dtype=np.float32) * number, device="cuda")
+            norm, counted, turned = step(x)
+            found.append((float(norm), counted.tolist(), turned.tolist(), w.tolist()))
+            found.append((w.grad.tolist(), count.tolist()))
+            if number == 2:
+                w.grad = gg.tensor(np.ones(8, np.float32), device="cuda")
+    assert found[:10] == found[10:]

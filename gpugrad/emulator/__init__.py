@@ -4,9 +4,9 @@ The sources that NVRTC compiles for the GPU are compiled by g++ here; threads be
 run one after another. In the "checked" build the compiler hands over every load and store, so data
 races, reads of uninitialised memory, accesses out of bounds, misalignment and overflow become
 Python exceptions that name the kernel, block, thread, variable and line. Of the instructions of
-newer GPUs it knows mma, bulk copies and the products of warpgroups (wgmma): these find their
-matrices by the bits of a descriptor, are under way until they are waited for, and see ordinary
-stores only behind a proxy fence.
+newer GPUs it knows mma, bulk copies (of boxes too, by the bits of a tensor map) and the products of
+warpgroups (wgmma, by the bits of a descriptor): these are under way until they are waited for, and
+see ordinary stores only behind a proxy fence.
 
 What it cannot tell: an index that leaves one shared array through a pointer and lands in the next
 one; speed; the last bits of results (libm instead of the GPU's functions, no contraction to fma,

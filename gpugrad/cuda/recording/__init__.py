@@ -23,7 +23,6 @@ from .buffer import (
     Buffer,
     Storage,
     address,
-    array_at,
     new,
 )
 from .context import NotRecordable, current, not_recordable, operation
@@ -44,6 +43,7 @@ from .notes import (
     uses,
     wraps,
 )
+from .shadow import array_at
 from .trace import Launch, Trace, active, recording
 
 __all__ = [

@@ -11,9 +11,10 @@ import numpy as np
 from ... import backend
 from .. import symbolic
 from ..elementwise import Program
-from .buffer import ARENA, Buffer, Storage, shadow_of
+from .buffer import ARENA, Buffer, Storage
 from .context import not_recordable
 from .launches import apply
+from .shadow import shadow_of
 from .trace import active
 
 # what kernels compute of masks alone; the rest, such as sums of them, makes integers

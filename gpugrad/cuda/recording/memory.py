@@ -6,7 +6,8 @@ import bisect
 from typing import Any
 
 from ..kernel import address
-from .buffer import REAL, Storage, extent
+from .buffer import REAL, Storage
+from .shadow import extent
 
 
 def storage_of(array: Any) -> Storage:

@@ -9,11 +9,12 @@ import numpy as np
 
 from ... import backend
 from ..kernel import address as address_of
-from .buffer import GRADIENT, INPUT, REAL, Buffer, Storage, new, shadow_of
+from .buffer import GRADIENT, INPUT, REAL, Buffer, Storage, new
 from .context import described, held, not_recordable
 from .leaves import Leaf
 from .lifted import Held, lifted_class
 from .memory import Regions, storage_of
+from .shadow import shadow_of
 
 
 class Outside:

@@ -223,7 +223,15 @@ if TYPE_CHECKING:
     from . import emulator, generate, graph, landscape, models, testing, text
 
 globals().update(_SHARED)
-_ON_DEMAND = ("emulator", "generate", "graph", "landscape", "models", "testing", "text")  # imports stay fast
+_ON_DEMAND = (
+    "emulator",
+    "generate",
+    "graph",
+    "landscape",
+    "models",
+    "testing",
+    "text",
+)  # imports stay fast
 
 
 def __getattr__(name: str) -> object:

@@ -90,7 +90,7 @@ MODELS: dict[str, Trained] = {
     "window": Trained(
         lambda v, width: WindowLM(WindowLMConfig(v, window=10, n_embd=24, n_hidden=width)),
         range(8, 2048, 4),
-        lr=8e-3,
+        lr=1e-2,
         batch=16,
         block=64,
     ),

@@ -38,11 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     picture = parse_picture(__doc__, arguments)
     one = model_with([0.1, -0.2], 0.3)
     loss = one.loss([[1.0, 2.0]], [1])
-    loss.backward()
+    (gradient,) = gg.grad(loss, [one.linear.weight])
     p = one.probabilities([[1.0, 2.0]]).item()
     print(
         f"by hand: p = {p:.4f}, loss = {loss.item():.4f} = ln 2, "
-        f"gradient = {one.linear.weight.grad.numpy()[0].round(12).tolist()}"
+        f"gradient = {gradient.numpy()[0].round(12).tolist()}"
     )
 
     rng = np.random.default_rng(0)
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     other = model_with([5.0, -5.0], 0.0)
     descend(other, x, y)
     print(f"from w = (5, -5) the same: {other.loss(x, y).item():.4f}")
-    (a, b), c = model.linear.weight.tolist()[0], model.linear.bias.item()
+    a, b, c = (float(v) for p in model.parameters() for v in p.detach().numpy().ravel())
     print(f"the line: {a:.2f} x1 + {b:.2f} x2 + {c:.2f} = 0")
 
     if picture is not None:

@@ -67,3 +67,14 @@ def state_of(optimizer: Any) -> list:
         for one in optimizer.state_dict()["state"].values()
         for name, value in one.items()
     ]
+
+
+def bits(x: Any) -> bytes:
+    """Return the bytes of a tensor, an array or a number."""
+    return (x.numpy() if isinstance(x, gg.Tensor) else np.asarray(x)).tobytes()
+
+
+def recorded(function: Any) -> Any:
+    """Return the only recording of a compiled function."""
+    ((found,),) = function._found.values()
+    return found

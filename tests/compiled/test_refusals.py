@@ -6,16 +6,14 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import emulator, optim
+from gpugrad import optim
 from gpugrad.cuda.recording import NotRecordable
+from gpugrad.nn import functional as F
 
 ONES = np.ones(4, np.float32)
 
 
-@pytest.fixture(autouse=True)
-def emulated():
-    with emulator.enabled("plain"):
-        yield
+pytestmark = pytest.mark.usefixtures("emulated")
 
 
 def leaf():
@@ -175,3 +173,101 @@ def test_a_graph_over_what_a_step_only_reads_is_not_stale():
         step()
         y.backward()
     assert scale.grad.item() == 30
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda x: x if x.sum() > 0 else -x, "reading the values"),
+        (lambda x: gg.sort(x), "sort"),
+        (lambda x: x.numpy(), "reading the values"),
+        (lambda x: x[x > 0], "indexing with Buffer"),
+        (lambda x: x.astype(gg.float64) * 2, "float64"),
+        (lambda x: gg.max(x), "max"),
+    ],
+    ids=["if", "sort", "numpy", "mask", "float64", "max"],
+)
+def test_what_is_refused_names_itself_and_the_line(function, words):
+    with pytest.raises(NotRecordable, match=r"test_refusals\.py") as caught:
+        gg.compile(function)(np.ones(4, np.float32))
+    assert words in str(caught.value)
+
+
+def test_values_of_tensors_from_outside_are_not_read():
+    w = gg.tensor(np.ones((2, 2), np.float32), requires_grad=True)
+    scale = gg.tensor(2.0)
+    for look in (
+        lambda x: x * float(w.detach()[0, 0]),
+        lambda x: x * scale.item(),
+        lambda x: x if scale.detach() > 0 else -x,
+        lambda x: x * w.detach().numpy(),
+        lambda x: x * scale.tolist(),
+    ):
+        with pytest.raises(NotRecordable, match="reading the values"):
+            gg.compile(look)(np.ones(2, np.float32))
+
+
+def test_settings_that_change_between_two_steps_are_refused():
+    w = gg.tensor(np.ones(2, np.float32), requires_grad=True)
+    optimizer = optim.SGD([w], lr=1.0)
+
+    @gg.compile
+    def step(x):
+        for lr in (1.0, 0.1):
+            optimizer.param_groups[0]["lr"] = lr
+            (w * x).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    with pytest.raises(NotRecordable, match="changing the settings of SGD"):
+        step(np.ones(2, np.float32))
+
+
+@pytest.mark.parametrize("result", [{1}, (i for i in "ab")], ids=["set", "generator"])
+def test_other_results(result):
+    with pytest.raises(TypeError, match="is returned"):
+        gg.compile(lambda x: result)(np.ones(2, np.float32))
+
+
+def test_an_argument_with_a_graph():
+    w = gg.tensor([1.0], requires_grad=True)
+    with pytest.raises(TypeError, match="detach"):
+        gg.compile(lambda x: x)(w * 2)
+
+
+def test_other_arguments():
+    with pytest.raises(TypeError, match="an argument is a set"):
+        gg.compile(lambda x: x)({1})
+
+
+def test_settings_that_change_after_a_step_are_refused():
+    w = gg.tensor(np.ones(2, np.float32), requires_grad=True)
+    optimizer = optim.SGD([w], lr=1.0)
+
+    @gg.compile
+    def step(x):
+        (w * x).sum().backward()
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] *= 0.5
+
+    with pytest.raises(NotRecordable, match="after a step of it"):
+        step(ONES[:2])
+
+
+def test_an_error_leaves_parameters_and_gradients_alone(rng):
+    w = gg.tensor(rng.standard_normal((5, 4)).astype("f"), requires_grad=True)
+    data, w.grad = w.data, gg.ones_like(w)
+    gradient = w.grad
+
+    @gg.compile
+    def step(x):
+        w.grad = None
+        loss = F.linear(x, w).sum()
+        loss.backward()
+        return float(loss)
+
+    with pytest.raises(NotRecordable, match=r"reading the values.*test_refusals\.py:\d+"):
+        step(np.ones((2, 4), np.float32))
+    assert w.data is data
+    assert w.grad is gradient
+    assert (F.linear(np.ones((1, 4), np.float32), w)).shape == (1, 5)

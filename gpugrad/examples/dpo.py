@@ -46,16 +46,17 @@ def rows(questions: list[str], answer: str) -> tuple[np.ndarray, np.ndarray]:
     return TEMPLATE.batch(TOKENIZER, turns, BLOCK)
 
 
-def log_probability(model: GPT, questions: list[str], answer: str) -> gg.Tensor:
-    """Return log p(answer | question) for each question, in nats."""
-    return -model.loss(*rows(questions, answer), reduction="none").sum(axis=-1)
+def log_probabilities(model: GPT, questions: list[str]) -> tuple[gg.Tensor, gg.Tensor]:
+    """Return log p(polite | question) and log p(rude | question) for each question, in nats."""
+    polite, rude = (model.loss(*rows(questions, a), reduction="none") for a in (POLITE, RUDE))
+    return -polite.sum(axis=-1), -rude.sum(axis=-1)
 
 
 def politeness(model: GPT, questions: list[str]) -> float:
     """Return how much of the probability of both answers the polite one has, on average."""
     with gg.no_grad():
-        polite, rude = (log_probability(model, questions, a).numpy() for a in (POLITE, RUDE))
-    return float(np.mean(1 / (1 + np.exp(rude - polite))))
+        polite, rude = log_probabilities(model, questions)
+        return float(gg.sigmoid(polite - rude).mean())
 
 
 def pretrain(model: GPT) -> None:
@@ -69,16 +70,18 @@ def pretrain(model: GPT) -> None:
         optimizer.step(max_norm=1.0)
 
 
-def textbook_difference(model: GPT, reference: list[gg.Tensor], questions: list[str]) -> float:
+def textbook_difference(
+    model: GPT, reference: tuple[gg.Tensor, gg.Tensor], questions: list[str]
+) -> float:
     """Return the largest difference between the engine's gradient and equation 7 of the paper."""
     weight = model.tokens.weight
-    policy = [log_probability(model, questions, answer) for answer in (POLITE, RUDE)]
+    policy = log_probabilities(model, questions)
     loss = F.dpo_loss(*policy, *reference, beta=BETA, reduction="sum")
     (engine,) = gg.grad(loss, [weight])
     textbook = np.zeros(weight.shape)
     for i, question in enumerate(questions):
-        one = [log_probability(model, [question], answer)[0] for answer in (POLITE, RUDE)]
-        (chosen,), (rejected,) = (gg.grad(value, [weight]) for value in one)
+        one = log_probabilities(model, [question])
+        (chosen,), (rejected,) = (gg.grad(value[0], [weight]) for value in one)
         margin = float(one[0] - reference[0][i]) - float(one[1] - reference[1][i])
         weight_of_pair = BETA / (1 + np.exp(BETA * margin))
         textbook -= weight_of_pair * (chosen.numpy() - rejected.numpy())
@@ -103,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     paired, left_out = QUESTIONS[:-1], QUESTIONS[-1:]
     before = politeness(model, left_out)
     with gg.no_grad():
-        reference = [log_probability(model, paired, answer) for answer in (POLITE, RUDE)]
+        reference = log_probabilities(model, paired)
 
     optimizer = optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.0)
     changes = []
@@ -112,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             apart = textbook_difference(model, reference, paired)
             word = "less" if apart < 1e-12 else "more"
             print(f"gradient: engine and textbook differ by {word} than 1e-12")
-        policy = [log_probability(model, paired, answer) for answer in (POLITE, RUDE)]
+        policy = log_probabilities(model, paired)
         loss = F.dpo_loss(*policy, *reference, beta=BETA)
         changes.append([float((p - r).mean()) for p, r in zip(policy, reference, strict=True)])
         if step == 0:

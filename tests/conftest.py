@@ -8,6 +8,9 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import backend
+from gpugrad.train.threads import limit_threads
+
+limit_threads(1)  # tests run side by side, one for each core
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

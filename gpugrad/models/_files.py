@@ -72,18 +72,3 @@ class Saved:
         random.set_state(state)
         model.load_state_dict(arrays)
         return model
-
-
-def require(where: str, condition: bool, message: str) -> None:
-    """Raise ValueError with the message unless the condition holds."""
-    if not condition:
-        raise ValueError(f"{where}: {message}")
-
-
-def require_sizes(config: Any, *names: str) -> None:
-    """Raise ValueError unless the fields of these names are integers >= 1."""
-    where = type(config).__name__
-    for name in names:
-        value = getattr(config, name)
-        valid = type(value) is int and value >= 1
-        require(where, valid, f"{name} must be an integer >= 1, got {value!r}")

@@ -19,14 +19,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from .. import backend, ops
+from .. import ops
 from ..engine import no_grad
 from ..nn import Linear, ModuleList
 from ..nn import functional as F
 from ..nn.module import Module
 from ..registry import describe
 from ..tensor import Tensor
-from ._files import Saved, require
+from ._checks import require, require_floating, require_shares
+from ._files import Saved
 
 Activation = Literal["sigmoid", "tanh", "relu"]
 
@@ -57,9 +58,8 @@ class AutoencoderConfig:
         known = get_args(Activation)
         message = f"activation must be one of {', '.join(known)}, got {self.activation!r}"
         require(where, self.activation in known, message)
-        require(where, 0 <= self.noise < 1, f"noise must lie in [0, 1), got {self.noise!r}")
-        message = f"dtype must be floating, got {self.dtype!r}"
-        require(where, backend.is_float(backend.as_dtype(self.dtype)), message)
+        require_shares(self, "noise")
+        require_floating(self)
 
 
 class Autoencoder(Module, Saved):

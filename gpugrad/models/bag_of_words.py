@@ -22,7 +22,8 @@ from ..nn import functional as F
 from ..nn.module import Module
 from ..registry import describe
 from ..tensor import Tensor
-from ._files import Saved, require, require_sizes
+from ._checks import require, require_floating, require_shares, require_sizes
+from ._files import Saved
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,8 @@ class BagOfWordsConfig:
         known = self.padding is None or 0 <= self.padding < self.vocab_size
         message = f"padding must be an id below {self.vocab_size}, got {self.padding!r}"
         require("BagOfWordsConfig", known, message)
-        message = f"dropout must lie in [0, 1), got {self.dropout!r}"
-        require("BagOfWordsConfig", 0 <= self.dropout < 1, message)
-        message = f"dtype must be floating, got {self.dtype!r}"
-        require("BagOfWordsConfig", backend.is_float(backend.as_dtype(self.dtype)), message)
+        require_shares(self, "dropout")
+        require_floating(self)
 
 
 class BagOfWords(Module, Saved):

@@ -17,13 +17,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .. import backend, ops
+from .. import ops
 from ..nn import Linear, init
 from ..nn import functional as F
 from ..nn.module import Module
 from ..registry import describe
 from ..tensor import Tensor
-from ._files import Saved, require, require_sizes
+from ._checks import require_floating, require_sizes
+from ._files import Saved
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,7 @@ class LogisticRegressionConfig:
 
     def __post_init__(self) -> None:
         require_sizes(self, "n_features")
-        message = f"dtype must be floating, got {self.dtype!r}"
-        is_float = backend.is_float(backend.as_dtype(self.dtype))
-        require("LogisticRegressionConfig", is_float, message)
+        require_floating(self)
 
 
 class LogisticRegression(Module, Saved):

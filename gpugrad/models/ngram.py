@@ -34,7 +34,8 @@ from ..registry import describe
 from ..tensor import Tensor
 from ..text.counts import Ids, Level, NGramCounts, checked_tokens
 from . import decoding
-from ._files import Saved, require, require_sizes
+from ._checks import require, require_sizes
+from ._files import Saved
 
 Smoothing = Literal["add-k", "witten-bell", "kneser-ney"]
 Probabilities = npt.NDArray[np.float64]

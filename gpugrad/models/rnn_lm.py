@@ -20,11 +20,11 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from .. import backend, ops
+from .. import ops
 from ..nn import GRU, LSTM, RNN, Dropout, Embedding, Linear, Parameter, init
 from ..tensor import Tensor
 from . import decoding
-from ._files import require, require_sizes
+from ._checks import require, require_floating, require_shares, require_sizes
 from ._language_model import TrainedLM
 
 Cell = Literal["rnn", "gru", "lstm"]
@@ -61,10 +61,8 @@ class RNNLMConfig:
         known = get_args(Cell)
         message = f"cell must be one of {', '.join(known)}, got {self.cell!r}"
         require("RNNLMConfig", self.cell in known, message)
-        message = f"dropout must lie in [0, 1), got {self.dropout!r}"
-        require("RNNLMConfig", 0 <= self.dropout < 1, message)
-        message = f"dtype must be floating, got {self.dtype!r}"
-        require("RNNLMConfig", backend.is_float(backend.as_dtype(self.dtype)), message)
+        require_shares(self, "dropout")
+        require_floating(self)
 
     @property
     def hidden_size(self) -> int:

@@ -18,11 +18,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .. import backend, ops
+from .. import ops
 from ..nn import Dropout, Embedding, Linear, Parameter, init
 from ..tensor import Tensor
 from . import decoding
-from ._files import require, require_sizes
+from ._checks import require_floating, require_shares, require_sizes
 from ._language_model import TrainedLM
 
 
@@ -47,10 +47,8 @@ class WindowLMConfig:
 
     def __post_init__(self) -> None:
         require_sizes(self, "vocab_size", "window", "n_embd", "n_hidden")
-        message = f"dropout must lie in [0, 1), got {self.dropout!r}"
-        require("WindowLMConfig", 0 <= self.dropout < 1, message)
-        message = f"dtype must be floating, got {self.dtype!r}"
-        require("WindowLMConfig", backend.is_float(backend.as_dtype(self.dtype)), message)
+        require_shares(self, "dropout")
+        require_floating(self)
 
 
 class WindowLM(TrainedLM):

@@ -29,7 +29,8 @@ from ..nn.module import Module
 from ..registry import describe
 from ..tensor import Tensor
 from ..text.counts import checked_tokens
-from ._files import Saved, require, require_sizes
+from ._checks import require, require_floating, require_sizes
+from ._files import Saved
 
 Ids = npt.NDArray[np.int64]
 
@@ -60,8 +61,7 @@ class SkipGramConfig:
         require_sizes(self, "vocab_size", "n_embd", "window", "negatives")
         require(where, self.power >= 0, f"power must be >= 0, got {self.power!r}")
         require(where, self.subsample > 0, f"subsample must be > 0, got {self.subsample!r}")
-        message = f"dtype must be floating, got {self.dtype!r}"
-        require(where, backend.is_float(backend.as_dtype(self.dtype)), message)
+        require_floating(self)
 
 
 class SkipGram(Module, Saved):

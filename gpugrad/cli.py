@@ -15,14 +15,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from . import __version__
-from .compiled import OLDEST
 from .cuda.source import shipped
+from .flags import make_parser
 from .generate import log_probability
 from .train import evaluation, plan, search, session, space
 from .train.config import FIELDS, nearest, resolve
 from .train.config_file import read_config_file
-from .train.devices import DEVICES, device
+from .train.devices import device
 from .train.loop import DivergedError
 from .train.sampling import beam_text, load_model, opening, sample_text
 
@@ -39,7 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] == "bench":
         return _interruptible(lambda: _bench(arguments[1:]))
-    parser = _parser()
+    runs = {
+        "train": _train,
+        "search": _search,
+        "evaluate": _evaluate,
+        "sample": _sample,
+        "plan": _plan,
+        "bench": lambda given: _bench([]),
+        "doctor": _doctor,
+    }
+    parser = make_parser(runs)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         names = (*vars(given), *(FIELDS if given.command in ("train", "search", "plan") else ()))
@@ -58,176 +66,6 @@ def _interruptible(run: Callable[[], int]) -> int:
     except BrokenPipeError:  # `gpugrad sample ... | head`: nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("gpugrad", description="Train small language models.")
-    parser.add_argument("--version", action="version", version=f"gpugrad {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (
-        _add_train,
-        _add_search,
-        _add_evaluate,
-        _add_sample,
-        _add_plan,
-        _add_bench,
-        _add_doctor,
-    ):
-        command = add(commands)
-        command.set_defaults(parser=command)
-    return parser
-
-
-def _add_train(commands: Any) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        "train",
-        help="train a model on text",
-        description="Train a GPT on text. Defaults are those of --preset default.",
-        allow_abbrev=False,
-    )
-    parser.set_defaults(run=_train)
-    parser.add_argument("--config", metavar="FILE", help="settings from a .toml, .json or .yaml")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
-    _add_settings(parser)
-    return parser
-
-
-def _add_search(commands: Any) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        "search",
-        help="train with several settings, choose the best by dev loss",
-        description="Train a run for each combination of some settings and sort them by dev loss. "
-        "The other settings are those of train. The same command goes on where a search was "
-        "stopped. Half of what is not trained on is left for a test, unless --test-fraction says "
-        "otherwise.",
-        allow_abbrev=False,
-    )
-    parser.set_defaults(run=_search, out=os.path.join("runs", "search"))
-    parser.add_argument("--config", metavar="FILE", help="settings from a .toml, .json or .yaml")
-    parser.add_argument(
-        "--grid",
-        action="append",
-        metavar="NAME=VALUE,...",
-        help="try each value with each of the other --grid flags, the last varying fastest",
-    )
-    parser.add_argument(
-        "--random",
-        action="append",
-        metavar="NAME=SPACE",
-        help="draw from log:LOW:HIGH, uniform:LOW:HIGH or VALUE,VALUE,...",
-    )
-    parser.add_argument("--trials", type=int, metavar="N", help="how many, with --random (10)")
-    parser.add_argument("--search-seed", type=int, metavar="S", help="of what is drawn (0)")
-    _add_settings(parser)
-    return parser
-
-
-def _add_evaluate(commands: Any) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        "evaluate",
-        help="the loss of a trained model on held-out text",
-        description="Say the loss of a trained model on all of its dev part, or once on its test "
-        "part.",
-    )
-    parser.set_defaults(run=_evaluate)
-    parser.add_argument("folder", metavar="DIR", help="folder of a run, such as runs/default")
-    parser.add_argument("--split", choices=evaluation.SPLITS, default="dev", help="(dev)")
-    parser.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
-    parser.add_argument("--again", action="store_true", help="look at the test part a second time")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    return parser
-
-
-def _add_plan(commands: Any) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        "plan",
-        help="what a training step needs, without a GPU",
-        description="Say how much memory, arithmetic and time a training step takes on a GPU, from "
-        "shapes alone. The settings are those of train.",
-        allow_abbrev=False,
-    )
-    parser.set_defaults(run=_plan)
-    parser.add_argument("--config", metavar="FILE", help="settings from a .toml, .json or .yaml")
-    names = ", ".join(gpu.name for gpu in DEVICES if gpu.capability >= OLDEST)
-    parser.add_argument(
-        "--gpu", metavar="NAME", help=f"{names} (default: the one that is here, or h200)"
-    )
-    parser.add_argument(
-        "--batch",
-        dest="batch_size",
-        type=int,
-        default=argparse.SUPPRESS,
-        metavar="INT",
-        help="the same as --batch-size",
-    )
-    _add_settings(parser)
-    return parser
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each setting of a training run."""
-    for name, field in FIELDS.items():
-        options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
-        shown = "" if field.default == "" else f" ({field.default})"
-        options["help"] = (field.metadata["help"] + shown).replace("%", "%%")
-        if field.type == "bool":
-            options["action"] = argparse.BooleanOptionalAction
-        else:
-            options["type"] = {"int": int, "float": float, "str": str}[str(field.type)]
-            options["choices"] = field.metadata.get("choices")
-            options["metavar"] = None if options["choices"] else str(field.type).upper()
-        parser.add_argument(f"--{name.replace('_', '-')}", **options)
-
-
-def _add_sample(commands: Any) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        "sample", help="let a trained model write", description="Let a trained model write."
-    )
-    parser.set_defaults(run=_sample)
-    parser.add_argument("folder", metavar="DIR", help="folder of a run, such as runs/default")
-    parser.add_argument("--prompt", help="text to go on from (default: a new line)")
-    parser.add_argument(
-        "--max-new-tokens", type=_count, default=500, metavar="N", help="length of the text (500)"
-    )
-    parser.add_argument("--temperature", type=float, default=1.0, help="below 1: safer (1.0)")
-    parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely")
-    parser.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest P")
-    parser.add_argument("--min-p", type=float, metavar="P", help="at least P times the likeliest")
-    parser.add_argument(
-        "--repetition-penalty", type=float, default=1.0, metavar="X", help="above 1: fewer (1.0)"
-    )
-    parser.add_argument("--greedy", action="store_true", help="always the most likely token")
-    parser.add_argument("--beams", type=int, metavar="N", help="beam search with N beams instead")
-    parser.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; repeatable"
-    )
-    parser.add_argument("--score", metavar="TEXT", help="write nothing; say how likely TEXT is")
-    parser.add_argument("--seed", type=int, help="same seed, same text (default: a new one)")
-    parser.add_argument("--best", action="store_true", help="the best checkpoint, not the newest")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--cache",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="keep keys and values instead of computing every window anew (on)",
-    )
-    return parser
-
-
-def _add_bench(commands: Any) -> argparse.ArgumentParser:
-    return commands.add_parser("bench", help="time the kernels; see gpugrad bench --help")
-
-
-def _add_doctor(commands: Any) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        "doctor",
-        help="what works here, what is missing",
-        description="Check Python, NumPy and the way to a GPU. Exit status 0: the CPU works.",
-    )
-    parser.set_defaults(run=_doctor)
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    return parser
 
 
 def _train(given: argparse.Namespace) -> int:
@@ -328,6 +166,8 @@ def _plan(given: argparse.Namespace) -> int:
         found = plan.plan(config, device(given.gpu) if given.gpu else plan.default_device())
     except _MISTAKES as error:
         return _refuse("plan", error)
+    if config.freeze or config.lora_rank:
+        warnings.warn("this plan trains all parameters; with fewer a step needs less", stacklevel=1)
     print(found.to_text())
     unfit = plan.verdict(found)
     return _refuse("plan", unfit) if unfit else 0
@@ -388,16 +228,6 @@ def _doctor(given: argparse.Namespace) -> int:
     report = importlib.import_module("gpugrad.doctor").examine()  # which nothing else needs
     print(report.to_json() if given.json else report.to_text())
     return 0 if report.cpu else 1
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError
-    return number
-
-
-_count.__name__ = "number of tokens"  # argparse: "invalid number of tokens value: '-1'"
 
 
 @contextlib.contextmanager

@@ -45,7 +45,8 @@ class SequenceClassifier(Module):
         """Return (logits, loss): (B, classes), and the mean cross-entropy, None without labels.
 
         ids: (B, T), padded behind with any ids. lengths: how many of each row count, (B,), in 1 ...
-        T; None means all. labels: class numbers (B,). Raises ValueError for other lengths.
+        T; None means all, and is what a recorded step (``gg.compile``) takes. labels: class numbers
+        (B,). Raises ValueError for other lengths.
         """
         features = self.body.features(ids)  # (B, T, C)
         b, t, width = features.shape

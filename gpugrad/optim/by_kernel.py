@@ -16,7 +16,7 @@ from ..engine import mutations
 from ..tensor import Tensor
 from .chunks import Row, Settings, Table, table, takes
 from .clip import count_steps
-from .state import MASTER, State, real
+from .state import MASTER, State
 
 Group: TypeAlias = dict[str, Any]
 Member: TypeAlias = tuple[Tensor, Group]
@@ -72,7 +72,7 @@ class ByKernel:
             for p, group in moving:
                 assert p._grad is not None
                 fits = takes(p._data) and cuda.fits(p._grad._data)
-                device = backend.device_of(real(p._data))
+                device = backend.device_of(recording.array_of(p))
                 (taken.setdefault(device, []) if fits else others).append((p, group))
             for device in [
                 d for d, members in taken.items() if not any(p.size for p, _ in members)
@@ -103,7 +103,7 @@ class ByKernel:
             first, second = (*kept, None, None)[:2]
             g = g if takes(g) else g.copy()  # a transposed one, for example
             rows.append(Row(g, x, narrow, first, second, state.steps, len(groups) - 1))
-        like = real(members[0][0]._data)
+        like = recording.array_of(members[0][0])
         device = backend.device_of(like)
         if device not in self._settings or len(self._settings[device].array) != len(groups):
             self._settings[device] = Settings(len(groups), like)

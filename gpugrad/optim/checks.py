@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from .. import backend, registry
+from ..cuda import recording
 from ..tensor import Tensor
-from .state import State, real
+from .state import State
 
 
 def label_of(group: Mapping[str, Any], position: int, index: int) -> str:
@@ -72,12 +73,13 @@ def refuse_misfits(name: str, label: str, p: Tensor, state: State) -> None:
             f"{name}.step: {label} is {registry.describe(p)} but its gradient is "
             f"{registry.describe(p._grad)}; call zero_grad() after changing .data"
         )
-    place = backend.device_of(real(p._data))
+    array = recording.array_of(p)
+    place = backend.device_of(array)
     for what, a in (("gradient", p._grad._data), *state.arrays.items()):
         if not isinstance(a, backend.Symbolic) and backend.device_of(a) != place:
             raise RuntimeError(
                 f"{name}.step: {label} is on {place} but its {what} is on "
                 f"{backend.device_of(a)}; move the model before making the optimiser"
             )
-    if isinstance(p._data, np.ndarray) and not p._data.flags.writeable:
+    if isinstance(array, np.ndarray) and not array.flags.writeable:
         raise RuntimeError(f"{name}.step: {label} is read-only; make it of a copy")

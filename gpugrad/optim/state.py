@@ -87,10 +87,10 @@ def lay_out(parameters: Sequence[Tensor], names: Sequence[str]) -> dict[Tensor, 
     """
     kinds: dict[tuple, list[Tensor]] = {}
     for p in parameters:
-        kinds.setdefault((p.dtype, backend.device_of(real(p._data))), []).append(p)
+        kinds.setdefault((p.dtype, backend.device_of(recording.array_of(p))), []).append(p)
     states = {}
     for (dtype, _), members in kinds.items():
-        like = real(members[0]._data)
+        like = recording.array_of(members[0])
         work = backend.float64 if dtype == backend.float64 else backend.float32
         unit = CPU_ALIGNMENT if isinstance(like, np.ndarray) else GPU_ALIGNMENT
         total = sum(-(-p.size // unit) * unit for p in members)
@@ -104,15 +104,8 @@ def lay_out(parameters: Sequence[Tensor], names: Sequence[str]) -> dict[Tensor, 
             arrays = {name: buffer[part] for name, buffer in buffers.items()}
             states[p] = State(p, steps[i : i + 1], arrays)
             if MASTER in buffers and not isinstance(like, backend.Symbolic):
-                buffers[MASTER][part] = real(p._data).reshape(-1)
+                buffers[MASTER][part] = recording.array_of(p).reshape(-1)
     return states
-
-
-def real(array: Array) -> Array:
-    """Return the array that a recorded one stands for, if there is one; else the same."""
-    if isinstance(array, recording.Buffer) and array.original is not None:
-        return array.original
-    return array
 
 
 def zeros(shape: tuple[int, ...], dtype: np.dtype, like: Array) -> Array:

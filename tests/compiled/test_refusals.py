@@ -60,6 +60,22 @@ def test_an_array_that_a_tensor_from_outside_is_on_may_change():
     assert array.tolist() == [3] * 4
 
 
+def test_changing_a_read_only_array():
+    constant = gg.from_numpy(np.frombuffer(ONES.tobytes(), np.float32))
+    w = gg.Tensor(constant.data, requires_grad=True)
+    optimizer = optim.SGD([w], lr=0.5)
+    refused(lambda x: constant.__iadd__(x), "changing float32[4], a read-only array")
+    refused(lambda x: constant[1:].copy_(x[1:]), "a read-only array")
+
+    def step(x):
+        (w * x).sum().backward()
+        optimizer.step()
+
+    with pytest.raises(RuntimeError, match=r"SGD\.step: .* is read-only; make it of a copy"):
+        gg.compile(step)(ONES)
+    assert constant.tolist() == [1] * 4
+
+
 def test_changing_an_argument():
     def step(x):
         x += 1

@@ -208,6 +208,27 @@ def no_gradients_for_some(wrap):
     return [seen(step(numbers(4, seed=s)), w, v, v.grad) for s in range(3)], state_of(optimizer)
 
 
+@case
+def an_update_of_assigned_data(wrap):
+    w = leaf(4)
+    narrow = gg.tensor(numbers(4), dtype="bfloat16", requires_grad=True)
+    optimizer = optim.SGD([w, narrow], lr=0.5, momentum=0.5)
+
+    @wrap
+    def step(x):
+        (w * narrow.astype("float32") * x).sum().backward()
+        w.data = gg.clip(w.detach(), -1, 1).data
+        narrow.data = (narrow.detach() * 0.5).data
+        optimizer.step()
+        optimizer.zero_grad()
+
+    found = []
+    for s in range(3):
+        step(numbers(4, seed=s))
+        found.append(seen(w, narrow.astype("float32")))
+    return found, state_of(optimizer)
+
+
 @pytest.mark.parametrize("function", case.found, ids=lambda function: function.__name__)
 def test_a_compiled_step_does_what_a_plain_one_does(function):
     case.agrees(function)

@@ -30,6 +30,7 @@ from .launches import copy_to, launch, product
 from .leaves import Leaf
 from .library import xp
 from .notes import (
+    array_of,
     assigned,
     assigns_gradient,
     changes,
@@ -62,6 +63,7 @@ __all__ = [
     "active",
     "address",
     "array_at",
+    "array_of",
     "assigned",
     "assigns_gradient",
     "changes",

@@ -86,6 +86,13 @@ def data_of(tensor: Any) -> Any:
     return tensor._data
 
 
+def array_of(tensor: Any) -> Any:
+    """Return the array that a tensor holds outside of the step that is being recorded."""
+    trace = current()
+    leaf = None if trace is None else trace.leaves.get(tensor)
+    return tensor._data if leaf is None else leaf.array
+
+
 def assigned(tensor: Any, value: Any) -> bool:
     """Give a tensor other data until the step ends, when they overwrite its own. False if no step
     is recorded.

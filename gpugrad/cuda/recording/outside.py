@@ -142,6 +142,9 @@ class Outside:
             raise not_recordable(
                 f"changing an argument in place ({described(buffer)}; x = x + 1 makes another),"
             )
+        array = storage.array if buffer.original is None else buffer.original
+        if storage.kind == REAL and not getattr(array.flags, "writeable", True):
+            raise not_recordable(f"changing {described(buffer)}, a read-only array,")
         if storage in self._wrapped and storage not in self._outside and storage.kind == REAL:
             raise not_recordable(
                 f"changing {described(buffer)}, a tensor on an array which may be the step's own "

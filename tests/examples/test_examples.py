@@ -20,24 +20,30 @@ def load(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_output_is_the_docstrings(name, tmp_path, monkeypatch):
+def test_output_is_the_docstrings(name, tmp_path, monkeypatch, capsys):
+    """Run once, with the picture where there is one: it adds a line and nothing else."""
     monkeypatch.chdir(tmp_path)
     module = load(name)
     (promise,) = doctest.DocTestFinder(recurse=False).find(module, name, module)
-    assert [example.source for example in promise.examples] == ["main([])\n"]
-    assert promise.examples[0].want.strip() not in ("", "...")
-    report: list[str] = []
-    doctest.DocTestRunner(optionflags=FLAGS).run(promise, out=report.append)
-    assert not report, "".join(report)
-    assert not list(tmp_path.iterdir()), "an example leaves nothing behind that nobody asked for"
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if "--picture" in load(name).__doc__])
-def test_picture(name, tmp_path, capsys):
-    load(name).main(["--picture", str(tmp_path / "new" / "picture.svg")])
-    root = ET.parse(tmp_path / "new" / "picture.svg").getroot()
-    assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    assert len(list(root.iter())) > 10
+    (example,) = promise.examples
+    assert example.source == "main([])\n"
+    assert example.want.strip() not in ("", "...")
+    picture = Path("new", "picture.svg")
+    draws = "--picture" in module.__doc__
+    module.main(["--picture", str(picture)] if draws else [])
+    printed = capsys.readouterr().out
+    if draws:
+        assert f"picture: {picture}\n" in printed
+        printed = printed.replace(f"picture: {picture}\n", "")
+        root = ET.parse(picture).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert len(list(root.iter())) > 10
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == ({"new"} if draws else set()), "an example leaves nothing that nobody asked for"
+    checker = doctest.OutputChecker()
+    assert checker.check_output(example.want, printed, FLAGS), checker.output_difference(
+        example, printed, FLAGS
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

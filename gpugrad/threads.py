@@ -1,0 +1,177 @@
+"""The threads of the NumPy path: rows of an array, worked on side by side.
+
+NumPy lets other threads run while it computes, so a chain of ufuncs over one part of the rows and
+the same chain over another use two cores. How rows are cut does not depend on the number of
+threads, so neither do results, to the last bit.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextvars
+import functools
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "GPUGRAD_NUM_THREADS"
+_CORES = Path("/sys/devices/system/cpu")
+
+_chosen: int | None = None  # by set_num_threads
+
+
+def get_num_threads() -> int:
+    """Return how many threads share the rows: GPUGRAD_NUM_THREADS, else one for each core.
+
+    Raises ValueError where the variable is no whole number above 0.
+    """
+    return _default() if _chosen is None else _chosen
+
+
+def set_num_threads(count: int | None) -> None:
+    """Let `count` threads share the rows from now on; None: as many as by default."""
+    if count is not None and count < 1:
+        raise ValueError(f"set_num_threads: count must be at least 1, got {count!r}")
+    global _chosen
+    _chosen = count
+
+
+@contextmanager
+def num_threads(count: int) -> Iterator[None]:
+    """Let `count` threads share the rows within the block, whoever calls."""
+    before = _chosen
+    set_num_threads(count)
+    try:
+        yield
+    finally:
+        set_num_threads(before)
+
+
+@functools.cache
+def _default() -> int:
+    asked = os.environ.get(VARIABLE)
+    if not asked:
+        return physical_cores()
+    if not asked.isdecimal() or int(asked) < 1:
+        raise ValueError(f"{VARIABLE} must be a whole number above 0, got {asked!r}")
+    return int(asked)
+
+
+def physical_cores(folder: Path = _CORES) -> int:
+    """Return how many cores the process may run on; two threads of one core count once."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        siblings = folder / f"cpu{cpu}" / "topology" / "thread_siblings_list"
+        cores.add(siblings.read_text() if siblings.exists() else str(cpu))
+    return len(cores)
+
+
+def for_rows(count: int, work: Callable[[int, int], Any], grain: int) -> None:
+    """Call work(start, stop) for every piece of range(count), on the threads that are there.
+
+    Every piece is `grain` long, but the last. They are taken in no fixed order, so each has to
+    write to memory of its own. It pays from about 50 µs of work in a piece (waking a thread
+    takes some 10 to 30 µs); a single piece, a single thread and calls within `work` run in place.
+    NumPy's error state and other context variables are those of the caller. What `work` raises is
+    raised here, once no other piece is being worked on; the rest is left out.
+    """
+    starts = range(0, count, grain)
+    helpers = min(get_num_threads(), len(starts)) - 1
+    if helpers < 1 or _local.inside:
+        for start in starts:
+            work(start, min(start + grain, count))
+        return
+    job = _Job(count, work, grain)
+    _pool.ask(helpers, job)
+    _local.inside = True
+    try:
+        taken = job.run()
+    finally:
+        _local.inside = False
+    for _ in range(len(starts) - taken):
+        job.finished.get()
+    job.work = None  # a thread that wakes up only now should not keep its arrays
+    if job.error is not None:
+        raise job.error
+
+
+class _Job:
+    """Pieces that the threads take one after the other."""
+
+    def __init__(self, count: int, work: Callable[[int, int], Any], grain: int) -> None:
+        self.count, self.grain = count, grain
+        self.work: Callable[[int, int], Any] | None = work
+        self.todo = collections.deque(range(0, count, grain))
+        self.finished: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.error: BaseException | None = None
+
+    def run(self) -> int:
+        """Work until no piece is left; return how many there were for this thread."""
+        taken = 0
+        while True:
+            try:
+                start = self.todo.popleft()
+            except IndexError:
+                return taken
+            taken += 1
+            if self.error is not None:
+                continue
+            try:
+                assert self.work is not None
+                self.work(start, min(start + self.grain, self.count))
+            except BaseException as error:
+                self.error = error
+
+    def help(self) -> None:
+        """Do the same for the thread that waits for the pieces taken by others."""
+        for _ in range(self.run()):
+            self.finished.put(None)
+
+
+class _Local(threading.local):
+    inside = False  # whether the thread works on a piece
+
+
+class _Pool:
+    """Threads that wait for jobs, as many as were ever asked for."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._growing = threading.Lock()
+        self._jobs: queue.SimpleQueue[tuple[contextvars.Context, _Job]] = queue.SimpleQueue()
+
+    def ask(self, helpers: int, job: _Job) -> None:
+        """Let this many threads know of a job."""
+        if helpers > self._size:
+            with self._growing:
+                while self._size < helpers:
+                    name = f"gpugrad-rows-{self._size + 1}"
+                    threading.Thread(target=self._serve, name=name, daemon=True).start()
+                    self._size += 1
+        for _ in range(helpers):
+            self._jobs.put((contextvars.copy_context(), job))
+
+    def _serve(self) -> None:
+        _local.inside = True
+        while True:
+            context, job = self._jobs.get()
+            context.run(job.help)
+            del context, job  # while waiting, hold nothing
+
+
+def _after_fork() -> None:
+    global _pool
+    _pool = _Pool()  # a child has none of the threads
+    _local.inside = False
+
+
+_local = _Local()
+_pool = _Pool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

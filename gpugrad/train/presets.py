@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..models import preset
+from ..models import GPTConfig, preset
 
 # The fields that a run's settings share with a model's, under the same names.
 SHAPE = (
@@ -24,10 +24,14 @@ SHAPE = (
 )
 
 
-def _shape(name: str) -> dict[str, Any]:
-    config = preset(name)
+def shape_settings(config: GPTConfig) -> dict[str, Any]:
+    """Return the settings of a run that stand for a model's shape."""
     shape = {field: getattr(config, field) for field in SHAPE}
     return {**shape, "n_kv_head": config.n_kv_head or 0}
+
+
+def _shape(name: str) -> dict[str, Any]:
+    return shape_settings(preset(name))
 
 
 def _gpt2(name: str, lr: float) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from ..models import GPTConfig, huggingface
 from .folder import RunFolder
-from .presets import SHAPE
+from .presets import SHAPE, shape_settings
 
 # Parameters have the same names and shapes with another value of these, but mean something else.
-MEANING = ("n_head", "norm_first", "positions", "activation")
+MEANING = ("n_head", "norm_first", "norm", "positions", "activation")
 
 
 def is_pretrained(path: str | os.PathLike[str]) -> bool:
@@ -41,8 +41,8 @@ def source_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _shape(path: str | os.PathLike[str], config: GPTConfig) -> dict[str, Any]:
-    shape = {name: getattr(config, name) for name in SHAPE}
-    expressible = GPTConfig(vocab_size=config.vocab_size, dtype=config.dtype, **shape)
+    known = {name: getattr(config, name) for name in (*SHAPE, "vocab_size", "dtype")}
+    expressible = GPTConfig(**known)
     for field in fields(GPTConfig):
         ours, theirs = getattr(expressible, field.name), getattr(config, field.name)
         if ours != theirs and (field.name != "final_norm" or theirs != config.norm_first):
@@ -50,4 +50,4 @@ def _shape(path: str | os.PathLike[str], config: GPTConfig) -> dict[str, Any]:
                 f"init_from: {path} has {field.name} {theirs!r}; a run of gpugrad train has "
                 f"{ours!r} always"
             )
-    return shape
+    return shape_settings(config)

@@ -86,10 +86,12 @@ def test_from_a_folder_of_hugging_face(settings, text, tmp_path):
     for name, p in model.named_parameters():
         np.testing.assert_array_equal(start[name], p.numpy())
     other = GPT(
-        GPTConfig(vocab_size=256, block_size=16, n_layer=1, n_head=2, n_embd=16, mlp_ratio=2)
+        GPTConfig(vocab_size=256, block_size=16, n_layer=1, n_head=2, n_embd=16, norm_eps=1e-3)
     )
     other.save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="other has mlp_ratio 2; a run of gpugrad train has 4"):
+    with pytest.raises(
+        ValueError, match=r"other has norm_eps 0\.001; a run of gpugrad train has 1e-05"
+    ):
         resolve({**settings, "init_from": str(tmp_path / "other")})
 
 

@@ -230,3 +230,16 @@ def test_a_recorded_step_trains_an_adapter(ids):
         np.testing.assert_allclose(
             p.numpy(), dict(straight.named_parameters())[name].numpy(), atol=1e-5
         )
+
+
+def test_every_kind_of_block_uses_its_adapters(ids):
+    for activation in ("gelu_tanh", "swiglu"):
+        gg.manual_seed(1)
+        shape = {"activation": activation, "n_kv_head": 1, "norm": "rms", "tied_head": False}
+        model = GPT(GPTConfig(**{**vars(CONFIG), **shape}))
+        lora.adapt(model, rank=2)
+        shake(model)
+        model.loss(ids, ids).backward()
+        for name, p in trained(model).items():
+            assert p.grad is not None, name
+            assert np.abs(p.grad.numpy()).max() > 0, name

@@ -100,6 +100,8 @@ def _search(given: argparse.Namespace) -> int:
             f"search    {len(found.trials)} trials in {found.path}" + f", {done} done" * (done > 0)
         )
         stopped = found.run(lambda trial: print(f"{trial.name}  {_outcome(trial)}", flush=True))
+    except BrokenPipeError:  # an OSError, but no mistake
+        raise
     except _MISTAKES as error:
         return _refuse("search", error)
     if stopped:

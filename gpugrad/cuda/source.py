@@ -107,8 +107,7 @@ def declarations(source: str) -> dict[str, Declaration]:
     """
     text, bounds = _plain(source)
     blocks = [
-        (found.end(), _end(text, text.index("{", found.end())))
-        for found in _BLOCK.finditer(text)
+        (found.end(), _end(text, text.index("{", found.end()))) for found in _BLOCK.finditer(text)
     ]
     kernels: dict[str, Declaration] = {}
     for found in _GLOBAL.finditer(text):

@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"J = {J.item():.12f}")
     for name, weight in network.weights.named_parameters():
         slope = difference(network, weight)
+        assert weight.grad is not None
         print(f"dJ/d{name} = {weight.grad.item():15.12f}   by differences {slope:15.12f}")
     if picture is not None:
         network.graph().save(picture)

@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _gradients(xs: np.ndarray, ys: np.ndarray) -> list[gg.Tensor]:
     x, y = (gg.tensor(v, requires_grad=True) for v in (xs, ys))
-    return gg.grad(surface(x, y).sum(), [x, y])
+    return list(gg.grad(surface(x, y).sum(), [x, y]))
 
 
 if __name__ == "__main__":

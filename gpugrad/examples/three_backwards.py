@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,7 @@ class Tape:
         self.start = start
         self.entries: list[tuple[Callable, Value, tuple[Value, ...]]] = []
 
-    def run(self, module: type, *inputs: Value) -> Value:
+    def run(self, module: Any, *inputs: Value) -> Value:
         """Run a module forward and remember it."""
         out = Value(module.forward(*(v.data for v in inputs)), self.start)
         self.entries.append((module.backward, out, inputs))
@@ -138,7 +139,7 @@ def modules_on_a_tape(*arrays: Array) -> Result:
     return float(J.data), [A.grad, B.grad, x.grad]
 
 
-def loss(A: gg.Tensor, B: gg.Tensor, x: gg.Tensor, y: Array, fused: bool = False) -> gg.Tensor:
+def loss(A: gg.Tensor, B: gg.Tensor, x: gg.Tensor, y: Any, fused: bool = False) -> gg.Tensor:
     """Return J; with ``fused`` softmax and cross-entropy are one operation."""
     b = B @ gg.sigmoid(A @ x)
     return F.cross_entropy(b, y) if fused else -(y * gg.log(F.softmax(b, axis=-1))).sum()
@@ -146,10 +147,10 @@ def loss(A: gg.Tensor, B: gg.Tensor, x: gg.Tensor, y: Array, fused: bool = False
 
 def engine(*arrays: Array, fused: bool = False) -> Result:
     """Write the forward pass only; the rest is the engine's affair."""
-    *leaves, y = (gg.tensor(v, requires_grad=i < 3) for i, v in enumerate(arrays))
-    J = loss(*leaves, y, fused=fused)
+    A, B, x = (gg.tensor(v, requires_grad=True) for v in arrays[:3])
+    J = loss(A, B, x, gg.tensor(arrays[3]), fused)
     J.backward()
-    return J.item(), [v.grad.numpy() for v in leaves]
+    return J.item(), [v.grad.numpy() for v in (A, B, x)]
 
 
 def product(start: float) -> list[float]:
@@ -206,8 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             name: gg.tensor(v, requires_grad=True) for name, v in zip("ABx", (A, B, x), strict=True)
         }
         with gg.graph.keep_values():
-            J = loss(*names.values(), y)
-        gg.graph.draw(J, picture, names={**names, "J": J})
+            root = loss(names["A"], names["B"], names["x"], y)
+        gg.graph.draw(root, picture, names={**names, "J": root})
         print(f"picture: {picture}")
 
 

@@ -24,6 +24,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,12 @@ PLAIN = GPTConfig(
     n_embd=32,
     bias=False,
 )
-LLAMA = {"norm": "rms", "activation": "swiglu", "mlp_ratio": 2.75, "positions": "rotary"}
+LLAMA: dict[str, Any] = {
+    "norm": "rms",
+    "activation": "swiglu",
+    "mlp_ratio": 2.75,
+    "positions": "rotary",
+}
 VARIANTS = {
     "GPT-2: learned positions": PLAIN,
     "Vaswani: sinusoidal, post-LN": replace(PLAIN, positions="sinusoidal", norm_first=False),

@@ -56,7 +56,7 @@ VARIANTS = {
     "rotary": replace(PLAIN, positions="rotary"),
     "ALiBi": replace(PLAIN, positions="alibi"),
     "T5's relative positions": replace(PLAIN, positions="relative"),
-    "Llama": replace(PLAIN, n_kv_head=2, **LLAMA),
+    "Llama": replace(PLAIN, n_kv_head=2, positions="rotary", **LLAMA),
 }
 
 

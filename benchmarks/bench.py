@@ -34,7 +34,7 @@ from gpugrad.registry import Sample
 
 FOLDER = Path(__file__).resolve().parent
 OTHERS = {"bench", "harness", "gpu_session", "overhead", "small_gpt", "torch_gpt", "torch_parity"}
-OTHERS |= {"train_peers", "train_step"}
+OTHERS |= {"language_models", "train_peers", "train_step"}
 DIRECTIONS = ("forward", "backward")
 # The relative difference between two results below which they count as the same.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}

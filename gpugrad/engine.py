@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from . import backend, cuda, registry
+from . import backend, cuda, malloc, registry
 from .backend import Array
 from .cuda.column_sums import sums
 from .cuda.emulation import expected
@@ -423,6 +423,7 @@ def _seeds(
 
 @contextlib.contextmanager
 def _sweeping(create_graph: bool) -> Iterator[None]:
+    malloc.keep_freed()
     mode = enable_grad() if create_graph else no_grad()
     with mode, np.errstate(all="ignore"):
         yield

@@ -294,7 +294,7 @@ def test_what_cannot_be_done_is_said_in_one_line_and_leaves_nothing(
     [
         (["--prompt", "Ω"], "character 'Ω' (U+03A9) at position 0"),
         (["--temperature", "0"], "temperature must be > 0"),
-        (["--top-k", "0"], "top_k must be at least 1"),
+        (["--top-k", "0"], "top_k must be an integer >= 1"),
         (["--top-p", "1.5"], "top_p must lie in (0, 1]"),
         (["--min-p", "0"], "min_p must lie in (0, 1]"),
         (["--repetition-penalty", "0"], "repetition_penalty must be > 0"),
@@ -302,7 +302,7 @@ def test_what_cannot_be_done_is_said_in_one_line_and_leaves_nothing(
         (["--stop", ""], "a stop must not be empty"),
         (["--beams", "2", "--stop", "Ω"], "character 'Ω'"),
         (["--score", ""], "log_probability: ids must be integers"),
-        (["--seed", "-1"], "seed must lie in [0, 2**64)"),
+        (["--seed", "-1"], "seed must be an integer in [0, 2**64)"),
         (["--device", "tpu"], "'tpu' is not a device"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -27,7 +27,7 @@ from ..graph import Edge, Graph, Vertex
 from ..graph.summary import summary
 from ..nn import Module, Parameter
 from ..nn import functional as F
-from ..ops import random, stack, tensor
+from ..ops import asarray, random, stack, tensor
 from ..registry import describe
 from ..tensor import Tensor
 
@@ -84,6 +84,11 @@ class FeedForwardNetwork(Module):
                     f"take a function or one of {', '.join(ACTIVATIONS)}"
                 )
             self._add(name, outputs)
+        for edge in edges:
+            if isinstance(edge, str) or len(edge) != 3:
+                raise ValueError(
+                    f"FeedForwardNetwork: an edge is (source, target, weight), got {edge!r}"
+                )
         self.edges = tuple((self._port(s), self._port(t), w) for s, t, w in edges)
         self.order = self._topological()
         self._check_targets()
@@ -99,7 +104,10 @@ class FeedForwardNetwork(Module):
             drawn = random.normal(0.0, std, (), dtype=dtype) if value is None else value
             setattr(self.weights, name, Parameter(drawn))
         if given:
-            raise ValueError(f"FeedForwardNetwork: no edge carries the weight {min(given)!r}")
+            raise ValueError(
+                f"FeedForwardNetwork: no edge carries the weight {min(given)!r}; those on edges "
+                f"are {', '.join(name for name, _ in self.weights.named_parameters())}"
+            )
 
     def _add(self, name: str, outputs: int) -> None:
         if name in self.sizes:
@@ -145,6 +153,7 @@ class FeedForwardNetwork(Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return the outputs of every unit for inputs (..., inputs): (...) or (..., outputs)."""
+        x = asarray(x)
         if x.ndim < 1 or x.shape[-1] != len(self.inputs):
             raise ValueError(
                 f"FeedForwardNetwork: the input must have shape (..., {len(self.inputs)}) for "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,8 @@ class Sampler:
                 f"generate: temperature must be > 0, got {self.temperature!r}; for the most likely "
                 "token use greedy=True"
             )
-        if self.top_k is not None and not self.top_k >= 1:
-            raise ValueError(f"generate: top_k must be at least 1, got {self.top_k!r}")
+        if self.top_k is not None and not (isinstance(self.top_k, Integral) and self.top_k >= 1):
+            raise ValueError(f"generate: top_k must be an integer >= 1, got {self.top_k!r}")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
@@ -59,8 +60,10 @@ class Sampler:
                 "generate: repetition_penalty must be > 0 (1: none), got "
                 f"{self.repetition_penalty!r}"
             )
-        if self.seed is not None and not 0 <= self.seed < 2**64:
-            raise ValueError(f"generate: seed must lie in [0, 2**64), got {self.seed!r}")
+        if self.seed is not None and not (
+            isinstance(self.seed, Integral) and 0 <= self.seed < 2**64
+        ):
+            raise ValueError(f"generate: seed must be an integer in [0, 2**64), got {self.seed!r}")
 
     def choose(self, logits: npt.NDArray[Any], step: int) -> Ids:
         """Return one id per row of logits (B, V); ``step`` counts the tokens drawn before."""

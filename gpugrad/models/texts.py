@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -146,9 +147,15 @@ class Stops:
 
 
 def as_prompt(function: str, ids: Any, max_new_tokens: int | None) -> Ids:
-    """Return ids as int64 (T,) or (B, T); raise ValueError for what is none."""
-    if max_new_tokens is not None and max_new_tokens < 0:
-        raise ValueError(f"{function}: max_new_tokens must be >= 0, got {max_new_tokens}")
+    """Return ids as int64 (T,) or (B, T); raise TypeError for text, ValueError for other things."""
+    if max_new_tokens is not None and not (
+        isinstance(max_new_tokens, Integral) and max_new_tokens >= 0
+    ):
+        raise ValueError(
+            f"{function}: max_new_tokens must be an integer >= 0, got {max_new_tokens!r}"
+        )
+    if isinstance(ids, str | bytes):
+        raise TypeError(f"{function}: ids must be integers, got {ids!r}; encode text first")
     given = ops.asarray(ids, device=None if isinstance(ids, Tensor) else "cpu")
     if given.ndim not in (1, 2) or not given.size or given.dtype.kind not in "iu":
         raise ValueError(

@@ -166,7 +166,7 @@ def test_no_new_tokens() -> None:
         ({"num_beams": 0}, "num_beams must be an integer >= 1, got 0"),
         ({"num_beams": 2.5}, "num_beams must be an integer >= 1, got 2.5"),
         ({"length_penalty": float("nan")}, "length_penalty must be finite, got nan"),
-        ({"max_new_tokens": -1}, "max_new_tokens must be >= 0, got -1"),
+        ({"max_new_tokens": -1}, "max_new_tokens must be an integer >= 0, got -1"),
         ({"ids": [[1], [2]]}, r"one sequence \(T,\), got shape \(2, 1\); for several there is"),
         ({"ids": []}, "beam_search: ids must be integers"),
         ({"stop": [[]]}, "a stop is an id or a sequence"),

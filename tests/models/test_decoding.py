@@ -262,12 +262,14 @@ def test_a_stream_leaves_its_reader_recording() -> None:
     [
         ({"temperature": 0.0}, "temperature must be > 0, got 0.0; for the most likely token use"),
         ({"temperature": float("nan")}, "temperature must be"),
-        ({"top_k": 0}, "top_k must be at least 1, got 0"),
+        ({"top_k": 0}, "top_k must be an integer >= 1, got 0"),
+        ({"top_k": 1.5}, "top_k must be an integer >= 1, got 1.5"),
         ({"top_p": 0.0}, r"top_p must lie in \(0, 1\], got 0.0"),
         ({"top_p": 1.5}, r"top_p must lie in"),
         ({"min_p": 0.0}, r"min_p must lie in \(0, 1\], got 0.0"),
         ({"repetition_penalty": 0.0}, "repetition_penalty must be > 0"),
-        ({"seed": -1}, r"seed must lie in \[0, 2\*\*64\), got -1"),
+        ({"seed": -1}, r"seed must be an integer in \[0, 2\*\*64\), got -1"),
+        ({"seed": 1.5}, "seed must be an integer in .*, got 1.5"),
     ],
     ids=str,
 )
@@ -294,10 +296,19 @@ def test_refuses_ids(function, ids, message) -> None:
         function(Counting(), ids, 1)
 
 
-def test_refuses_a_negative_count_and_a_streamed_batch() -> None:
-    with pytest.raises(ValueError, match="max_new_tokens must be >= 0, got -1"):
-        generate(Counting(), [1], -1)
-    with pytest.raises(ValueError, match="max_new_tokens must be >= 0, got -1"):
-        stream(Counting(), [1], -1)
+@pytest.mark.parametrize("function", [generate, stream])
+def test_refuses_text(function) -> None:
+    with pytest.raises(TypeError, match="ids must be integers, got 'abc'; encode text first"):
+        function(Counting(), "abc", 1)
+
+
+@pytest.mark.parametrize("count", [-1, 2.5])  # 2.5 is reached by no number of steps
+@pytest.mark.parametrize("function", [generate, stream])
+def test_refuses_a_wrong_count(function, count) -> None:
+    with pytest.raises(ValueError, match=f"max_new_tokens must be an integer >= 0, got {count}"):
+        function(Counting(), [1], count)
+
+
+def test_refuses_a_streamed_batch() -> None:
     with pytest.raises(ValueError, match=r"one sequence \(T,\), got shape \(2, 1\)"):
         stream(Counting(), [[1], [2]], 1)

@@ -162,7 +162,9 @@ def test_the_picture_shows_units_weights_and_gradients() -> None:
         ({"edges": EDGES[1:]}, r"no edge leads to s\[0\]"),
         ({"edges": [*EDGES, ("r1", "y4", "train")]}, r"cannot have the name 'train'"),
         ({"edges": [*EDGES, ("r1", "y4", "a b")]}, r"cannot have the name 'a b'"),
-        ({"weights": {"t9": 1.0}}, r"no edge carries the weight 't9'"),
+        ({"weights": {"t9": 1.0}}, r"no edge carries the weight 't9'; those on edges are t1, "),
+        ({"edges": [*EDGES, ("r1", "y4")]}, r"is \(source, target, weight\), got \('r1', 'y4'\)"),
+        ({"edges": [*EDGES, "abc"]}, r"is \(source, target, weight\), got 'abc'"),
         ({"inputs": ["r1", "r2", "s"]}, r"the name 's' is used twice"),
         ({"inputs": ["r1", "r2", "r1"]}, r"the name 'r1' is used twice"),
         ({"units": {**UNITS, "s": ("sofmax", 2)}}, r"unknown activation 'sofmax'; take .*softmax"),
@@ -173,6 +175,11 @@ def test_what_is_no_network_is_refused(change: dict, message: str) -> None:
     given = {"inputs": ["r1", "r2"], "units": UNITS, "edges": EDGES, **change}
     with pytest.raises(ValueError, match=r"^FeedForwardNetwork: .*" + message):
         FeedForwardNetwork(**given)
+
+
+def test_lists_are_inputs() -> None:
+    net = network()
+    assert net([-1.0, 1.0])["y5"].item() == net(gg.tensor([-1.0, 1.0]))["y5"].item()
 
 
 def test_a_wrong_input_is_refused() -> None:

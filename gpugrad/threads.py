@@ -18,7 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from . import openblas
+
 VARIABLE = "GPUGRAD_NUM_THREADS"
+_OTHERS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")  # what users set for NumPy's products
 _CORES = Path("/sys/devices/system/cpu")
 
 _chosen: int | None = None  # by set_num_threads
@@ -27,6 +30,7 @@ _chosen: int | None = None  # by set_num_threads
 def get_num_threads() -> int:
     """Return how many threads share the rows: GPUGRAD_NUM_THREADS, else one for each core.
 
+    OPENBLAS_NUM_THREADS and OMP_NUM_THREADS, which limit NumPy's own products, count as well.
     Raises ValueError where the variable is no whole number above 0.
     """
     return _default() if _chosen is None else _chosen
@@ -55,7 +59,9 @@ def num_threads(count: int) -> Iterator[None]:
 def _default() -> int:
     asked = os.environ.get(VARIABLE)
     if not asked:
-        return physical_cores()
+        limits = [os.environ.get(name, "") for name in _OTHERS]
+        given = [int(limit) for limit in limits if limit.isdecimal() and int(limit)]
+        return given[0] if given else physical_cores()
     if not asked.isdecimal() or int(asked) < 1:
         raise ValueError(f"{VARIABLE} must be a whole number above 0, got {asked!r}")
     return int(asked)
@@ -78,9 +84,15 @@ def for_rows(count: int, work: Callable[[int, int], Any], grain: int) -> None:
     Every piece is `grain` long, but the last. They are taken in no fixed order, so each has to
     write to memory of its own. It pays from about 50 µs of work in a piece (waking a thread
     takes some 10 to 30 µs); a single piece, a single thread and calls within `work` run in place.
-    NumPy's error state and other context variables are those of the caller. What `work` raises is
-    raised here, once no other piece is being worked on; the rest is left out.
+    NumPy's error state and other context variables are those of the caller, a matrix product within
+    a piece takes one thread. What `work` raises is raised here, once no other piece is being worked
+    on; the rest is left out.
     """
+    with openblas.serial:
+        _for_rows(count, work, grain)
+
+
+def _for_rows(count: int, work: Callable[[int, int], Any], grain: int) -> None:
     starts = range(0, count, grain)
     helpers = min(get_num_threads(), len(starts)) - 1
     if helpers < 1 or _local.inside:

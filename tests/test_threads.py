@@ -151,3 +151,14 @@ def test_a_number_that_makes_no_sense(monkeypatch, value):
 def test_the_environment_gives_the_number(monkeypatch):
     monkeypatch.setenv(threads.VARIABLE, "3")
     assert threads._default.__wrapped__() == 3
+
+
+def test_what_limits_numpy_limits_the_threads(monkeypatch):
+    monkeypatch.delenv(threads.VARIABLE, raising=False)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert threads._default.__wrapped__() == 7
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "5")
+    assert threads._default.__wrapped__() == 5
+    monkeypatch.setenv(threads.VARIABLE, "3")
+    assert threads._default.__wrapped__() == 3

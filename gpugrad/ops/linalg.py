@@ -20,6 +20,7 @@ from ..cuda.kernel import DTYPE_CODES
 from ..cuda.symbolic import Symbol
 from ..registry import OPS, Sample, prepare, primitive
 from ..tensor import Tensor
+from . import _products
 from ._hot import binary_function
 from .elementwise import multiply
 from .indexing import diagonal
@@ -30,7 +31,7 @@ from .shape import asarray, expand_dims, permute_dims, reshape, squeeze
 def _times(x: Any, y: Any, xp: Any) -> Any:
     """Return the matrix product of arrays or of tensors."""
     if xp is np and x.dtype.itemsize != 2 and not expected():
-        return np.matmul(x, y)
+        return _products.matmul(x, y)
     return xp.matmul(x, y) if isinstance(x, Tensor) else _matmul_arrays(xp, x, y)
 
 
@@ -69,10 +70,10 @@ def _matmul_arrays(xp: Any, x: Any, y: Any) -> Any:
     if x.dtype.itemsize == 2 and x.dtype in backend.NARROW:
         wide = _matmul_arrays(xp, x.astype(backend.float32), y.astype(backend.float32))
         return wide.astype(x.dtype)
-    return xp.matmul(x, y)
+    return _products.matmul(x, y) if xp is np else xp.matmul(x, y)
 
 
-_product = binary_function(OPS["matmul"], np.matmul)
+_product = binary_function(OPS["matmul"], _products.matmul)
 
 
 def _by_gemm(x: Tensor, y: Tensor) -> Tensor:

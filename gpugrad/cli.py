@@ -87,6 +87,13 @@ def _train(given: argparse.Namespace) -> int:
             stopped = run.train()
         except DivergedError as error:
             return _refuse("train", f"{error}; the last checkpoint is sound. A lower --lr may help")
+        except BrokenPipeError:  # an OSError, but no mistake
+            raise
+        except OSError as error:  # a full disk, say
+            out = shlex.quote(run.config.out)
+            return _refuse(
+                "train", f"{error}; that mended, go on with:\n  gpugrad train --resume --out {out}"
+            )
     return 128 + stopped if stopped else 0
 
 

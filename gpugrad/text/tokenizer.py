@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpugrad.text.bpe import BPETokenizer
+from gpugrad.text.files import parse_json
 from gpugrad.text.protocol import Ids, Tokenizer, check_ids, require_text
 from gpugrad.text.wordpiece import WordPieceTokenizer
 
@@ -138,7 +139,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     """
     try:
         text = Path(path).read_bytes().decode()
-        description = json.loads(text)
+        description = parse_json(text)
     except ValueError as error:
         raise ValueError(f"load_tokenizer: {path} is truncated or not JSON: {error}") from error
     try:

@@ -47,6 +47,7 @@ class TokenFile:
     vocab_size: int
     tokenizer_fingerprint: str
     text_fingerprint: str
+    checksum: str  # of all the rest, so of the ids, the tokenizer and the text: SHA-256 in hex
 
 
 def write_tokens(
@@ -133,7 +134,8 @@ def open_tokens(path: str | os.PathLike[str], verify: bool = True) -> TokenFile:
             raise DamagedTokenFileError(
                 f"open_tokens: {path} is damaged: its SHA-256 is not the one it was written with"
             )
-    return TokenFile(path, ids, vocab_size, tokenizer.hex(), text.hex())
+    found = header[_HEADER.size :]
+    return TokenFile(path, ids, vocab_size, tokenizer.hex(), text.hex(), found.hex())
 
 
 def encode_corpus(text: str, tokenizer: Tokenizer, path: str | os.PathLike[str]) -> TokenFile:

@@ -7,13 +7,14 @@ A checkpoint is a folder `step-00002000` of two files:
                           the tensor file and of this file's own content
 
 It is written under a temporary name in the same folder, fsynced (files and folder) and renamed, so
-a power cut leaves the whole of it or nothing. Nothing in it is ever executed: no pickle.
+a power cut leaves the whole of it or nothing; an old one loses its name before it is removed. Of
+either file every single bit counts: one that differs from what was written is refused. Nothing in
+it is ever executed: no pickle.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -29,13 +30,16 @@ from ml_dtypes import bfloat16
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from ..text.files import leftovers, naming, parse_json, sync_folder, temporary_name
+from .seal import is_intact, sealed
+
 FORMAT = "gpugrad-checkpoint"
-VERSION = 1
+VERSION = 2
 TENSORS = "tensors.safetensors"
 STATE = "state.json"
 
 _NAME = re.compile(r"step-(\d{8,})")
-_LEFTOVER = re.compile(r"\.step-\d{8,}\.[0-9a-f]{8}\.tmp")
+_LARGEST = 2**28  # bytes of a state.json: a state of millions of plain values is none of ours
 
 Key = str | int
 Place = tuple[Key, ...]  # the keys that lead from the state to one of its arrays
@@ -80,24 +84,28 @@ def save(
     content["state"] = _take_arrays(state, (), places)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder)
+    for path in leftovers(folder, _NAME.pattern):
+        _clear(path)
     target = folder / f"step-{step:08d}"
-    temporary = folder / f".{target.name}.{secrets.token_hex(4)}.tmp"
-    temporary.mkdir()
+    temporary = temporary_name(target)
     try:
-        content["tensors"] = _write_tensors(temporary / TENSORS, places)
-        content["sha256"] = _file_digest(temporary / TENSORS)
-        _write_text(temporary / STATE, _sealed(content))
-        _sync(temporary)
-        _replace(temporary, target)
-        _sync(folder)
+        with naming(target):
+            temporary.mkdir()
+            content["tensors"] = _write_tensors(temporary / TENSORS, places)
+            content["tensors_sha256"] = _file_digest(temporary / TENSORS)
+            with open(temporary / STATE, "xb") as file:
+                file.write(sealed(content))
+                file.flush()
+                os.fsync(file.fileno())
+            sync_folder(temporary)
+            _replace(temporary, target)
+            sync_folder(folder)
     finally:
-        if temporary.exists():
-            shutil.rmtree(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)  # what does not go now goes next time
     # Newer ones, damaged perhaps, stay until their step is reached again: they must not count.
     for old in [found for found in steps(folder) if found <= step][:-keep]:
         if old not in protect:
-            shutil.rmtree(folder / f"step-{old:08d}")
+            _remove(folder / f"step-{old:08d}")
     return target
 
 
@@ -117,23 +125,39 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     newer version; the message names the file and what is wrong with it.
     """
     path = Path(path)
+    try:
+        return _read(path)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+
+
+def _read(path: Path) -> Checkpoint:
     content = _read_content(path / STATE)
     tensors = path / TENSORS
     if not tensors.is_file():
         raise CheckpointError(f"checkpoint {path} is incomplete: {TENSORS} is missing")
-    if _file_digest(tensors) != content["sha256"]:
-        raise CheckpointError(
-            f"checkpoint {path} is damaged: {TENSORS} ({tensors.stat().st_size} bytes) is not the "
-            "file that was written: its SHA-256 differs"
-        )
     try:
+        step, state = content["step"], content["state"]
+        name = _NAME.fullmatch(path.name)
+        if name and int(name[1]) != step:
+            raise CheckpointError(f"checkpoint {path} is that of step {step} under another name")
+        if _file_digest(tensors) != content["tensors_sha256"]:
+            raise CheckpointError(
+                f"checkpoint {path} is damaged: {TENSORS} ({tensors.stat().st_size} bytes) is not "
+                "the file that was written: its SHA-256 differs"
+            )
         arrays = load_file(tensors)
-    except SafetensorError as error:  # whoever wrote it also wrote the matching SHA-256
-        raise CheckpointError(f"checkpoint {path}: {TENSORS} cannot be read: {error}") from error
-    state = content["state"]
-    for name, (place, dtype) in content["tensors"].items():
-        _put(state, place, _restored(arrays[name], dtype))
-    return Checkpoint(content["step"], state, path)
+        if arrays.keys() != content["tensors"].keys():
+            raise ValueError("other arrays than the state lists")
+        for name, (place, dtype) in content["tensors"].items():
+            _put(state, place, _restored(arrays[name], dtype))
+    except CheckpointError:
+        raise
+    except (SafetensorError, ValueError, TypeError, LookupError) as error:
+        # whoever wrote it also wrote the matching SHA-256
+        what = f"checkpoint {path}: a part is missing or foreign: {error!r}"
+        raise CheckpointError(what) from error
+    return Checkpoint(step, state, path)
 
 
 def latest(folder: str | os.PathLike[str]) -> Checkpoint:
@@ -156,6 +180,19 @@ def latest(folder: str | os.PathLike[str]) -> Checkpoint:
             warnings.warn(f"{problem}; using step {step} instead", RuntimeWarning, stacklevel=2)
         return checkpoint
     raise CheckpointError(f"no sound checkpoint in {folder}: {'; '.join(problems)}")
+
+
+def set_aside(folder: str | os.PathLike[str], after: int) -> list[Path]:
+    """Rename the checkpoints newer than step `after` to `damaged-...` and return the new names.
+
+    For whoever goes on from there: left alone, they would count among those to keep.
+    """
+    folder, renamed = Path(folder), []
+    for step in steps(folder):
+        if step > after:
+            name = f"damaged-{step:08d}-{secrets.token_hex(4)}"
+            renamed.append((folder / f"step-{step:08d}").rename(folder / name))
+    return renamed
 
 
 def _take_arrays(value: Any, place: Place, places: dict[Place, npt.NDArray[Any]]) -> Any:
@@ -204,46 +241,43 @@ def _write_tensors(path: Path, places: dict[Place, npt.NDArray[Any]]) -> dict[st
         stored = array.view(np.uint16) if array.dtype == bfloat16 else array
         arrays[name] = np.require(stored, requirements="C")
         described[name] = (place, array.dtype.name)
-    save_file(arrays, path)
+    try:
+        save_file(arrays, path)
+    except SafetensorError as error:  # its only error, whatever the system said
+        raise OSError(f"{path.parent}: {error}") from error
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets nobody else read it
     with open(path, "rb") as file:
         os.fsync(file.fileno())
     return described
 
 
 def _restored(array: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+    if array.dtype.name != ("uint16" if dtype == "bfloat16" else dtype):
+        raise TypeError(f"{array.dtype} where {dtype} is listed")
     return np.array(array.view(bfloat16) if dtype == "bfloat16" else array)  # not on mapped memory
-
-
-def _sealed(content: dict[str, Any]) -> str:
-    """Return `content` as JSON text that carries its own SHA-256."""
-    text = _canonical(content)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return json.dumps({"sha256": digest, "content": content}, indent=1, allow_nan=False)
-
-
-def _canonical(content: Any) -> str:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"))
 
 
 def _read_content(path: Path) -> dict[str, Any]:
     folder = path.parent
     try:
-        text = path.read_bytes()
+        size = path.stat().st_size
+        if size > _LARGEST:
+            raise CheckpointError(f"checkpoint {folder} is damaged: {STATE} has {size} bytes")
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"checkpoint {folder} is incomplete: {STATE} is missing") from None
     try:
-        sealed = json.loads(text)
+        content = parse_json(data)
     except ValueError as error:
         raise CheckpointError(
             f"checkpoint {folder} is damaged: {STATE} is truncated or not JSON: {error}"
         ) from error
-    match sealed:
-        case {"sha256": str(digest), "content": {"format": str(kind), "version": int(version)}}:
-            content = sealed["content"]
+    match content:
+        case {"format": str(kind), "version": int(version), "sha256": str()}:
+            if not is_intact(content, data):
+                raise CheckpointError(f"checkpoint {folder} is damaged: {STATE} was altered")
         case _:
             raise CheckpointError(f"{folder} is not a gpugrad checkpoint: {STATE} is another file")
-    if hashlib.sha256(_canonical(content).encode()).hexdigest() != digest:
-        raise CheckpointError(f"checkpoint {folder} is damaged: {STATE} was altered")
     if kind != FORMAT:
         raise CheckpointError(f"{folder} is not a gpugrad checkpoint: its format is {kind!r}")
     if version != VERSION:
@@ -266,22 +300,6 @@ def _pieces(file: Any, size: int = 2**20) -> Iterator[bytes]:
         yield piece
 
 
-def _write_text(path: Path, text: str) -> None:
-    with open(path, "x", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _replace(temporary: Path, target: Path) -> None:
     """Give `temporary` its name. A folder cannot be renamed over another, so an old one steps
     aside first (there is one only when a damaged checkpoint's step is reached again).
@@ -289,18 +307,25 @@ def _replace(temporary: Path, target: Path) -> None:
     if not os.path.lexists(target):
         temporary.rename(target)
         return
-    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    aside = temporary_name(target)
     target.rename(aside)
     try:
         temporary.rename(target)
     except OSError:
         aside.rename(target)
         raise
-    shutil.rmtree(aside)
+    _clear(aside)
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what a process that was killed while saving left behind."""
-    for path in folder.iterdir():
-        if _LEFTOVER.fullmatch(path.name):
-            shutil.rmtree(path)
+def _remove(path: Path) -> None:
+    """Remove a checkpoint; killed on the way, there is none under its name and not half of one."""
+    aside = temporary_name(path)
+    path.rename(aside)
+    _clear(aside)
+
+
+def _clear(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -40,13 +40,15 @@ class Data(NamedTuple):
     """A tokenizer, the ids to train on, those to choose by (dev), and those for the last word.
 
     ``test`` is empty unless `test_fraction` says otherwise. Training and selection never look at
-    it: ``evaluation`` does, once.
+    it: ``evaluation`` does, once. ``checksum`` is that of the token file, which names text and
+    tokenizer: of other data a run must not go on.
     """
 
     tokenizer: Tokenizer
     train: Ids
     val: Ids
     test: Ids
+    checksum: str
 
 
 class Corpus(NamedTuple):
@@ -94,7 +96,7 @@ def open_data(config: TrainConfig, folder: RunFolder) -> Data:
     tokens = open_tokens(folder.tokens)
     if tokens.tokenizer_fingerprint != tokenizer.fingerprint():
         raise ValueError(f"{folder.tokens} was not encoded by {folder.tokenizer}")
-    return Data(tokenizer, *_parts(config, tokens.ids))
+    return Data(tokenizer, *_parts(config, tokens.ids), tokens.checksum)
 
 
 def baselines(data: Data) -> dict[str, float]:

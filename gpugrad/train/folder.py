@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,12 @@ from typing import Any
 
 from .. import __version__
 from ..text import atomic_write
+from ..text.files import leftovers, parse_json
 from . import checkpoint
+from .seal import is_intact, sealed
 
 FORMAT = "gpugrad-run"
-VERSION = 1
+VERSION = 2
 
 
 class RunFolder:
@@ -71,25 +73,30 @@ class RunFolder:
             self.path.rmdir()
 
     def _taken(self) -> list[Path]:
+        return [path for path in self._files() if os.path.lexists(path)]
+
+    def _files(self) -> list[Path]:
         # config.json comes last: as long as it is there, the folder holds a run
         names = [path for path in vars(self).values() if path not in (self.path, self.config)]
-        return [path for path in (*names, self.config) if os.path.lexists(path)]
+        return [*names, self.config]
 
     def write_config(self, values: dict[str, Any]) -> None:
         """Write config.json."""
         description = {"format": FORMAT, "version": VERSION, "gpugrad": __version__}
         with atomic_write(self.config) as file:
-            file.write(json.dumps({**description, "config": values}, indent=2).encode() + b"\n")
+            file.write(sealed({**description, "config": values}))
 
     def read_config(self) -> dict[str, Any]:
         """Return the settings in config.json.
 
-        Raises FileNotFoundError when there is none, ValueError when it is something else.
+        Raises FileNotFoundError when there is none, ValueError when it is something else, or was
+        changed by hand: with other settings than it began with a run would not be what it says.
         """
         if not self.config.exists():
             raise FileNotFoundError(f"{self.path} holds no run: there is no {self.config}")
         try:
-            description = json.loads(self.config.read_bytes())
+            data = self.config.read_bytes()
+            description = parse_json(data)
         except ValueError as error:
             raise ValueError(f"{self.config} is not JSON: {error}") from error
         match description:
@@ -97,6 +104,11 @@ class RunFolder:
                 if version != VERSION:
                     raise ValueError(
                         f"{self.config} has version {version}; this gpugrad reads {VERSION}"
+                    )
+                if not is_intact(description, data):
+                    raise ValueError(
+                        f"{self.config} was altered: its SHA-256 is another; settings that may "
+                        "change are changed by flags beside --resume"
                     )
                 return values
             case _:
@@ -110,7 +122,8 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Make the folder and keep other processes from training in it until this one ends.
 
-        Raises RuntimeError when another one does.
+        However it ends: the lock goes with the process. What a killed one left half-written is
+        removed. Raises RuntimeError when another one is training here.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDONLY)
@@ -119,6 +132,9 @@ class RunFolder:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RuntimeError(f"another process is training in {self.path}") from error
+            names = "|".join(re.escape(path.name) for path in self._files())
+            for path in leftovers(self.path, names):
+                path.unlink()
             yield
         finally:
             os.close(descriptor)

@@ -24,6 +24,7 @@ from .config import TrainConfig
 from .data import Data
 from .model import make_model, parameter_groups
 from .speed import device_name, peak_flops
+from .state import ANY, check_parts
 from .stopping import Movement, Patience
 
 IGNORED = -100  # a target that does not count
@@ -91,6 +92,7 @@ class Trainer:
         self._losses: list[Any] = []  # since the last report; a GPU is not waited for before it
         self._norms: list[Any] = []  # likewise
         self._reported = 0.0
+        self._data = data.checksum
         self._flops = flops_per_token(shape)
         self._peak = peak_flops(device_name(self.device), config.precision)
         self.parameters = parameter_count(shape)
@@ -226,8 +228,15 @@ class Trainer:
         return {
             "model": model_state(self.model),
             "optimizer": self.optimizer.state_dict(),
+            **self._numbers(),
+        }
+
+    def _numbers(self) -> dict[str, Any]:
+        """Return the part of the state that is plain values."""
+        return {
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "random": random.get_state(),
+            "data": self._data,
             "batches": self.batches.state_dict(),
             "patience": self.patience.state_dict(),
             "step": self.step,
@@ -240,7 +249,19 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state of a trainer with the same fixed settings and data."""
+        """Go on from a state of a trainer with the same fixed settings and data.
+
+        Raises ValueError for a state with a missing or foreign part, and for one of other data.
+        """
+        groups = {"state": ANY, "param_groups": self.optimizer.param_groups}
+        expected = {"model": ANY, "optimizer": groups, **self._numbers()}
+        check_parts(state, expected, "Trainer.load_state_dict")
+        if state["data"] != self._data:
+            raise ValueError(
+                "Trainer.load_state_dict: the state was taken with other data: its token file had "
+                f"the SHA-256 {state['data']}, here it has {self._data}; put tokens.bin and "
+                "tokenizer.json back as they were, or start a new run"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..text import atomic_write
+from ..text.files import naming, parse_json
 
 Record = dict[str, Any]
 
@@ -16,8 +17,14 @@ Record = dict[str, Any]
 def append_metrics(path: str | os.PathLike[str], **record: Any) -> None:
     """Append one record; a number that is not finite raises ValueError."""
     line = json.dumps(record, allow_nan=False)
-    with open(path, "a", encoding="utf-8") as file:
+    with naming(path), open(path, "a", encoding="utf-8") as file:
         file.write(line + "\n")
+
+
+def sync_metrics(path: str | os.PathLike[str]) -> None:
+    """Make the records survive a power cut, as a checkpoint taken after them does."""
+    with naming(path), open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[Record]:
@@ -33,7 +40,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[Record]:
     records = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError as error:
             raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
         if not isinstance(record, dict):

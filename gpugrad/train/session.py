@@ -20,7 +20,7 @@ from .folder import RunFolder
 from .initial import Source, read_source, start
 from .interrupt import StopSignals
 from .loop import Trainer, find_device
-from .metrics import append_metrics, keep_metrics, read_metrics
+from .metrics import append_metrics, keep_metrics, read_metrics, sync_metrics
 from .progress import Progress, duration
 from .sampling import opening, sample_text
 from .speed import device_name
@@ -66,13 +66,19 @@ def go_on(path: str, changes: Mapping[str, Any]) -> Iterator[Session]:
     _prepare_machine(config)
     with folder.locked():
         begun = bool(checkpoint.steps(folder.checkpoints))
+        if not begun and not folder.tokens.exists():  # killed before it had read its text
+            store(read_corpus(config), folder)
         session = Session(config, folder, None if begun else read_source(config))
         trainer = session.trainer
         if begun:
             trainer.load_state_dict(folder.latest().state)
             session.saved = trainer.step
+            for aside in checkpoint.set_aside(folder.checkpoints, after=trainer.step):
+                print(f"damaged   a newer checkpoint, now called {aside}")
         last = {"baseline": 0, "train": trainer.step, "validation": trainer.evaluated}
         keep_metrics(folder.metrics, lambda record: record["step"] <= last[record["kind"]])
+        if not read_metrics(folder.metrics):
+            append_metrics(folder.metrics, kind="baseline", step=0, **session.baselines)
         folder.write_config(config.to_dict())
         yield session
 
@@ -173,6 +179,7 @@ class Session:
 
     def _save(self) -> None:
         if self.saved != self.trainer.step:
+            sync_metrics(self.folder.metrics)
             self.trainer.save(self.folder.checkpoints)
             self.saved = self.trainer.step
 

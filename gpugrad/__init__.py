@@ -38,6 +38,7 @@ from .backend import (
 )
 from .backend import bool_ as bool
 from .compiled import compile
+from .derivatives import hessian, jacobian
 from .engine import (
     backward,
     detect_anomaly,
@@ -335,6 +336,7 @@ __all__ = [
     "graph",
     "greater",
     "greater_equal",
+    "hessian",
     "hvp",
     "hypot",
     "index_add",
@@ -347,6 +349,7 @@ __all__ = [
     "isfinite",
     "isinf",
     "isnan",
+    "jacobian",
     "jvp",
     "kernel",
     "landscape",

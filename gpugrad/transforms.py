@@ -59,6 +59,15 @@ def _scalar(value: Any, where: str) -> Tensor:
     return value
 
 
+def _results(result: Any, where: str) -> list[Tensor]:
+    """Return the tensors of a function's result; raise TypeError for other things."""
+    outs = _leaves(result)
+    for out in outs:
+        if not isinstance(out, Tensor):
+            raise TypeError(f"{where}: the function must return tensors, got {describe(out)}")
+    return outs
+
+
 def value_and_grad(
     f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
 ) -> Callable[..., Any]:
@@ -135,7 +144,7 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tuple[
         variables = [[_variable(leaf, "vjp", linked) for leaf in _leaves(p)] for p in primals]
         called = [_rebuilt(p, iter(v)) for p, v in zip(primals, variables, strict=True)]
         result = f(*called)
-    outs = _leaves(result)
+    outs = _results(result, "vjp")
     flat = [v for group in variables for v in group]
 
     outer = _have_history(flat)
@@ -162,7 +171,7 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     with engine.enable_grad():
         variables = [_variable(leaf, "jvp", linked) for leaf in _leaves(primals)]
         result = f(*_rebuilt(primals, iter(variables)))
-        outs = _leaves(result)
+        outs = _results(result, "jvp")
         dummies = [_variable(registry.recorded.zeros_like(o), "jvp", False) for o in outs]
         grads = _gradients(outs, variables, dummies, create_graph=True)
         pairs = [
@@ -272,10 +281,7 @@ def checkpoint(f: Callable[..., Any], *args: Any) -> Any:
     for i in positions:
         called[i] = engine.alias(args[i]._data, args[i]._node or args[i])
     result = f(*called)
-    outs = _leaves(result)
-    for out in outs:
-        if not isinstance(out, Tensor):
-            raise TypeError(f"checkpoint: the function must return tensors, got {describe(out)}")
+    outs = _results(result, "checkpoint")
     aliases = {called[i]._node for i in positions}
     outer = _outside([o._node for o in outs if o._node is not None], aliases, start)
     kept = [None if i in positions else a for i, a in enumerate(args)]

@@ -81,6 +81,11 @@ def test_transforms_work_under_no_grad():
         (lambda: gg.jvp(_cubes, (_random(2),), ()), "1 primals but 0 tangents"),
         (lambda: gg.jvp(_cubes, _random(2), _random(2)), "tuples or lists"),
         (lambda: gg.vjp(lambda x: (x, x), _random(2))[1](_random(2)), "2 results but 1"),
+        (lambda: gg.vjp(lambda x: 1.0, _random(2)), "vjp: the function must return tensors"),
+        (
+            lambda: gg.jvp(lambda x: 1.0, (_random(2),), (_random(2),)),
+            "jvp: the function must return tensors",
+        ),
     ],
 )
 def test_misuse_is_explained(call, message):

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         xs, ys = np.meshgrid(np.linspace(-1.8, 1.8, 181), np.linspace(-0.8, 2.4, 161))
         axes.contour(xs, ys, valley(xs, ys), levels=np.geomspace(0.1, 1000, 14), colors="#cccccc")
         for name, way in ways.items():
-            axes.plot(*way.T, "-", linewidth=1, marker=".", markersize=2, label=name)
+            axes.plot(*way.T, linewidth=1, marker=".", markevery=50, label=name)
         axes.plot(1, 1, "*", color="black", markersize=12)
         axes.set_xlim(-1.8, 1.8)
         axes.set_ylim(-0.8, 2.4)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 import gpugrad as gg
 from gpugrad.fused import scaled_dot_product_attention as attention
+from gpugrad.models import GPT, GPTConfig
 
 X = np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
 ROWS = [
@@ -36,3 +38,20 @@ def test_a15_a_later_token_changes_nothing_before_it():
         changed[t + 1] = [1e4, -3.0, np.inf, 7.0]
         after = attention(changed, changed, np.nan_to_num(changed), is_causal=True).data
         np.testing.assert_array_equal(after[: t + 1], before[: t + 1])
+
+
+@pytest.mark.parametrize("norm_first", [True, False], ids=["pre-LN", "post-LN"])
+@pytest.mark.parametrize("positions", ["learned", "sinusoidal", "rotary", "alibi", "relative"])
+def test_a15_a_later_token_changes_no_logits_before_it(positions, norm_first):
+    gg.manual_seed(15)
+    model = GPT(
+        GPTConfig(11, 8, 2, 4, 16, positions=positions, norm_first=norm_first, n_kv_head=2)
+    ).eval()
+    ids = gg.random.integers(11, size=(3, 8)).numpy()
+    before = model(ids)[0].numpy()
+    for t in range(7):
+        changed = ids.copy()
+        changed[:, t + 1] = (ids[:, t + 1] + 1) % 11
+        after = model(changed)[0].numpy()
+        np.testing.assert_array_equal(after[:, : t + 1], before[:, : t + 1])
+        assert (after[:, t + 1] != before[:, t + 1]).any(axis=-1).all()

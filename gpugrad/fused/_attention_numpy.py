@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from ._tiles import Scores, as_matrices, zeros_laid_out_like
+from ._tiles import Scores, Tile, as_matrices, zeros_laid_out_like
 from .dropout import rescale
 
 
@@ -24,13 +24,16 @@ def forward(
     **statics: Any,
 ) -> tuple[np.ndarray, tuple]:
     """Return the result, and (maximum, 1 / sum) of every row and its powers if they are few."""
-    with np.errstate(all="ignore"):
-        scores, v = Scores(query, key, attn_mask, **statics), as_matrices(value)
-        out = zeros_laid_out_like(scores.query, v.shape[3])
-        tops, inverse = np.zeros((2, *out.shape[:3]), out.dtype)
-        ones = np.ones(v.shape[2], out.dtype)
-        memory = np.empty(scores.size, out.dtype)
-        for tile in scores.tiles():
+    scores, v = Scores(query, key, attn_mask, **statics), as_matrices(value)
+    out = zeros_laid_out_like(scores.query, v.shape[3])
+    tops, inverse = np.zeros((2, *out.shape[:3]), out.dtype)
+    ones = np.ones(v.shape[2], out.dtype)
+    rescaled = out.dtype.type(rescale(scores.dropout_p))
+    powers = np.empty(math.prod(scores.shape), out.dtype) if scores.kept else None
+
+    def fill(tiles: Iterator[Tile]) -> None:
+        memory = np.empty(scores.largest, out.dtype) if powers is None else powers
+        for tile in tiles:
             e = scores.compute(tile, memory)
             lines = e.reshape(-1, tile.shape[3])
             top = lines[np.arange(len(lines)), lines.argmax(axis=-1)]  # faster than max
@@ -42,9 +45,13 @@ def forward(
             tops[tile.at], inverse[tile.at] = (a.reshape(tile.shape[:3]) for a in (top, 1 / total))
             if tile.keep is not None:
                 e *= tile.keep
-            np.matmul(e, v[tile.seen], out=out[tile.at])
-        out *= (inverse * out.dtype.type(rescale(scores.dropout_p)))[..., None]
-        return _restored(out, query), (tops, inverse, memory if scores.kept else None)
+            part = out[tile.at]
+            np.matmul(e, v[tile.seen], out=part)
+            part *= (inverse[tile.at] * rescaled)[..., None]
+
+    with np.errstate(all="ignore"):
+        scores.for_heads(fill)
+    return _restored(out, query), (tops, inverse, powers)
 
 
 def backward(
@@ -76,34 +83,40 @@ def add_gradients(
     dq, dk, dv = gradients
     tops, inverse, powers = residuals
     scores, v = Scores(query, key, attn_mask, **statics), as_matrices(value)
-    h = as_matrices(g) * inverse[..., None]
-    if scores.dropout_p:
-        h *= h.dtype.type(rescale(scores.dropout_p))
-    memory, spare = np.empty((2, scores.largest), h.dtype)
-    for tile in scores.tiles():
-        if powers is None:
-            e = scores.compute(tile, memory)
-            e -= tops[tile.at][..., None]
-            np.exp(e, out=e)
-        else:
-            e = tile.part(powers)
-        ds = spare[: e.size].reshape(e.shape)
-        h_tile = h[tile.at]
-        last = tile.at[2].stop == scores.shape[2]
-        if wanted[2]:
-            dropped = e if tile.keep is None else np.multiply(e, tile.keep, out=ds)
-            _add_product(dv[tile.seen], dropped.swapaxes(-1, -2), h_tile, last)
-        if wanted[0] or wanted[1]:
-            np.matmul(h_tile, v[tile.seen].swapaxes(-1, -2), out=ds)
+    g, dtype = as_matrices(g), dq.dtype
+    rescaled = dtype.type(rescale(scores.dropout_p))
+
+    def fill(tiles: Iterator[Tile]) -> None:
+        memory, spare = np.empty((2, scores.largest), dtype)
+        for tile in tiles:
+            if powers is None:
+                e = scores.compute(tile, memory)
+                e -= tops[tile.at][..., None]
+                np.exp(e, out=e)
+            else:
+                e = tile.part(powers)
+            ds = spare[: e.size].reshape(e.shape)
+            h = g[tile.at] * inverse[tile.at][..., None]
             if tile.keep is not None:
-                ds *= tile.keep
-            d = np.vecdot(e, ds)
-            d *= inverse[tile.at]
-            ds -= d[..., None]
-            ds *= e
-            np.matmul(ds, scores.key[tile.seen], out=dq[tile.at])
-            _add_product(dk[tile.seen], ds.swapaxes(-1, -2), scores.query[tile.at], last)
-    dq *= dq.dtype.type(statics["scale"])
+                h *= rescaled
+            last = tile.at[2].stop == scores.shape[2]
+            if wanted[2]:
+                dropped = e if tile.keep is None else np.multiply(e, tile.keep, out=ds)
+                _add_product(dv[tile.seen], dropped.swapaxes(-1, -2), h, last)
+            if wanted[0] or wanted[1]:
+                np.matmul(h, v[tile.seen].swapaxes(-1, -2), out=ds)
+                if tile.keep is not None:
+                    ds *= tile.keep
+                d = np.vecdot(e, ds)
+                d *= inverse[tile.at]
+                ds -= d[..., None]
+                ds *= e
+                part = dq[tile.at]
+                np.matmul(ds, scores.key[tile.seen], out=part)
+                part *= scores.scale
+                _add_product(dk[tile.seen], ds.swapaxes(-1, -2), scores.queries(tile), last)
+
+    scores.for_heads(fill)
 
 
 def _add_product(out: np.ndarray, x: np.ndarray, y: np.ndarray, first: bool) -> None:

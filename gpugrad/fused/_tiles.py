@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..ops import philox
 from ..ops.random import Draw
+from ..threads import for_rows
 from ._rows import widened
 
 TILE = 1 << 17  # scores in a tile: 512 KB of float32, for the second-level cache
 KEPT = 1 << 22  # scores of a call whose powers are kept for backward: 16 MB of float32
+SHARED = 1 << 15  # scores of a call that threads share: 100 µs and more
 
 
 def dropout_mask(xp: Any, draw: Draw, first: int, rows: int, keys: int, dropout_p: float) -> Any:
@@ -64,9 +66,9 @@ class Tile(NamedTuple):
 class Scores:
     """The scores of one call: how they are cut into tiles, and what a tile holds.
 
-    ``query``, already scaled, is (B, H, T, D), ``key`` (B, H, S, D), ``shape`` (B, H, T, S).
-    ``size`` is the length of the memory for them: of all tiles together where they are few enough
-    to be kept for backward (``kept``), else of the largest, and all tiles have the same place.
+    ``query`` is (B, H, T, D), ``key`` (B, H, S, D), ``shape`` (B, H, T, S). A tile's place in
+    memory is among all scores where they are few enough to be kept for backward (``kept``), else
+    0 in memory of the length ``largest``.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Scores:
         draw: Draw,
     ) -> None:
         self.query, self.key = as_matrices(query), as_matrices(key)
-        self.query = self.query * self.query.dtype.type(scale)
+        self.scale = self.query.dtype.type(scale)
         *_, rows, _ = self.query.shape
         keys = self.key.shape[2]
         self.shape = (*self.query.shape[:3], keys)
@@ -93,33 +95,46 @@ class Scores:
         self.height = max(1, min(rows, max(16, TILE // max(keys, 1))))
         if is_causal:  # a lower tile skips more of what is hidden, in slower products
             self.height = min(self.height, max(32, min(rows // 4, 128)))
+        heads = math.prod(self.shape[:2])
         self.group = max(1, TILE // max(self.height * keys, 1))  # heads in a tile
-        self.largest = min(self.group, math.prod(self.shape[:2])) * self.height * keys
+        if math.prod(self.shape) >= SHARED:  # so that there are two groups
+            self.group = min(self.group, -(-heads // 2))
+        self.largest = min(self.group, heads) * self.height * keys
         self.kept = not dropout_p and math.prod(self.shape) <= KEPT
-        self.size = math.prod(self.shape) if self.kept else self.largest
         below = np.tri(self.height, dtype=bool)
         self.limit = np.where(below, math.inf, -math.inf).astype(self.query.dtype)
 
-    def tiles(self) -> Iterator[Tile]:
-        """Yield the tiles in which a key is seen; of the same heads, the last rows first."""
-        batch, heads, rows, keys = self.shape
+    def for_heads(self, work: Callable[[Iterator[Tile]], None]) -> None:
+        """Call work(tiles) for groups of heads, side by side, with the tiles where a key is seen.
+
+        The tiles of a group are of the same heads, the last rows first.
+        """
+        batch, heads, _, _ = self.shape
         width = min(heads, self.group) or 1
         depth = max(1, self.group // width)
-        place = 0
-        for b in range(0, batch, depth):
-            for h in range(0, heads, width):
-                at = slice(b, min(b + depth, batch)), slice(h, min(h + width, heads))
-                count = at[0].stop - b, at[1].stop - h
-                keep = self._keep(b * heads + h, *count) if self.dropout_p else None
-                for start in reversed(range(0, rows, self.height)):
-                    stop = min(start + self.height, rows)
-                    seen = min(max(stop + self.offset, 0), keys) if self.is_causal else keys
-                    if not seen:
-                        break
-                    shape = (*count, stop - start, seen)
-                    mask = None if keep is None else keep[:, :, start:stop, :seen]
-                    yield Tile((*at, slice(start, stop)), (*at, slice(0, seen)), shape, place, mask)
-                    place += math.prod(shape) if self.kept else 0
+        groups = [
+            (slice(b, min(b + depth, batch)), slice(h, min(h + width, heads)))
+            for b in range(0, batch, depth)
+            for h in range(0, heads, width)
+        ]
+        for_rows(len(groups), lambda i, _: work(self._tiles(*groups[i])), 1)
+
+    def _tiles(self, batch: slice, heads: slice) -> Iterator[Tile]:
+        _, all_heads, rows, keys = self.shape
+        count = batch.stop - batch.start, heads.stop - heads.start
+        first = batch.start * all_heads + heads.start  # the heads of a group follow each other
+        keep = self._keep(first, *count) if self.dropout_p else None
+        place = first * rows * keys if self.kept else 0
+        for start in reversed(range(0, rows, self.height)):
+            stop = min(start + self.height, rows)
+            seen = min(max(stop + self.offset, 0), keys) if self.is_causal else keys
+            if not seen:
+                break
+            shape = (*count, stop - start, seen)
+            mask = None if keep is None else keep[:, :, start:stop, :seen]
+            at, to = (batch, heads, slice(start, stop)), (batch, heads, slice(0, seen))
+            yield Tile(at, to, shape, place, mask)
+            place += math.prod(shape) if self.kept else 0
 
     def _keep(self, head: int, batch: int, heads: int) -> np.ndarray:
         rows, keys = self.shape[2:]
@@ -127,10 +142,14 @@ class Scores:
         mask = dropout_mask(np, self.draw, *place, self.dropout_p)
         return mask.reshape(batch, heads, rows, keys)
 
+    def queries(self, tile: Tile) -> np.ndarray:
+        """Return the scaled queries of a tile."""
+        return self.query[tile.at] * self.scale
+
     def compute(self, tile: Tile, memory: np.ndarray) -> np.ndarray:
         """Return the scores of a tile, in its part of the memory, -inf where a key is hidden."""
         scores, seen = tile.part(memory), tile.shape[3]
-        np.matmul(self.query[tile.at], self.key[tile.seen].swapaxes(-1, -2), out=scores)
+        np.matmul(self.queries(tile), self.key[tile.seen].swapaxes(-1, -2), out=scores)
         if self.mask is not None:
             mask = self.mask[tile.at][..., :seen]
             if mask.dtype.kind == "b":

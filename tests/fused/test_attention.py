@@ -14,6 +14,7 @@ from gpugrad.fused import FUSED, _tiles
 from gpugrad.fused import scaled_dot_product_attention as attention
 from gpugrad.fused._tiles import dropout_mask
 from gpugrad.ops.random import Draw
+from gpugrad.threads import num_threads
 
 NAME = "scaled_dot_product_attention"
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
@@ -331,6 +332,33 @@ def test_tiles_change_no_more_than_rounding(p, is_causal, monkeypatch):
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("kept", [0, 1 << 22])
+@pytest.mark.parametrize("lead", [(3, 5), (1, 7), (4, 1)], ids=str)
+def test_the_number_of_threads_changes_no_bit(lead, kept, p, monkeypatch):
+    monkeypatch.setattr(_tiles, "KEPT", kept)
+    inputs = [x.astype("float32").detach() for x in drawn((lead, 131, 131, 8, 8))]
+    bits = set()
+    for number in (1, 2, 3):
+        gg.manual_seed(1)
+        leaves = [gg.Tensor(x.data, requires_grad=True) for x in inputs]
+        with num_threads(number):
+            out = attention(*leaves, is_causal=True, dropout_p=p)
+            grads = gg.grad((out * out).sum(), leaves)
+        bits.add(b"".join(t.data.tobytes() for t in (out, *grads)))
+    assert len(bits) == 1
+
+
+@pytest.mark.parametrize("lead", [(3, 5), (1, 7), (4, 1)], ids=str)
+def test_two_threads_share_the_heads(lead, monkeypatch):
+    seen = []
+    monkeypatch.setattr(_tiles, "for_rows", lambda count, work, grain: seen.append(count))
+    attention(*drawn((lead, 131, 131, 8, 8)))
+    attention(*drawn((lead, 3, 4, 2, 2)))  # too small to share
+    assert seen[0] > 1
+    assert seen[1] == 1
 
 
 def test_what_is_kept_for_backward_is_linear_in_the_length(monkeypatch):

@@ -32,6 +32,7 @@ from safetensors.numpy import load_file, save_file
 
 from ..text.files import leftovers, naming, parse_json, sync_folder, temporary_name
 from .seal import is_intact, sealed
+from .state import Place, put, take_arrays
 
 FORMAT = "gpugrad-checkpoint"
 VERSION = 2
@@ -40,9 +41,6 @@ STATE = "state.json"
 
 _NAME = re.compile(r"step-(\d{8,})")
 _LARGEST = 2**28  # bytes of a state.json: a state of millions of plain values is none of ours
-
-Key = str | int
-Place = tuple[Key, ...]  # the keys that lead from the state to one of its arrays
 
 
 class CheckpointError(ValueError):
@@ -81,11 +79,11 @@ def save(
         )
     places: dict[Place, npt.NDArray[Any]] = {}
     content = {"format": FORMAT, "version": VERSION, "step": step}
-    content["state"] = _take_arrays(state, (), places)
+    content["state"] = take_arrays(state, (), places)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in leftovers(folder, _NAME.pattern):
-        _clear(path)
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
     target = folder / f"step-{step:08d}"
     temporary = temporary_name(target)
     try:
@@ -102,10 +100,7 @@ def save(
             sync_folder(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # what does not go now goes next time
-    # Newer ones, damaged perhaps, stay until their step is reached again: they must not count.
-    for old in [found for found in steps(folder) if found <= step][:-keep]:
-        if old not in protect:
-            _remove(folder / f"step-{old:08d}")
+    prune(folder, step, keep, protect)
     return target
 
 
@@ -116,6 +111,22 @@ def steps(folder: str | os.PathLike[str]) -> list[int]:
         return []
     names = (_NAME.fullmatch(path.name) for path in folder.iterdir())
     return sorted(int(name[1]) for name in names if name)
+
+
+def prune(
+    folder: str | os.PathLike[str], newest: int, keep: int, protect: Collection[int] = ()
+) -> None:
+    """Remove all but the last `keep` checkpoints up to step `newest` and those of `protect`.
+
+    Also what processes left that were killed while saving. Later checkpoints, damaged perhaps, stay
+    until their step is reached again and do not count.
+    """
+    folder = Path(folder)
+    for old in [found for found in steps(folder) if found <= newest][:-keep]:
+        if old not in protect:  # killed in between, half of one must not have its name
+            (folder / f"step-{old:08d}").rename(temporary_name(folder / f"step-{old:08d}"))
+    for path in leftovers(folder, _NAME.pattern):
+        _clear(path)
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
@@ -150,7 +161,7 @@ def _read(path: Path) -> Checkpoint:
         if arrays.keys() != content["tensors"].keys():
             raise ValueError("other arrays than the state lists")
         for name, (place, dtype) in content["tensors"].items():
-            _put(state, place, _restored(arrays[name], dtype))
+            put(state, place, _restored(arrays[name], dtype))
     except CheckpointError:
         raise
     except (SafetensorError, ValueError, TypeError, LookupError) as error:
@@ -193,40 +204,6 @@ def set_aside(folder: str | os.PathLike[str], after: int) -> list[Path]:
             name = f"damaged-{step:08d}-{secrets.token_hex(4)}"
             renamed.append((folder / f"step-{step:08d}").rename(folder / name))
     return renamed
-
-
-def _take_arrays(value: Any, place: Place, places: dict[Place, npt.NDArray[Any]]) -> Any:
-    """Return `value` as JSON can hold it, with its arrays moved to `places`."""
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "biuf" and value.dtype != bfloat16:
-            raise TypeError(f"checkpoint.save: {_where(place)} has the dtype {value.dtype}")
-        places[place] = value
-        return None
-    if isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"checkpoint.save: the key {key!r} in {_where(place)} is not a str")
-        return {key: _take_arrays(item, (*place, key), places) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_take_arrays(item, (*place, i), places) for i, item in enumerate(value)]
-    if value is None or isinstance(value, (str, int, float)):
-        if isinstance(value, float) and not np.isfinite(value):
-            raise ValueError(f"checkpoint.save: {_where(place)} is {value}, not a finite number")
-        return value
-    raise TypeError(
-        f"checkpoint.save: {_where(place)} is a {type(value).__name__}; a state holds dicts, "
-        "lists, numpy arrays, str, int, float, bool and None"
-    )
-
-
-def _put(state: Any, place: list[Key], value: Any) -> None:
-    for key in place[:-1]:
-        state = state[key]
-    state[place[-1]] = value
-
-
-def _where(place: Place) -> str:
-    return f"state[{']['.join(map(repr, place))}]" if place else "state"
 
 
 def _write_tensors(path: Path, places: dict[Place, npt.NDArray[Any]]) -> dict[str, Any]:
@@ -314,13 +291,6 @@ def _replace(temporary: Path, target: Path) -> None:
     except OSError:
         aside.rename(target)
         raise
-    _clear(aside)
-
-
-def _remove(path: Path) -> None:
-    """Remove a checkpoint; killed on the way, there is none under its name and not half of one."""
-    aside = temporary_name(path)
-    path.rename(aside)
     _clear(aside)
 
 

@@ -216,8 +216,15 @@ class Trainer:
 
     def save(self, folder: Path) -> Path:
         """Write a checkpoint; it and the best one stay, with `config.keep` in all at least."""
-        best = [] if self.patience.best is None else [self.patience.best_step]
-        return checkpoint.save(folder, self.step, self.state_dict(), self.config.keep, best)
+        return checkpoint.save(folder, self.step, self.state_dict(), self.config.keep, self._best)
+
+    def prune(self, folder: Path) -> None:
+        """Remove the checkpoints that do not stay, should `save` have been killed before it did."""
+        checkpoint.prune(folder, self.step, self.config.keep, self._best)
+
+    @property
+    def _best(self) -> list[int]:
+        return [] if self.patience.best is None else [self.patience.best_step]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state as NumPy arrays and plain values.

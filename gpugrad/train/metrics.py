@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..text import atomic_write
-from ..text.files import naming, parse_json
+from ..text.files import naming, parse_json, sync_folder
 
 Record = dict[str, Any]
 
@@ -25,6 +25,7 @@ def sync_metrics(path: str | os.PathLike[str]) -> None:
     """Make the records survive a power cut, as a checkpoint taken after them does."""
     with naming(path), open(path, "rb") as file:
         os.fsync(file.fileno())
+    sync_folder(Path(path).parent)
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[Record]:

@@ -75,11 +75,13 @@ def go_on(path: str, changes: Mapping[str, Any]) -> Iterator[Session]:
             session.saved = trainer.step
             for aside in checkpoint.set_aside(folder.checkpoints, after=trainer.step):
                 print(f"damaged   a newer checkpoint, now called {aside}")
+            trainer.prune(folder.checkpoints)
         last = {"baseline": 0, "train": trainer.step, "validation": trainer.evaluated}
         keep_metrics(folder.metrics, lambda record: record["step"] <= last[record["kind"]])
         if not read_metrics(folder.metrics):
             append_metrics(folder.metrics, kind="baseline", step=0, **session.baselines)
         folder.write_config(config.to_dict())
+        session.draw()
         yield session
 
 
@@ -166,7 +168,7 @@ class Session:
             self.folder.metrics, kind="validation", step=trainer.step, loss=loss, best=best
         )
         self._save()
-        self._draw()
+        self.draw()
         left = self.config.max_steps - trainer.step
         seconds = trainer.seconds / trainer.step * left if trainer.step else None
         progress.evaluated(trainer.step, loss, best, seconds)
@@ -183,7 +185,8 @@ class Session:
             self.trainer.save(self.folder.checkpoints)
             self.saved = self.trainer.step
 
-    def _draw(self) -> None:
+    def draw(self) -> None:
+        """Draw the curve of what is known so far."""
         records = read_metrics(self.folder.metrics)
         curves = {
             kind: _thinned([(r["step"], r["loss"]) for r in records if r["kind"] == kind])

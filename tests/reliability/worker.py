@@ -1,0 +1,107 @@
+"""Run `gpugrad` again and again in forks of one process, under the faults of faults.c.
+
+Started with that library preloaded, so that a trial costs a fork and not an interpreter. Reads one
+trial per line of standard input and answers each with a line: the exit status as `waitpid` has it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any, NoReturn
+
+from gpugrad import cli, emulator
+from gpugrad.text import load_tokenizer
+from gpugrad.train.loop import Trainer
+
+STEPS = ("update", "evaluate")  # what a trial can be killed in
+
+
+def main() -> None:
+    """Answer trials until standard input ends."""
+    library = ctypes.CDLL(os.environ["LD_PRELOAD"])
+    library.faults_arm.argtypes = [ctypes.c_char_p] * 2 + [ctypes.c_long, ctypes.c_char_p]
+    assert load_tokenizer  # so that forks need not import anything
+    for line in sys.stdin:
+        trial = json.loads(line)
+        child = os.fork()
+        if not child:
+            run(library, **trial)
+        print(json.dumps(os.waitpid(child, 0)[1]), flush=True)
+
+
+def run(
+    library: Any,
+    arguments: list[str],
+    output: str,
+    folder: str = "",
+    fault: str = "",
+    n: int = 0,
+    log: str = "",
+    within: list[Any] | None = None,
+    backwards: bool = False,
+    emulated: bool = False,
+) -> NoReturn:
+    """Run a command in this process, which is a fork, and leave it.
+
+    output: the file that takes what it prints. fault, n: see faults.c; `log` lists the calls.
+    within: [method of Trainer, step, signals]: send these signals in the midst of that method.
+    backwards: let the clock of the wall run that way.
+    """
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    status = 70  # of a bug that shows its trace
+    try:
+        if within:
+            strike_within(*within)
+        if backwards:
+            hours = iter(range(10**9, 0, -3600))
+            time.time = lambda: float(next(hours))
+        if log:
+            library.faults_arm(folder.encode(), fault.encode(), n, log.encode())
+        if emulated:
+            with emulator.enabled("plain"):
+                status = cli.main(arguments)
+        else:
+            status = cli.main(arguments)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        library.faults_arm(b"", b"", 0, b"/dev/null")
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def strike_within(method: str, step: int, signals: list[int]) -> None:
+    """Send signals to this process within a step's first, or an evaluation's second, batch."""
+    inner = {"update": "_next_batches", "evaluate": "_measure"}[method]
+    original = getattr(Trainer, method)
+
+    def changed(self: Trainer, *arguments: Any, **named: Any) -> Any:
+        if self.step != step:
+            return original(self, *arguments, **named)
+        work = getattr(self, inner)
+
+        def struck(*given: Any) -> Any:
+            found = work(*given)
+            for number in signals:
+                os.kill(os.getpid(), number)
+            return found
+
+        setattr(self, inner, struck)
+        try:
+            return original(self, *arguments, **named)
+        finally:
+            setattr(self, inner, work)
+
+    setattr(Trainer, method, changed)
+
+
+if __name__ == "__main__":
+    main()

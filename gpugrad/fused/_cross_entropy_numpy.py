@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._rows import as_rows, row_blocks, wide_block, wide_dtype
-
-LONG = 4096  # classes beyond which sums are pairwise
+from ._rows import as_rows, for_blocks, largest, row_sums, scratch, wide_block, wide_dtype
 
 
 class _Labels(NamedTuple):
@@ -61,25 +59,12 @@ def _blend(
     return q
 
 
-def _block(rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Return memory for the largest block of rows."""
-    first = next(row_blocks(rows, 1), slice(0, 0))
-    return np.empty((first.stop, rows.shape[1]), dtype)
-
-
-def _row_sums(x: np.ndarray, factor: np.ndarray | None = None) -> np.ndarray:
-    """Return the sums of x * factor, by BLAS where it is exact enough: it does not add in pairs."""
-    if x.shape[1] > LONG:
-        return np.add.reduce(x if factor is None else x * factor, axis=-1)
-    return np.vecdot(x, np.ones(x.shape[1], x.dtype) if factor is None else factor)
-
-
 def _spread_costs(z: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
     """Return the sums of w * z, for the part of q that is smoothed over all classes."""
     if weight is None or weight.all():
-        return _row_sums(z, weight)
+        return row_sums(z, weight)
     used = np.flatnonzero(weight)  # what has no weight may be -inf
-    return _row_sums(z[:, used], weight[used])
+    return row_sums(z[:, used], weight[used])
 
 
 def forward(
@@ -101,30 +86,31 @@ def forward(
         else:
             targets = as_rows(target)
         tops, totals, losses = np.empty((3, len(rows)), wide)
-        buffer = _block(rows, wide)
-        for part in row_blocks(rows, 1):
-            z = buffer[: part.stop - part.start]
+
+        def work(part: slice) -> None:
+            (z,) = scratch(part, rows, wide)
             x = wide_block(rows[part], z)
-            each = np.arange(len(z))
-            top = x[each, x.argmax(axis=-1)]  # faster than max
+            top = largest(x)
             top[top == -math.inf] = 0
             np.subtract(x, top[:, None], out=z)
             if labels is not None:
                 mass, hit = labels.mass[part], labels.hit[part]
-                cost = z[each, labels.id[part]]
+                cost = z[np.arange(len(z)), labels.id[part]]
                 cost *= hit
                 cost[hit == 0] = 0
                 if label_smoothing:
                     cost += label_smoothing / classes * _spread_costs(z, weight)
             else:
                 q = _blend(targets[part], weight, label_smoothing, wide)
-                mass, cost = _row_sums(q), _row_sums(q, z)
+                mass, cost = row_sums(q), row_sums(q, z)
                 if np.isnan(cost).any():
-                    cost = _row_sums(q, np.where(q == 0, 0, z))
-            total = _row_sums(np.exp(z, out=z))
+                    cost = row_sums(q, np.where(q == 0, 0, z))
+            total = row_sums(np.exp(z, out=z))
             total[total == 0] = 1
             np.subtract(mass * np.log(total), cost, out=losses[part])
             tops[part], totals[part] = top, total
+
+        for_blocks(rows, work, 1)
         count = len(rows) if labels is None else labels.count
         if labels is not None:
             losses[labels.ignored] = 0
@@ -153,7 +139,6 @@ def backward(
     g = np.broadcast_to(g.reshape(-1), len(rows)).astype(wide, copy=False)
     dx = np.empty(logits.shape, logits.dtype)
     dx_rows = as_rows(dx)
-    buffer = None if dx.dtype == wide else _block(rows, wide)
     labels: _Labels | None = None
     targets: Any = None
     if target.dtype.kind in "iu":
@@ -162,8 +147,9 @@ def backward(
         scale /= totals
     else:
         targets = as_rows(target)
-    for part in row_blocks(rows, 1):
-        d = dx_rows[part] if buffer is None else buffer[: part.stop - part.start]
+
+    def work(part: slice) -> None:
+        d = dx_rows[part] if dx.dtype == wide else scratch(part, rows, wide)[0]
         np.subtract(rows[part], tops[part, None], out=d)
         np.exp(d, out=d)
         if labels is not None:
@@ -173,11 +159,13 @@ def backward(
             d[np.arange(len(d)), labels.id[part]] -= hit[part]
         else:
             q = _blend(targets[part], weight, label_smoothing, wide)
-            d *= (_row_sums(q) / totals[part])[:, None]
+            d *= (row_sums(q) / totals[part])[:, None]
             d -= q
             d *= g[part, None]
-        if buffer is not None:
+        if dx.dtype != wide:
             dx_rows[part] = d
+
+    for_blocks(rows, work, 1)
     if labels is not None:
         dx_rows[labels.ignored] = 0
     return dx, None, None

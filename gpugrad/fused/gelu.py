@@ -18,21 +18,14 @@ from typing import Any
 import numpy as np
 
 from .. import cuda
+from ..engine import is_grad_enabled
 from ..ops import clip, erf, tanh
 from ..ops.erf import erf as numpy_erf
 from ..registry import Sample
 from ..tensor import Tensor
 from . import _gelu_cuda
 from ._arguments import features, floating, parameter
-from ._rows import (
-    ColumnSums,
-    as_rows,
-    row_blocks,
-    scratch,
-    wide_block,
-    wide_dtype,
-    widened,
-)
+from ._rows import ColumnSums, as_rows, for_blocks, scratch, wide_block, wide_dtype, widened
 from .base import Implementation, fused
 
 LIMIT = 40.0
@@ -61,13 +54,19 @@ EXACT = (
 # NumPy
 
 
-def _probability(h: np.ndarray, out: np.ndarray, spare: np.ndarray, approximate: str) -> None:
-    """Write P(h) to out; spare is overwritten."""
+def _evaluate(
+    h: np.ndarray, out: np.ndarray, slope: np.ndarray | None, spare: np.ndarray, approximate: str
+) -> None:
+    """Write h * P(h) to out and its derivative to slope, if there is one; spare is overwritten."""
+    top = h
+    np.multiply(h, h, out=spare)
+    if not np.maximum.reduce(spare, axis=None) <= LIMIT * LIMIT:
+        top, h = np.maximum(h, -LIMIT), np.clip(h, -LIMIT, LIMIT)
+        np.multiply(h, h, out=spare)
     if approximate == "none" and h.dtype == np.float64:
         np.multiply(h, math.sqrt(0.5), out=out)
         numpy_erf(out, out=out)
     else:
-        np.multiply(h, h, out=spare)
         *rest, second, last = EXACT if approximate == "none" else TANH
         np.multiply(spare, last, out=out)
         out += second
@@ -78,26 +77,21 @@ def _probability(h: np.ndarray, out: np.ndarray, spare: np.ndarray, approximate:
         np.tanh(out, out=out)
     out += 1
     out *= 0.5
-
-
-def _derivative(
-    h: np.ndarray, probability: np.ndarray, out: np.ndarray, spare: np.ndarray, approximate: str
-) -> None:
-    """Write P(h) + h * P'(h) to out; h is overwritten."""
-    np.clip(h, -LIMIT, LIMIT, out=h)
-    np.multiply(h, h, out=out)
-    if approximate == "tanh":  # P' = 2 * P * (1 - P) * the derivative of tanh's argument
-        out *= 6 * SLOPE * CUBIC
-        out += 2 * SLOPE
-        np.subtract(1, probability, out=spare)
-        spare *= probability
-        out *= spare
-    else:
-        out *= -0.5
-        np.exp(out, out=out)
-        out *= 1 / math.sqrt(2 * math.pi)
-    out *= h
-    out += probability
+    if slope is not None and approximate == "tanh":  # P' = 2 P (1 - P) (tanh's argument)'
+        spare *= 6 * SLOPE * CUBIC
+        spare += 2 * SLOPE
+        spare *= h
+        np.subtract(1, out, out=slope)
+        slope *= spare
+        slope += 1
+        slope *= out
+    elif slope is not None:
+        spare *= -0.5
+        np.exp(spare, out=spare)
+        spare *= 1 / math.sqrt(2 * math.pi)
+        spare *= h
+        np.add(spare, out, out=slope)
+    out *= top
 
 
 def _as_rows(x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
@@ -105,27 +99,27 @@ def _as_rows(x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
 
 
 def _forward(x: np.ndarray, bias: np.ndarray | None, approximate: str) -> tuple[np.ndarray, tuple]:
+    """Return the result, and the derivative if it may be asked for."""
     wide = wide_dtype(x.dtype)
     out = np.empty(x.shape, x.dtype)
     rows, out_rows = _as_rows(x, bias), _as_rows(out, bias)
     bias = bias if bias is None else bias.astype(wide, copy=False)
-    probabilities = np.empty(rows.shape, wide)
-    buffers = scratch(rows, wide), scratch(rows, wide)
+    slopes = np.empty(rows.shape, wide) if is_grad_enabled() else None
+
+    def work(part: slice) -> None:
+        h, y, spare = scratch(part, rows, wide, 3)
+        if bias is not None:
+            np.add(rows[part], bias, out=h)
+        else:
+            h = wide_block(rows[part], h)
+        y = out_rows[part] if out.dtype == wide else y
+        _evaluate(h, y, None if slopes is None else slopes[part], spare, approximate)
+        if out.dtype != wide:
+            out_rows[part] = y
+
     with np.errstate(all="ignore"):
-        for part in row_blocks(rows):
-            sums, y = (buffer[: part.stop - part.start] for buffer in buffers)
-            h = wide_block(rows[part], sums)
-            if bias is not None:
-                h = np.add(h, bias, out=sums)
-            probability = probabilities[part]
-            _probability(h, probability, y, approximate)
-            if out.dtype == wide:
-                y = out_rows[part]
-            np.clip(h, -LIMIT, math.inf, out=y)
-            y *= probability
-            if out.dtype != wide:
-                out_rows[part] = y
-    return out, (probabilities,)
+        for_blocks(rows, work)
+    return out, (slopes,)
 
 
 def _backward(
@@ -136,26 +130,25 @@ def _backward(
     approximate: str,
 ) -> Sequence[Any]:
     x, bias = arrays
-    (probabilities,) = residuals
+    (slopes,) = residuals
     wide = wide_dtype(x.dtype)
     dx = np.empty(x.shape, x.dtype) if wanted[0] else None
-    rows, g_rows = _as_rows(x, bias), _as_rows(g, bias)
-    dx_rows = None if dx is None else _as_rows(dx, bias)
-    dbias = ColumnSums(rows, wide)
-    shift = 0 if bias is None else bias.astype(wide, copy=False)
-    buffers = [scratch(rows, wide) for _ in range(3)]
-    for part in row_blocks(rows):
-        h, d, spare = (buffer[: part.stop - part.start] for buffer in buffers)
-        if dx_rows is not None and dx_rows.dtype == wide:
+    g_rows, dx_rows = _as_rows(g, bias), None if dx is None else _as_rows(dx, bias)
+    dbias = ColumnSums(slopes, wide) if wanted[1] else None
+
+    def work(part: slice) -> None:
+        if dx_rows is None or dx_rows.dtype != wide:
+            (d,) = scratch(part, slopes, wide)
+        else:
             d = dx_rows[part]
-        np.add(rows[part], shift, out=h)
-        _derivative(h, probabilities[part], d, spare, approximate)
-        d *= g_rows[part]
-        if wanted[1]:
+        np.multiply(g_rows[part], slopes[part], out=d)
+        if dbias is not None:
             dbias.add(d, part)
         if dx_rows is not None and dx_rows.dtype != wide:
             dx_rows[part] = d
-    return dx, dbias.total(bias.dtype) if wanted[1] else None
+
+    for_blocks(slopes, work)
+    return dx, None if dbias is None else dbias.total(bias.dtype)
 
 
 # The definitions

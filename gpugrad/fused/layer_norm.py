@@ -20,15 +20,7 @@ from ..registry import Sample
 from ..tensor import Tensor
 from ._arguments import features, nonnegative, parameter, with_residual
 from ._norms import Norm, cost, fits
-from ._rows import (
-    ColumnSums,
-    as_rows,
-    row_blocks,
-    scratch,
-    wide_block,
-    wide_dtype,
-    widened,
-)
+from ._rows import ColumnSums, as_rows, for_blocks, scratch, wide_block, wide_dtype, widened
 from .base import Implementation, fused
 
 # NumPy
@@ -48,29 +40,33 @@ def _forward(
     x_rows, residual_rows = as_rows(x), None if residual is None else as_rows(residual)
     weight, bias = (p if p is None else p.astype(wide, copy=False) for p in (weight, bias))
     averages, scales = np.empty((2, len(h_rows)), wide)
-    ones, buffer = np.ones(n, wide), scratch(h_rows, wide)
+    ones = np.ones(n, wide)
+
+    def work(part: slice) -> None:
+        average, scale = averages[part], scales[part]
+        if residual_rows is not None:
+            np.add(x_rows[part], residual_rows[part], out=h_rows[part])
+        y, block = out_rows[part], h_rows[part]
+        if out.dtype != wide:
+            y = block = wide_block(block, scratch(part, h_rows, wide)[0])
+        np.vecdot(block, ones, out=average)
+        average /= n
+        np.subtract(block, average[:, None], out=y)
+        np.vecdot(y, y, out=scale)
+        scale /= n
+        scale += eps
+        np.sqrt(scale, out=scale)
+        np.reciprocal(scale, out=scale)
+        y *= scale[:, None]
+        if weight is not None:
+            y *= weight
+        if bias is not None:
+            y += bias
+        if out.dtype != wide:
+            out_rows[part] = y
+
     with np.errstate(all="ignore"):
-        for part in row_blocks(h_rows):
-            average, scale = averages[part], scales[part]
-            if residual_rows is not None:
-                np.add(x_rows[part], residual_rows[part], out=h_rows[part])
-            block = wide_block(h_rows[part], buffer)
-            y = out_rows[part] if out.dtype == wide else block
-            np.vecdot(block, ones, out=average)
-            average /= n
-            np.subtract(block, average[:, None], out=y)
-            np.vecdot(y, y, out=scale)
-            scale /= n
-            scale += eps
-            np.sqrt(scale, out=scale)
-            np.reciprocal(scale, out=scale)
-            y *= scale[:, None]
-            if weight is not None:
-                y *= weight
-            if bias is not None:
-                y += bias
-            if y is block:
-                out_rows[part] = y
+        for_blocks(h_rows, work)
     outs = (out, h) if paired or residual is not None else out
     return outs, (h_rows, averages, scales)
 
@@ -90,39 +86,42 @@ def _backward(
         return g_h, None, None, g_h
     wide, n = wide_dtype(x.dtype), x.shape[-1]
     dh = np.empty(x.shape, x.dtype) if wanted[0] or wanted[3] else None
-    dweight, dbias = ColumnSums(h_rows, wide), ColumnSums(h_rows, wide)
+    dweight = ColumnSums(h_rows, wide) if wanted[1] else None
+    dbias = ColumnSums(h_rows, wide) if wanted[2] else None
     g_rows, g_h_rows = as_rows(g), None if g_h is None else as_rows(g_h)
     dh_rows = None if dh is None else as_rows(dh)
-    factor = 1 if weight is None else weight.astype(wide, copy=False)
-    ones = np.ones(n, wide)
-    buffers = [scratch(h_rows, wide) for _ in range(3)]
-    for part in row_blocks(h_rows):
-        z, d, spare = (buffer[: part.stop - part.start] for buffer in buffers)
+    factor = np.ones(n, wide) if weight is None else weight.astype(wide, copy=False)
+
+    def work(part: slice) -> None:
+        z, d, spare = scratch(part, h_rows, wide, 3)
+        scale = scales[part, None]
         np.subtract(h_rows[part], averages[part, None], out=z)
-        z *= scales[part, None]
+        z *= scale
         g_block = wide_block(g_rows[part], spare)
         if dh_rows is not None and dh_rows.dtype == wide:
             d = dh_rows[part]
-        if wanted[1]:
+        if dweight is not None:
             dweight.add(np.multiply(g_block, z, out=d), part)
-        if wanted[2]:
+        if dbias is not None:
             dbias.add(g_block, part)
         if dh_rows is None:
-            continue
+            return
+        average = np.vecdot(g_block, factor)[:, None] / n
         np.multiply(g_block, factor, out=d)
         z *= np.vecdot(d, z)[:, None] / n
-        average = np.vecdot(d, ones)[:, None] / n
+        z += average
         d -= z
-        d -= average
-        d *= scales[part, None]
+        d *= scale
         if g_h_rows is not None:
             d += g_h_rows[part]
         if dh_rows.dtype != wide:
             dh_rows[part] = d
+
+    for_blocks(h_rows, work)
     return (
         dh,
-        dweight.total(weight.dtype) if wanted[1] else None,
-        dbias.total(bias.dtype) if wanted[2] else None,
+        None if dweight is None else dweight.total(weight.dtype),
+        None if dbias is None else dbias.total(bias.dtype),
         dh,
     )
 

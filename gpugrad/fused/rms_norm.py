@@ -19,15 +19,7 @@ from ..registry import Sample
 from ..tensor import Tensor
 from ._arguments import features, nonnegative, parameter, with_residual
 from ._norms import Norm, cost, fits
-from ._rows import (
-    ColumnSums,
-    as_rows,
-    row_blocks,
-    scratch,
-    wide_block,
-    wide_dtype,
-    widened,
-)
+from ._rows import ColumnSums, as_rows, for_blocks, scratch, wide_block, wide_dtype, widened
 from .base import Implementation, fused
 
 # NumPy
@@ -42,24 +34,27 @@ def _forward(
     x_rows, residual_rows = as_rows(x), None if residual is None else as_rows(residual)
     weight = weight if weight is None else weight.astype(wide, copy=False)
     scales = np.empty(len(h_rows), wide)
-    buffer = scratch(h_rows, wide)
+
+    def work(part: slice) -> None:
+        scale = scales[part]
+        if residual_rows is not None:
+            np.add(x_rows[part], residual_rows[part], out=h_rows[part])
+        y, block = out_rows[part], h_rows[part]
+        if out.dtype != wide:
+            y = block = wide_block(block, scratch(part, h_rows, wide)[0])
+        np.vecdot(block, block, out=scale)
+        scale /= n
+        scale += eps
+        np.sqrt(scale, out=scale)
+        np.reciprocal(scale, out=scale)
+        np.multiply(block, scale[:, None], out=y)
+        if weight is not None:
+            y *= weight
+        if out.dtype != wide:
+            out_rows[part] = y
+
     with np.errstate(all="ignore"):
-        for part in row_blocks(h_rows):
-            scale = scales[part]
-            if residual_rows is not None:
-                np.add(x_rows[part], residual_rows[part], out=h_rows[part])
-            block = wide_block(h_rows[part], buffer)
-            y = out_rows[part] if out.dtype == wide else block
-            np.vecdot(block, block, out=scale)
-            scale /= n
-            scale += eps
-            np.sqrt(scale, out=scale)
-            np.reciprocal(scale, out=scale)
-            np.multiply(block, scale[:, None], out=y)
-            if weight is not None:
-                y *= weight
-            if y is block:
-                out_rows[part] = y
+        for_blocks(h_rows, work)
     return (out if residual is None else (out, h)), (h_rows, scales)
 
 
@@ -73,30 +68,33 @@ def _backward(
         return g_h, None, g_h
     wide, n = wide_dtype(x.dtype), x.shape[-1]
     dh = np.empty(x.shape, x.dtype) if wanted[0] or wanted[2] else None
-    dweight = ColumnSums(h_rows, wide)
+    dweight = ColumnSums(h_rows, wide) if wanted[1] else None
     g_rows, g_h_rows = as_rows(g), None if g_h is None else as_rows(g_h)
     dh_rows = None if dh is None else as_rows(dh)
-    factor = 1 if weight is None else weight.astype(wide, copy=False)
-    buffers = [scratch(h_rows, wide) for _ in range(3)]
-    for part in row_blocks(h_rows):
-        z, d, spare = (buffer[: part.stop - part.start] for buffer in buffers)
-        np.multiply(h_rows[part], scales[part, None], out=z)
+    factor = None if weight is None else weight.astype(wide, copy=False)
+
+    def work(part: slice) -> None:
+        z, d, spare = scratch(part, h_rows, wide, 3)
+        scale = scales[part, None]
+        np.multiply(h_rows[part], scale, out=z)
         g_block = wide_block(g_rows[part], spare)
         if dh_rows is not None and dh_rows.dtype == wide:
             d = dh_rows[part]
-        if wanted[1]:
+        if dweight is not None:
             dweight.add(np.multiply(g_block, z, out=d), part)
         if dh_rows is None:
-            continue
-        np.multiply(g_block, factor, out=d)
-        z *= np.vecdot(d, z)[:, None] / n
-        d -= z
-        d *= scales[part, None]
+            return
+        u = g_block if factor is None else np.multiply(g_block, factor, out=d)
+        z *= np.vecdot(u, z)[:, None] / n
+        np.subtract(u, z, out=d)
+        d *= scale
         if g_h_rows is not None:
             d += g_h_rows[part]
         if dh_rows.dtype != wide:
             dh_rows[part] = d
-    return dh, dweight.total(weight.dtype) if wanted[1] else None, dh
+
+    for_blocks(h_rows, work)
+    return dh, None if dweight is None else dweight.total(weight.dtype), dh
 
 
 # CUDA

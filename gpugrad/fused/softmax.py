@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..ops._axes import normalize_axis
 from ..registry import Sample
 from ..tensor import Tensor
 from ._arguments import floating
-from ._rows import row_blocks, wide_dtype, widened
+from ._rows import for_blocks, largest, row_sums, wide_dtype, widened
 from ._teams import room, teams
 from .base import Cost, Implementation, fused
 
@@ -36,23 +36,34 @@ def _lines(x: np.ndarray, axis: int) -> np.ndarray:
     return np.ascontiguousarray(x).reshape(math.prod(before), n, math.prod(after))
 
 
-def _blocks(lines: np.ndarray) -> Iterator[slice]:
-    """Yield slices of the outer axis; lines side by side in memory are not torn apart."""
+def _for_blocks(lines: np.ndarray, work: Callable[[slice], None]) -> None:
+    """Call work for slices of the outer axis; lines side by side in memory are not torn apart."""
     outer, n, inner = lines.shape
-    return row_blocks(lines.reshape(outer, n * inner), 1)
+    with np.errstate(all="ignore"):
+        for_blocks(lines.reshape(outer, n * inner), work, 1)
 
 
 def _shifted(x: np.ndarray, out: np.ndarray) -> None:
     """Write x minus its largest element along each line to out."""
     out[...] = x  # also because the maximum of what is not in the cache is slow
-    largest = np.maximum.reduce(out, axis=1, keepdims=True)
-    largest[largest == -math.inf] = 0
-    out -= largest
+    if x.shape[2] == 1:
+        top = largest(out[:, :, 0])[:, None, None]
+    else:
+        top = np.maximum.reduce(out, axis=1, keepdims=True)
+    top[top == -math.inf] = 0
+    out -= top
+
+
+def _sums(x: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:
+    """Return the sums of x * y along each line, which is an axis of length 1 in the result."""
+    if x.shape[2] == 1:
+        return row_sums(x[:, :, 0], None if y is None else y[:, :, 0])[:, None, None]
+    return np.add.reduce(x if y is None else x * y, axis=1, keepdims=True)
 
 
 def _total(x: np.ndarray) -> np.ndarray:
     """Return the sum along each line, 1 where all was masked."""
-    total = np.add.reduce(x, axis=1, keepdims=True)
+    total = _sums(x)
     total[total == 0] = 1
     return total
 
@@ -60,12 +71,14 @@ def _total(x: np.ndarray) -> np.ndarray:
 def _softmax_forward(x: np.ndarray, axis: int) -> tuple[np.ndarray, tuple]:
     probabilities = np.empty(x.shape, wide_dtype(x.dtype))
     p_lines, x_lines = _lines(probabilities, axis), _lines(x, axis)
-    with np.errstate(all="ignore"):
-        for block in _blocks(p_lines):
-            p = p_lines[block]
-            _shifted(x_lines[block], p)
-            np.exp(p, out=p)
-            p /= _total(p)
+
+    def work(block: slice) -> None:
+        p = p_lines[block]
+        _shifted(x_lines[block], p)
+        np.exp(p, out=p)
+        p /= _total(p)
+
+    _for_blocks(p_lines, work)
     return probabilities.astype(x.dtype, copy=False), (probabilities,)
 
 
@@ -75,24 +88,29 @@ def _softmax_backward(
     (probabilities,) = residuals
     dx = np.empty(g.shape, g.dtype)
     dx_lines, p_lines, g_lines = _lines(dx, axis), _lines(probabilities, axis), _lines(g, axis)
-    for block in _blocks(p_lines):
+
+    def work(block: slice) -> None:
         p, g_block = p_lines[block], widened(g_lines[block])
         d = dx_lines[block] if dx.dtype == p.dtype else np.empty(p.shape, p.dtype)
-        np.multiply(g_block, p, out=d)
-        np.subtract(g_block, np.add.reduce(d, axis=1, keepdims=True), out=d)
+        np.subtract(g_block, _sums(g_block, p), out=d)
         d *= p
-        dx_lines[block] = d
+        if dx.dtype != p.dtype:
+            dx_lines[block] = d
+
+    _for_blocks(p_lines, work)
     return (dx,)
 
 
 def _log_softmax_forward(x: np.ndarray, axis: int) -> tuple[np.ndarray, tuple]:
     logarithms = np.empty(x.shape, wide_dtype(x.dtype))
     out_lines, x_lines = _lines(logarithms, axis), _lines(x, axis)
-    with np.errstate(all="ignore"):
-        for block in _blocks(out_lines):
-            y = out_lines[block]
-            _shifted(x_lines[block], y)
-            y -= np.log(_total(np.exp(y)))
+
+    def work(block: slice) -> None:
+        y = out_lines[block]
+        _shifted(x_lines[block], y)
+        y -= np.log(_total(np.exp(y)))
+
+    _for_blocks(out_lines, work)
     return logarithms.astype(x.dtype, copy=False), (logarithms,)
 
 
@@ -102,11 +120,14 @@ def _log_softmax_backward(
     (logarithms,) = residuals
     dx = np.empty(g.shape, g.dtype)
     dx_lines, y_lines, g_lines = _lines(dx, axis), _lines(logarithms, axis), _lines(g, axis)
-    for block in _blocks(y_lines):
+
+    def work(block: slice) -> None:
         g_block = widened(g_lines[block])
         d = np.exp(y_lines[block])
-        d *= np.add.reduce(g_block, axis=1, keepdims=True)
+        d *= _sums(g_block)
         np.subtract(g_block, d, out=dx_lines[block], casting="same_kind")
+
+    _for_blocks(y_lines, work)
     return (dx,)
 
 

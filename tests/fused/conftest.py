@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import testing
-from gpugrad.fused import FUSED
+from gpugrad import testing, threads
+from gpugrad.fused import FUSED, _rows
 
 
 @contextlib.contextmanager
@@ -58,6 +58,19 @@ def check() -> Callable[..., None]:
         assert first == again
 
     return run
+
+
+@pytest.fixture
+def splits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Return an iterator that sets another size of blocks and number of threads in each turn."""
+
+    def run() -> Iterator[None]:
+        for block, count in ((1, 1), (1, 3), (3000, 2), (32768, 4)):
+            monkeypatch.setattr(_rows, "BLOCK", block)
+            with threads.num_threads(count):
+                yield
+
+    return run()
 
 
 def _cast(x: Any, dtype: Any) -> Any:

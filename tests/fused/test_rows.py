@@ -5,35 +5,45 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gpugrad import threads
 from gpugrad.fused import _rows
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (1, 1), (15, 7), (16, 7), (1000, 7), (3, 99999)])
-@pytest.mark.parametrize("block", [1, 100, 65536])
-def test_blocks_cover_every_row_once(block, shape, monkeypatch):
+@pytest.mark.parametrize("block", [1, 100, 32768])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_blocks_cover_every_row_once(count, block, shape, monkeypatch):
     monkeypatch.setattr(_rows, "BLOCK", block)
-    rows = np.empty(shape)
-    parts = list(_rows.row_blocks(rows))
+    rows, parts = np.empty(shape), []
+    with threads.num_threads(count):
+        _rows.for_blocks(rows, parts.append)
+    parts.sort(key=lambda part: part.start)
     covered = [i for part in parts for i in range(part.start, part.stop)]
     assert covered == (list(range(shape[0])) if rows.size else [])
     assert all(part.start % _rows.CHUNK == 0 for part in parts)
-    assert len(_rows.scratch(rows, np.float32)) == max((p.stop - p.start for p in parts), default=0)
+    largest = max((part.stop - part.start for part in parts), default=0)
+    assert largest <= max(block / max(shape[1], 1) + _rows.CHUNK, _rows.CHUNK)
+
+
+@pytest.mark.parametrize(("shape", "lengths"), [((256, 128), [256]), ((768, 128), [192] * 4)])
+def test_two_threads_have_equal_shares(shape, lengths):
+    found = []
+    _rows.for_blocks(np.empty(shape), found.append)
+    assert [part.stop - part.start for part in found] == lengths
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 1000])
 def test_column_sums(count):
     rows = np.random.default_rng(0).integers(-9, 9, (count, 5)).astype(np.float64)
     sums = _rows.ColumnSums(rows, rows.dtype)
-    for part in _rows.row_blocks(rows):
-        sums.add(rows[part], part)
+    _rows.for_blocks(rows, lambda part: sums.add(rows[part], part))
     np.testing.assert_array_equal(sums.total(rows.dtype), rows.sum(0))
 
 
 def test_column_sums_of_many_rows_stay_exact():
     rows = np.full((1 << 18, 1), 1.1, np.float32)
     sums = _rows.ColumnSums(rows, rows.dtype)
-    for part in _rows.row_blocks(rows):
-        sums.add(rows[part], part)
+    _rows.for_blocks(rows, lambda part: sums.add(rows[part], part))
     exact = float(rows[0, 0]) * len(rows)
     running = np.add.accumulate(rows[:, 0])[-1]
     assert abs(sums.total(rows.dtype)[0] - exact) < 0.1 * abs(running - exact)

@@ -232,6 +232,7 @@ _ON_DEMAND = (
     "models",
     "testing",
     "text",
+    "train",
 )  # imports stay fast
 
 
@@ -436,6 +437,7 @@ __all__ = [
     "tile",
     "topk",
     "trace",
+    "train",
     "transpose",
     "tril",
     "triu",

@@ -31,7 +31,7 @@ from collections.abc import Sequence
 import gpugrad as gg
 from gpugrad import nn, optim
 from gpugrad.examples._command import new_figure, parse_picture, save
-from gpugrad.train.stopping import Patience
+from gpugrad.train import Patience
 
 LAST, EVERY = 1500, 50
 

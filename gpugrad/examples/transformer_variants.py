@@ -24,7 +24,6 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -44,19 +43,15 @@ PLAIN = GPTConfig(
     n_embd=32,
     bias=False,
 )
-LLAMA: dict[str, Any] = {
-    "norm": "rms",
-    "activation": "swiglu",
-    "mlp_ratio": 2.75,
-    "positions": "rotary",
-}
 VARIANTS = {
     "GPT-2: learned positions": PLAIN,
     "Vaswani: sinusoidal, post-LN": replace(PLAIN, positions="sinusoidal", norm_first=False),
     "rotary": replace(PLAIN, positions="rotary"),
     "ALiBi": replace(PLAIN, positions="alibi"),
     "T5's relative positions": replace(PLAIN, positions="relative"),
-    "Llama": replace(PLAIN, n_kv_head=2, positions="rotary", **LLAMA),
+    "Llama": replace(
+        PLAIN, n_kv_head=2, positions="rotary", norm="rms", activation="swiglu", mlp_ratio=2.75
+    ),
 }
 
 

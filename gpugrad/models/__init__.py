@@ -8,6 +8,7 @@ from .bag_of_words import BagOfWords, BagOfWordsConfig
 from .cache import KVCache
 from .config import GPTConfig, flops_per_token, nearest_heads, parameter_count
 from .feed_forward_network import FeedForwardNetwork
+from .flops import petaflop_days, training_flops
 from .gpt import GPT
 from .logistic import LogisticRegression, LogisticRegressionConfig
 from .ngram import NGram, NGramConfig
@@ -44,6 +45,8 @@ __all__ = [
     "load_adapter",
     "nearest_heads",
     "parameter_count",
+    "petaflop_days",
     "preset",
     "save_adapter",
+    "training_flops",
 ]

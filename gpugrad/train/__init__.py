@@ -19,10 +19,12 @@ from .sampling import load_model, sample_text
 from .search import Search, Trial
 from .session import Session, begin, go_on
 from .space import Range, draw, grid
+from .stopping import Patience
 
 __all__ = [
     "DivergedError",
     "Evaluation",
+    "Patience",
     "Range",
     "Search",
     "Session",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpugrad import cli
-from gpugrad.models.flops import petaflop_days, training_flops
+from gpugrad.models import petaflop_days, training_flops
 
 
 def test_a22_training_flops() -> None:

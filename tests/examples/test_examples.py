@@ -2,17 +2,23 @@
 
 import doctest
 import importlib
+import re
 import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
+import gpugrad as gg
 from gpugrad import examples
 
 README = Path(examples.__file__).with_name("README.md").read_text()
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 NAMES = examples.names()
+CONCEPTS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in README.partition("## From the textbook to the code")[2].splitlines()[6:]
+]
 
 
 def load(name):
@@ -52,6 +58,19 @@ def test_docstring_and_gallery(name):
     assert lines[0].endswith(".")
     assert any(line.startswith(f"    python -m gpugrad.examples.{name}") for line in lines)
     assert f"\n| `{name}` |" in README
+
+
+@pytest.mark.parametrize("row", CONCEPTS, ids=lambda row: row[0])
+def test_concepts_are_where_the_table_says(row):
+    _, names, shown = row
+    for name in re.findall("`(.+?)`", names):
+        assert eval(name, {"gg": gg}).__doc__, name
+    assert set(re.findall("`(.+?)`", shown)) <= set(NAMES)
+
+
+def test_every_example_shows_a_concept():
+    shown = {name for row in CONCEPTS for name in re.findall("`(.+?)`", row[2])}
+    assert shown == set(NAMES)
 
 
 def test_gallery_names_no_other():

@@ -15,10 +15,19 @@ Record = dict[str, Any]
 
 
 def append_metrics(path: str | os.PathLike[str], **record: Any) -> None:
-    """Append one record; a number that is not finite raises ValueError."""
-    line = json.dumps(record, allow_nan=False)
-    with naming(path), open(path, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    """Append one record, or nothing of it should the disk fail.
+
+    A number that is not finite raises ValueError.
+    """
+    line = json.dumps(record, allow_nan=False).encode() + b"\n"
+    with naming(path), open(path, "ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except OSError:
+            file.truncate(end)  # half a line would spoil the next one
+            raise
 
 
 def sync_metrics(path: str | os.PathLike[str]) -> None:

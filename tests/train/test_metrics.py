@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+
 import pytest
 
 from gpugrad.train.metrics import append_metrics, keep_metrics, read_metrics
@@ -41,6 +44,24 @@ def test_only_kept_records_stay(tmp_path):
     keep_metrics(path, lambda record: record["step"] <= 2)
     assert path.read_bytes() == b'{"step": 1}\n{"step": 2, "x": 0.1}\n'
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_half_a_line_is_taken_back_when_the_disk_fails(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    append_metrics(path, step=1)
+
+    class Failing(io.FileIO):
+        def write(self, data):
+            if len(data) < 5:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data[:4])  # short writes are no errors
+
+    monkeypatch.setattr("builtins.open", lambda path, mode, buffering: Failing(path, "ab"))
+    with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'"):
+        append_metrics(path, step=2)
+    monkeypatch.undo()
+    append_metrics(path, step=3)
+    assert read_metrics(path) == [{"step": 1}, {"step": 3}]
 
 
 def test_a_number_that_is_not_finite_is_refused(tmp_path):

@@ -17,6 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .. import ops
 from ..nn import Linear, init
 from ..nn import functional as F
@@ -69,8 +71,18 @@ class LogisticRegression(Module, Saved):
         return self.linear(x.astype(self.config.dtype))[:, 0]
 
     def loss(self, x: Any, y: Any) -> Tensor:
-        """Return the mean of -log p(y | x) for classes y (N) of 0 and 1, in nats."""
+        """Return the mean of -log p(y | x) for classes y (N) of 0 and 1, in nats.
+
+        A y between them is the probability of class 1. Raises ValueError for others, such as -1;
+        only y on the CPU is checked.
+        """
         target = ops.asarray(y).astype(self.config.dtype)
+        values = target.data
+        if isinstance(values, np.ndarray) and not ((values >= 0) & (values <= 1)).all():
+            raise ValueError(
+                "LogisticRegression: classes must be 0 and 1, or probabilities between them, got "
+                f"{values.min():g} to {values.max():g}; for -1 and 1 pass (y + 1) / 2"
+            )
         return F.binary_cross_entropy_with_logits(self.forward(x), target)
 
     def probabilities(self, x: Any) -> Tensor:

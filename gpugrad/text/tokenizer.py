@@ -96,29 +96,46 @@ class ByteTokenizer(Tokenizer):
 
 
 class WordTokenizer(Tokenizer):
-    """One id per word between white space: PAD = 0, then 1, 2, ... in order of code points."""
+    """One id per word between white space: PAD = 0, then 1, 2, ... in order of code points.
+
+    ``unknown``, such as "<unk>", is one more word of the vocabulary, which stands for all that the
+    text does not have; without it they are errors.
+    """
 
     pad = 0
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, unknown: str | None = None) -> None:
         require_text(text, "WordTokenizer")
-        self.words = sorted(set(text.split()))
-        if not self.words:
+        found = set(text.split())
+        if not found:
             raise ValueError("WordTokenizer: text has no words, so there is no vocabulary")
+        if unknown is not None:
+            require_text(unknown, "WordTokenizer, unknown")
+            if unknown.split() != [unknown]:
+                raise ValueError(
+                    f"WordTokenizer: unknown must be one word without white space, got {unknown!r}"
+                )
+            found.add(unknown)
+        self.unknown = unknown
+        self.words = sorted(found)
         self.vocab_size = len(self.words) + 1
         self._ids = {word: i for i, word in enumerate(self.words, start=1)}
 
     def encode(self, text: str) -> Ids:
-        """Return one id per word; ValueError names the first unknown word and its position."""
+        """Return one id per word, that of ``unknown`` for unknown words.
+
+        Without ``unknown`` raises ValueError naming the first such word and its position.
+        """
         require_text(text, "WordTokenizer.encode")
         words = text.split()
-        ids = np.array([self._ids.get(word, -1) for word in words], np.int64)
+        other = -1 if self.unknown is None else self._ids[self.unknown]
+        ids = np.array([self._ids.get(word, other) for word in words], np.int64)
         if (ids < 0).any():
             position = int(np.argmax(ids < 0))
             raise ValueError(
                 f"WordTokenizer.encode: word {words[position]!r} at position {position} is not "
                 f"one of the vocabulary's {len(self.words)}; build the tokenizer from text that "
-                "has it"
+                "has it, or with unknown='<unk>'"
             )
         return ids
 
@@ -129,7 +146,8 @@ class WordTokenizer(Tokenizer):
 
     def to_json(self) -> str:
         """Return the vocabulary as JSON."""
-        return _describe("word", words=" ".join(self.words))
+        unknown = {} if self.unknown is None else {"unknown": self.unknown}
+        return _describe("word", words=" ".join(self.words), **unknown)
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
@@ -154,7 +172,8 @@ def _rebuild(description: Any, text: str) -> Tokenizer:
         case {"format": "gpugrad-tokenizer", "kind": "char", "characters": str(characters)}:
             tokenizer = CharTokenizer(characters)
         case {"format": "gpugrad-tokenizer", "kind": "word", "words": str(words)}:
-            tokenizer = WordTokenizer(words)
+            unknown = description.get("unknown")
+            tokenizer = WordTokenizer(words, unknown if isinstance(unknown, str) else None)
         case {"format": "gpugrad-tokenizer", "kind": "byte"}:
             tokenizer = ByteTokenizer()
         case {"model": {"type": "WordPiece"}}:

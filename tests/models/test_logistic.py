@@ -75,3 +75,10 @@ def test_errors():
         model.loss(np.zeros((3, 2)), [0, 1])
     with pytest.raises(ValueError, match="n_features must be an integer >= 1, got 0"):
         LogisticRegressionConfig(0)
+
+
+@pytest.mark.parametrize("y", [[-1, 1, 1], [0, 1, 3], [0.0, 1.0, float("nan")]], ids=str)
+def test_other_classes_are_refused(y):
+    model = LogisticRegression(LogisticRegressionConfig(2))
+    with pytest.raises(ValueError, match=r"classes must be 0 and 1, or .* got .* to "):
+        model.loss(np.ones((3, 2)), y)

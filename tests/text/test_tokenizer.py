@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from gpugrad.text import ByteTokenizer, CharTokenizer, WordTokenizer
+from gpugrad.text import ByteTokenizer, CharTokenizer, WordTokenizer, load_tokenizer
 
 
 def test_char_ids_follow_code_points() -> None:
@@ -88,3 +88,32 @@ def test_word_unknown_is_named() -> None:
 def test_word_needs_words(text: str) -> None:
     with pytest.raises(ValueError, match="text has no words"):
         WordTokenizer(text)
+
+
+def test_unknown_words_share_one_id(tmp_path):
+    tokenizer = WordTokenizer("the cat saw the dog", unknown="<unk>")
+    assert tokenizer.words == ["<unk>", "cat", "dog", "saw", "the"]
+    ids = tokenizer.encode("the bird saw the mouse")
+    assert ids.tolist() == [5, 1, 4, 5, 1]
+    assert tokenizer.decode(ids) == "the <unk> saw the <unk>"
+    tokenizer.save(tmp_path / "words.json")
+    again = load_tokenizer(tmp_path / "words.json")
+    assert again.encode("a bird saw").tolist() == [1, 1, 4]
+
+
+def test_a_word_of_the_text_may_stand_for_unknown_ones():
+    tokenizer = WordTokenizer("the <unk> saw", unknown="<unk>")
+    assert tokenizer.vocab_size == 4
+    assert tokenizer.encode("<unk> bird").tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("unknown", ["", " ", "two words", "<unk>\n"])
+def test_what_cannot_stand_for_unknown_words_is_refused(unknown):
+    with pytest.raises(ValueError, match="unknown must be one word without white space"):
+        WordTokenizer("the cat", unknown=unknown)
+
+
+@pytest.mark.parametrize("unknown", [1, True, ["<unk>"]])
+def test_unknown_is_text(unknown):
+    with pytest.raises(TypeError, match="WordTokenizer, unknown: text must be a str"):
+        WordTokenizer("the cat", unknown=unknown)

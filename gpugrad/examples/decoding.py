@@ -6,7 +6,7 @@ likely character each time and walks in a circle; beam search finds a more likel
 sampling draws as the model thinks, the others from a distribution made sharper or cut off. How
 likely each text is, the model says itself.
 
-    python -m gpugrad.examples.decoding
+    python -m gpugrad.examples.decoding [--picture FILE.svg]
 
 >>> main([])
 strategy             bits per character
@@ -32,9 +32,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from gpugrad.examples._command import command
+import gpugrad as gg
+from gpugrad.examples._command import new_figure, parse_picture, save
 from gpugrad.examples._rhyme import RHYME
-from gpugrad.generate import beam_search, generate, log_probability, stream
+from gpugrad.generate import Sampler, beam_search, generate, log_probability, stream
 from gpugrad.models import NGram, NGramConfig
 from gpugrad.text import CharTokenizer, StreamDecoder, until
 
@@ -54,7 +55,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print what each way of decoding writes, and how likely the model finds it."""
-    command(__doc__).parse_args(arguments)
+    picture = parse_picture(__doc__, arguments)
     tokenizer = CharTokenizer(RHYME)
     model = NGram(NGramConfig(tokenizer.vocab_size, order=5, smoothing="witten-bell"))
     model.fit(tokenizer.encode(RHYME))
@@ -79,6 +80,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     decoder = StreamDecoder(tokenizer)
     pieces = (decoder.feed([id]) for id in stream(model, prompt, 200, seed=1))
     print("streamed up to 'Jack':", "".join(until(pieces, ["Jack"])).replace("\n", "/"))
+
+    if picture is not None:
+        logits = model.next_logits(gg.tensor([prompt])).numpy()
+        likely = logits[0].argsort()[::-1][:12]
+        drawn = {k: v for k, v in STRATEGIES.items() if "greedy" not in v}
+        figure = new_figure(10, 5)
+        for axes, (name, settings) in zip(figure.subplots(2, 3).flat, drawn.items(), strict=True):
+            axes.bar(range(12), Sampler(**settings).probabilities(logits)[0, likely])
+            axes.set(title=name, xticks=range(12), ylim=(0, 0.7))
+            axes.set_xticklabels([tokenizer.decode([id]) for id in likely])
+        figure.suptitle(f"what follows {PROMPT!r}: what is drawn from")
+        save(figure, picture)
 
 
 if __name__ == "__main__":

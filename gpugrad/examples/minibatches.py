@@ -4,7 +4,7 @@ Twelve examples, a regression, and the gradient of the mean loss: the mean over 
 three is exactly it. One batch is off by a distance that shrinks as its size grows, to nothing when
 it holds every example. Noisy steps still arrive, with a smaller step towards the end.
 
-    python -m gpugrad.examples.minibatches
+    python -m gpugrad.examples.minibatches [--picture FILE.svg]
 
 >>> main([])
 full gradient           -4.8546  1.1899
@@ -30,7 +30,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import gpugrad as gg
-from gpugrad.examples._command import command
+from gpugrad.examples._command import new_figure, parse_picture, save
 
 COUNT = 12
 
@@ -71,7 +71,7 @@ def train(inputs: gg.Tensor, targets: gg.Tensor, shrink: bool, steps: int = 200)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the gradients of all batches against the full one, and two runs of SGD."""
-    command(__doc__).parse_args(arguments)
+    picture = parse_picture(__doc__, arguments)
     inputs, targets = data()
     weights = gg.zeros(2, dtype="float64")
     full = gradient(weights, inputs, targets, range(COUNT))
@@ -94,6 +94,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("least squares:                weights", *(f"{w:.3f}" for w in best))
     nearer = np.linalg.norm(shrinking - best) < np.linalg.norm(constant - best)
     print(f"a shrinking step came nearer: {bool(nearer)}")
+
+    if picture is not None:
+        figure = new_figure(6.5, 5.5)
+        axes = figure.subplots()
+        for size in (1, 3, 9):
+            chosen = itertools.combinations(range(COUNT), size)
+            points = np.array([gradient(weights, inputs, targets, batch) for batch in chosen])
+            axes.plot(
+                *points.T, "o", markersize=9 - size / 2, alpha=0.5, label=f"batches of {size}"
+            )
+        axes.plot(*full, "k*", markersize=14, label="all examples")
+        axes.set(xlabel="dloss/dw1", ylabel="dloss/dw2")
+        axes.legend()
+        save(figure, picture)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ GPT-3 read 300 billion tokens, a corpus by its weight and not by its size: of Wi
 billion it read each three times, of Common Crawl not half (Brown et al., 2020, table 2.2, whose
 weights add up to 101 %). Below, a sampler does the same with corpora of as many thousand tokens.
 
-    python -m gpugrad.examples.mixture
+    python -m gpugrad.examples.mixture [--picture FILE.svg]
 
 >>> main([])
 expected of 300 billion tokens
@@ -30,7 +30,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpugrad.examples._command import command
+from gpugrad.examples._command import new_figure, parse_picture, save
 from gpugrad.text import Mixture, epochs_elapsed
 
 SIZES = {"Common Crawl": 410, "WebText2": 19, "Books1": 12, "Books2": 55, "Wikipedia": 3}
@@ -41,7 +41,7 @@ BLOCK, BATCH, STEPS = 30, 100, 101  # 303,000 tokens: the weights add up to 1.01
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the epochs that are to be expected, then those that a sampler counts."""
-    command(__doc__).parse_args(arguments)
+    picture = parse_picture(__doc__, arguments)
     print(f"expected of {TOKENS} billion tokens")
     for name, epochs in epochs_elapsed(WEIGHTS, SIZES, TOKENS).items():
         weight = f"{100 * WEIGHTS[name]:2.0f} %"
@@ -54,11 +54,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         next(mixture)
     print(f"counted after {mixture.step * BATCH * BLOCK} tokens")
     print(mixture.report())
+    counted = mixture.epochs()
 
     resumed = Mixture(corpora, WEIGHTS, BLOCK, BATCH)
     resumed.load_state_dict(mixture.state_dict())
     same = all(np.array_equal(a, b) for a, b in zip(next(mixture), next(resumed), strict=True))
     print("going on from a saved state gives the same batches:", same)
+
+    if picture is not None:
+        figure = new_figure(8, 4)
+        axes = figure.subplots()
+        rows = np.arange(len(SIZES))
+        for offset, parts, label in ((-0.2, SIZES, "of all tokens"), (0.2, WEIGHTS, "of a batch")):
+            shares = 100 * np.array(list(parts.values())) / sum(parts.values())
+            axes.barh(rows + offset, shares, 0.4, label=label)
+        for row, epochs in enumerate(counted.values()):
+            axes.text(100, row, f"{epochs:.2f} epochs", ha="right", va="center")
+        axes.set(yticks=rows, yticklabels=SIZES, xlabel="%", xlim=(0, 100))
+        axes.invert_yaxis()
+        axes.legend(loc="lower center")
+        save(figure, picture)
 
 
 if __name__ == "__main__":

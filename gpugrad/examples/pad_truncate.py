@@ -4,7 +4,7 @@ Words become ids in order of their code points, 0 being the padding; each row ke
 The targets are the ids that follow; where none does stands -100, which the loss leaves out, so that
 the batch has the mean loss of its sentences one by one, whatever the padding says.
 
-    python -m gpugrad.examples.pad_truncate
+    python -m gpugrad.examples.pad_truncate [--picture FILE.svg]
 
 >>> main([])
 57 ids, 0 the padding
@@ -26,9 +26,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+import numpy as np
+
 import gpugrad as gg
 from gpugrad import nn
-from gpugrad.examples._command import command
+from gpugrad.examples._command import new_figure, parse_picture, save
 from gpugrad.models import GPT, GPTConfig
 from gpugrad.text import WordTokenizer, pad_batch
 
@@ -46,7 +48,7 @@ The important thing is to never stop questioning"""
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the ids, what they are embedded as, and the loss with padding and without."""
-    command(__doc__).parse_args(arguments)
+    picture = parse_picture(__doc__, arguments)
     sentences = [line.split()[:BLOCK] for line in SENTENCES.splitlines()]
     tokenizer = WordTokenizer(" ".join(word for words in sentences for word in words))
     print(f"{tokenizer.vocab_size} ids, {tokenizer.pad} the padding")
@@ -70,6 +72,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"loss of the batch {together:.6f}; of the sentences one by one {alone:.6f}; "
         f"equal: {abs(together - alone) < 1e-5}"
     )
+
+    if picture is not None:
+        figure = new_figure(9, 4)
+        axes = figure.subplots()
+        axes.imshow(batch.mask, cmap="Blues", vmin=0, vmax=3, aspect="auto")
+        for (row, place), id in np.ndenumerate(batch.ids):
+            text = f"{tokenizer.decode([id]) or 'PAD'}\n{id}"
+            axes.text(place, row, text, ha="center", va="center", fontsize=8)
+        axes.set(xlabel="place in the row", yticks=[])
+        save(figure, picture)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from ..backend import Array
 from ..cuda import recording
 from ..engine import mutations
 from ..tensor import Tensor
-from .blocks import blocks
+from .blocks import blocks, for_pieces
 from .chunks import THREADS, Row, Table, table, takes
 from .scaler import NO_SCALE, LossScaler
 
@@ -64,9 +64,9 @@ def clip_grad_norm_(
         return norm
     factor = factor_of(norm, max_norm)
     if factor < 1:
+        if found is None:
+            _scale(gradients, factor)
         for g in gradients:
-            if found is None:
-                _scale(g, factor)
             mutations.record(g, "clip_grad_norm_")
     return norm
 
@@ -158,15 +158,26 @@ def norm_of(gradients: list[Array]) -> float:
 
 def _sum_of_squares(gradients: list[Array], unit: float) -> float:
     """Return the sum of (g / unit)^2 over all elements."""
-    total: Any = 0.0
+    pieces = _pieces(gradients)
+    sums: list[Any] = [0.0] * len(pieces)
+
+    def add(i: int) -> None:
+        x = pieces[i].reshape(-1).astype(backend.float64)
+        if unit != 1:
+            x /= unit
+        sums[i] = backend.xp_of(x).dot(x, x)
+
+    for_pieces(pieces, add)
+    return float(sum(sums))
+
+
+def _pieces(gradients: list[Array]) -> list[Array]:
+    """Return views of all elements, in pieces that stay in the cache."""
+    pieces = []
     for gradient in gradients:
-        (g,), pieces = blocks(gradient)
-        for _, rows in pieces:
-            x = g[rows].reshape(-1).astype(backend.float64)
-            if unit != 1:
-                x /= unit
-            total = total + backend.xp_of(x).dot(x, x)
-    return float(total)
+        (g,), found = blocks(gradient)
+        pieces += [g[rows] for _, rows in found]
+    return pieces
 
 
 def _largest(gradient: Array) -> float:
@@ -177,13 +188,15 @@ def _largest(gradient: Array) -> float:
     return low if math.isnan(low) else max(-low, high)
 
 
-def _scale(gradient: Array, factor: float) -> None:
-    # by way of float64: a factor of 1e-26 has no accurate value in float16, nor 1e-40 in float32
-    (g,), pieces = blocks(gradient)
-    for _, rows in pieces:
-        scaled = g[rows].astype(backend.float64)
-        scaled *= factor
-        g[rows] = scaled
+def _scale(gradients: list[Array], factor: float) -> None:
+    pieces = _pieces(gradients)
+
+    def scale(i: int) -> None:
+        # in float64: a factor of 1e-26 has no accurate value in float16, nor 1e-40 in float32
+        xp = backend.xp_of(pieces[i])
+        pieces[i][...] = xp.multiply(pieces[i], factor, dtype=backend.float64)
+
+    for_pieces(pieces, scale)
 
 
 def _culprit(parameters: list[Tensor]) -> str:

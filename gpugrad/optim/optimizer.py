@@ -9,6 +9,7 @@ are rounded after each step: their last bit is larger than most updates.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
@@ -21,7 +22,7 @@ from ..cuda import recording
 from ..engine import enable_grad, mutations
 from ..ops import zeros_like
 from ..tensor import Tensor
-from .blocks import Scratch, blocks
+from .blocks import Block, Scratch, blocks, for_pieces
 from .by_kernel import ByKernel, Group, Member
 from .checks import check_max_norm, label_of, leaves, refuse_misfits
 from .clip import factor_of, measure, norm_of
@@ -153,8 +154,8 @@ class Optimizer(ByKernel):
             scaler.changed(f"{self._name}.step")
         for device, members in taken.items():
             self._by_kernel(device, members, tables[device], clip)
-        for p, group in others:
-            self._step(p, group, factor)
+        if not math.isnan(factor):
+            self._by_pieces(others, factor)
         if max_norm is None or clip is None:
             return loss
         device = self.param_groups[0]["params"][0].device
@@ -266,33 +267,47 @@ class Optimizer(ByKernel):
             scaler.update(math.isfinite(norm))
         return np.array([norm, factor_of(norm, limit) / scale])
 
-    def _step(self, p: Tensor, group: Group, factor: float) -> None:
-        """Update one parameter by its gradient times the factor, piece by piece; by NaN, not."""
-        assert p._grad is not None
-        state = self._states[p]
-        if math.isnan(factor):
-            return
-        state.steps += 1
-        numbers = self.numbers(group, state.step)
-        kept = [state.arrays[name] for name in self.slots(group)]
-        master = state.arrays.get(MASTER)
-        work_dtype = p.dtype if master is None else master.dtype
-        xp = backend.xp_of(p._data)
-        (x, g), pieces = blocks(p._data, p._grad._data)
-        for flat, rows in pieces:
-            target = x[rows]
-            if master is None:
-                piece = target.reshape(-1)
-            else:
-                piece = master[flat]
-                follow(piece, target.reshape(-1))
-            gradient = g[rows].reshape(-1)
-            if factor != 1:  # a small factor has no accurate value in float32
-                gradient = gradient.astype(backend.float64)
-                gradient *= factor
-            gradient = gradient.astype(work_dtype, copy=False)
-            work = self._scratch.pair(piece)
-            self.update(xp, piece, gradient, [a[flat] for a in kept], work, numbers)
-            if master is not None or not target.flags.c_contiguous:
-                target[...] = piece.reshape(target.shape)
-        mutations.record(p._data, f"{self._name}.step")
+    def _by_pieces(self, members: list[Member], factor: float) -> None:
+        """Update parameters by their gradients times the factor, in pieces that fit the cache."""
+        pieces: list[Array] = []
+        updates: list[Callable[[], None]] = []
+        for p, group in members:
+            assert p._grad is not None
+            state = self._states[p]
+            state.steps += 1
+            numbers = self.numbers(group, state.step)
+            kept = [state.arrays[name] for name in self.slots(group)]
+            (x, g), found = blocks(p._data, p._grad._data)
+            for block in found:
+                args = x, g, state.arrays.get(MASTER), kept, block, factor, numbers
+                pieces.append(x[block.rows])
+                updates.append(functools.partial(self._update, *args))
+        for_pieces(pieces, lambda i: updates[i]())
+        for p, _ in members:
+            mutations.record(p._data, f"{self._name}.step")
+
+    def _update(
+        self,
+        x: Array,
+        g: Array,
+        master: Array | None,
+        kept: list[Array],
+        block: Block,
+        factor: float,
+        numbers: tuple,
+    ) -> None:
+        target, flat = x[block.rows], block.flat
+        if master is None:
+            piece = target.reshape(-1)
+        else:
+            piece = master[flat]
+            follow(piece, target.reshape(-1))
+        xp = backend.xp_of(x)
+        gradient = g[block.rows].reshape(-1)
+        if factor != 1:  # a small factor has no accurate value in float32
+            gradient = xp.multiply(gradient, factor, dtype=backend.float64)
+        gradient = gradient.astype(piece.dtype, copy=False)
+        work = self._scratch.pair(piece)
+        self.update(xp, piece, gradient, [a[flat] for a in kept], work, numbers)
+        if master is not None or not target.flags.c_contiguous:
+            target[...] = piece.reshape(target.shape)

@@ -50,6 +50,9 @@ def for_blocks(rows: np.ndarray, work: Callable[[slice], None], multiple: int = 
     pairs = -(-rows.size // (2 * BLOCK))
     length = count if rows.size <= BLOCK else -(-count // (2 * pairs))
     length = -(-length // multiple) * multiple
+    if length >= count:  # the case of small arrays, without a detour
+        work(slice(0, count))
+        return
     threads.for_rows(count, lambda start, stop: work(slice(start, stop)), length)
 
 

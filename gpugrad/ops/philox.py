@@ -23,13 +23,14 @@ from __future__ import annotations
 import math
 import operator
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from ..threads import for_rows
 from . import _random as kernels
 
 __all__ = ["blocks_used", "keep_mask", "normal", "philox_uint32", "randint", "uniform"]
@@ -62,8 +63,11 @@ def philox_uint32(xp: ModuleType, seed: int, offset: int, n: int, state: Any = N
     if _launches(xp, state):
         return kernels.words(xp, *draw, state)
     out = np.empty(n, np.uint32)
-    for part, words in _pieces(*draw):
+
+    def fill(part: slice, words: np.ndarray) -> None:
         out[part] = words
+
+    _for_pieces(*draw, 1, fill)
     return out
 
 
@@ -81,8 +85,7 @@ def uniform(
     if _launches(xp, state):
         return kernels.uniform(xp, *draw, state, dtype)
     out = np.empty(n, dtype)
-    for part, words in _pieces(*draw, per):
-        _unit(words, out[part])
+    _for_pieces(*draw, per, lambda part, words: _unit(words, out[part]))
     return out
 
 
@@ -109,7 +112,8 @@ def normal(
     if _launches(xp, state):
         return kernels.normal(xp, seed, offset, n, state, dtype)
     out = np.empty(n, dtype)
-    for part, words in _pieces(seed, offset, n + n % 2, per):
+
+    def fill(part: slice, words: np.ndarray) -> None:
         pairs = words.reshape(-1, 2, per)
         radius = np.empty(len(pairs), dtype)
         angle = np.empty_like(radius)
@@ -130,6 +134,8 @@ def normal(
         sine = np.sin(angle, out=angle)
         odd = target[1::2]
         np.multiply(radius[: len(odd)], sine[: len(odd)], out=odd)
+
+    _for_pieces(seed, offset, n + n % 2, per, fill)
     return out
 
 
@@ -147,8 +153,11 @@ def keep_mask(xp: ModuleType, seed: int, offset: int, n: int, p: float, state: A
     if threshold == 2**32:  # does not fit the 32 bits of a word
         return np.zeros(n, np.bool_)
     mask = np.empty(n, np.bool_)
-    for part, words in _pieces(*draw):
+
+    def fill(part: slice, words: np.ndarray) -> None:
         np.greater_equal(words, np.uint32(threshold), out=mask[part])
+
+    _for_pieces(*draw, 1, fill)
     return mask
 
 
@@ -171,7 +180,8 @@ def randint(
         return kernels.integers(xp, *draw, state, low, high)
     span_high, span_low = (np.uint64(half) for half in divmod(high - low, 2**32))
     out = np.empty(n, np.int64)
-    for part, words in _pieces(*draw, 2):
+
+    def fill(part: slice, words: np.ndarray) -> None:
         pair = words.view(np.uint64)
         pair_high, pair_low = pair >> HALF, pair & LOW
         # Schoolbook product of 32-bit halves, high 64 bits only; no sum here reaches 2**64.
@@ -179,6 +189,8 @@ def randint(
         lower = pair_low * span_high + (upper & LOW)
         value = pair_high * span_high + (upper >> HALF) + (lower >> HALF)
         np.add(value.view(np.int64), np.int64(low), out=out[part])
+
+    _for_pieces(*draw, 2, fill)
     return out
 
 
@@ -224,18 +236,21 @@ def _unit(words: np.ndarray, out: np.ndarray) -> None:
     out *= 2.0**-bits
 
 
-def _pieces(seed: int, offset: int, n: int, per: int = 1) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield (slice of elements, their words) for n elements of `per` words each, piece by piece.
+def _for_pieces(
+    seed: int, offset: int, n: int, per: int, fill: Callable[[slice, np.ndarray], None]
+) -> None:
+    """Call fill(slice of elements, their words) for n elements of `per` words, piece by piece.
 
-    The words are uint32 in a buffer that the consumer may overwrite and the next piece reuses.
+    The words are uint32 in a buffer of the thread that fill may overwrite.
     """
     blocks = blocks_used(n, per)
     pieces = -(-blocks // CPU_BLOCKS)
     size = -(-blocks // max(pieces, 1))  # equal pieces: a short last one would cost as much
-    index, work, words = _kept.buffers
-    for start in range(0, blocks, max(size, 1)):
-        count = min(size, blocks - start)
-        even, odd, product = work[: 6 * count].reshape(3, 2, count)
+
+    def work(start: int, stop: int) -> None:
+        index, room, words = _kept.buffers
+        count = stop - start
+        even, odd, product = room[: 6 * count].reshape(3, 2, count)
         np.add(index[:count], np.uint64(offset + start), out=product[0])
         np.bitwise_and(product[0], LOW, out=even[0])
         np.right_shift(product[0], HALF, out=odd[0])
@@ -243,8 +258,10 @@ def _pieces(seed: int, offset: int, n: int, per: int = 1) -> Iterator[tuple[slic
         _encrypt(even, odd, product, seed)
         words[:count, 0], words[:count, 1] = even[0], odd[0]
         words[:count, 2], words[:count, 3] = even[1], odd[1]
-        first, last = start * 4 // per, min((start + count) * 4 // per, n)
-        yield slice(first, last), words.reshape(-1)[: (last - first) * per]
+        first, last = start * 4 // per, min(stop * 4 // per, n)
+        fill(slice(first, last), words.reshape(-1)[: (last - first) * per])
+
+    for_rows(blocks, work, max(size, 1))
 
 
 class _Kept(threading.local):

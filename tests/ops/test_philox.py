@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from gpugrad import threads
 from gpugrad.ops import philox
 
 MASK = 0xFFFFFFFF
@@ -127,6 +128,15 @@ def test_blocks_used(n, words, blocks):
     assert philox.blocks_used(n, words) == blocks
 
 
+@each_draw
+def test_threads_that_share_a_draw_change_no_bit(words, draw):
+    draws = []
+    for count in (1, 2, 3):
+        with threads.num_threads(count):
+            draws.append(draw(np, 7, 2**33, 3 * PIECE // words + 5).tobytes())
+    assert draws[0] == draws[1] == draws[2]
+
+
 def test_the_next_draw_begins_where_the_last_one_ended():
     n = 13
     both = philox.philox_uint32(np, 1, 20, 4 * philox.blocks_used(n) + 4)
@@ -137,10 +147,10 @@ def test_the_next_draw_begins_where_the_last_one_ended():
 def extreme_words(monkeypatch, words):
     """Make the generator yield these words, as one piece."""
 
-    def pieces(seed, offset, n, per=1):
-        yield slice(0, n), np.array(words, np.uint32)
+    def pieces(seed, offset, n, per, fill):
+        fill(slice(0, n), np.array(words, np.uint32))
 
-    monkeypatch.setattr(philox, "_pieces", pieces)
+    monkeypatch.setattr(philox, "_for_pieces", pieces)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -288,7 +288,7 @@ def _replace(temporary: Path, target: Path) -> None:
     target.rename(aside)
     try:
         temporary.rename(target)
-    except OSError:
+    except BaseException:  # Ctrl-C too
         aside.rename(target)
         raise
     _clear(aside)

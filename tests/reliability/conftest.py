@@ -29,14 +29,13 @@ SMALL = {
     "n_embd": 8,
     "block_size": 8,
     "batch_size": 2,
-    "max_steps": 4,
+    "max_steps": 2,
     "warmup_steps": 1,
-    "eval_interval": 2,
-    "eval_windows": 3,
-    "log_interval": 3,
+    "eval_interval": 1,
+    "eval_windows": 2,
+    "log_interval": 2,
     "sample_tokens": 2,
     "dropout": 0.1,
-    "accumulate": 2,
     "patience": 9,
 }
 

@@ -5,8 +5,10 @@
  *   "torn"   SIGKILL after half of the bytes of a write; other calls as "kill"
  *   "EIO"    this one call fails; of a write, after half of the bytes
  *   "ENOSPC" likewise, and from then on every call that needs room on the disk
+ *   "EROFS"  this call and all later ones fail, as where nothing may be written
  *
- * Every call is counted whoever makes it, Python, its C modules or Rust: all go through libc.
+ * Calls are counted whoever makes them through libc, Python or its C and Rust modules. One is made
+ * past it: safetensors' rename of its own temporary file, within the temporary checkpoint.
  */
 
 #define _GNU_SOURCE
@@ -69,6 +71,7 @@ static int strikes(const char *call, int folder, const char *path, int takes_roo
   raw_write(log_file, line, size);
   errno = known;
   if (full && takes_room) return errno = ENOSPC, 1;
+  if (!strcmp(mode, "EROFS") && count >= target) return errno = EROFS, 1;
   if (count != target) return 0;
   if (!strcmp(mode, "EIO")) return errno = EIO, 1;
   if (!strcmp(mode, "ENOSPC")) return full = 1, takes_room ? (errno = ENOSPC, 1) : 0;
@@ -85,7 +88,7 @@ ssize_t write(int fd, const void *data, size_t size) {
   int was_full = full;
   if (strikes("write", fd, NULL, 1)) {
     int reason = errno;
-    if (!was_full && size > 1) raw_write(fd, data, size / 2);
+    if (!was_full && reason != EROFS && size > 1) raw_write(fd, data, size / 2);
     if (!strcmp(mode, "torn")) kill(getpid(), SIGKILL);
     return errno = reason, -1;
   }

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import signal
+from pathlib import Path
+
+import pytest
 
 from .conftest import KILLED, end, results
 
@@ -34,3 +38,78 @@ def test_killed_within_every_write(runs, straight, calls):
     assert len(writes) > 12
     for n in writes:
         die_and_go_on(runs, straight, n, "torn")
+
+
+@pytest.mark.parametrize(
+    ("method", "step"),
+    [("update", 0), ("update", 1), ("evaluate", 0), ("evaluate", 1), ("evaluate", 2)],
+)
+def test_killed_within_a_step_and_an_evaluation(runs, straight, method, step):
+    out = runs.new_folder()
+    outcome = runs.train(out, _within=[method, step, [signal.SIGKILL]])
+    assert outcome.status == KILLED, outcome
+    outcome = runs.resume(out)
+    assert outcome.status == 0, outcome
+    assert results(out) == straight
+
+
+def test_killed_at_every_call_of_the_resumption_of_one_that_was_killed(runs, straight, calls):
+    killed = runs.new_folder()
+    within_save = max(n for n, call in enumerate(calls, 1) if call.endswith("/state.json"))
+    assert runs.train(killed, _fault="torn", _n=within_save).status == KILLED
+    assert list(killed.glob("checkpoints/.step-*.tmp/state.json"))
+    out = runs.new_folder()
+    shutil.copytree(killed, out)
+    assert runs.resume(out, _n=0).status == 0
+    found = runs.calls()
+    first = next(n for n, call in enumerate(found) if ".tmp" in call and "mkdir" in call)
+    assert any("unlinkat" in call for call in found[:first])
+    for n in range(1, first + 1):
+        out = runs.new_folder()
+        shutil.copytree(killed, out)
+        assert runs.resume(out, _fault="kill", _n=n).status == KILLED
+        outcome = runs.resume(out)
+        assert outcome.status == 0, (n, found[n - 1], outcome)
+        assert results(out) == straight, (n, found[n - 1])
+
+
+def test_killed_while_kernels_run_in_the_emulator(runs):
+    settings = {"_emulated": True, "n_embd": 64, "max_steps": 2, "sample_tokens": 1}
+    straight, out = runs.new_folder(), runs.new_folder()
+    outcome = runs.train(straight, **settings)
+    assert outcome.status == 0, outcome
+    assert "launched on the CPU by the emulator" in outcome.output
+    assert runs.train(out, _within=["update", 1, [signal.SIGKILL]], **settings).status == KILLED
+    outcome = runs.resume(out, _emulated=True)
+    assert outcome.status == 0, outcome
+    assert results(out) == results(straight)
+
+
+def test_what_a_rename_makes_final_is_on_the_disk(calls):
+    """A power cut loses what was not fsynced: data before the rename, the name after it."""
+    events = [call.split(" ", 1) for call in calls if "/" in call]
+    renamed = [(n, Path(path)) for n, (call, path) in enumerate(events) if call == "rename"]
+    final = [(n, path) for n, path in renamed if path.name.endswith(".tmp")]
+    assert len(final) > 8
+    for n, path in final:
+        before = [(call, Path(other)) for call, other in events[:n]]
+        written = {
+            p.parent / "tensors.safetensors" if ".tmp" in p.name[:4] else p
+            for call, p in before
+            if call == "write" and path in (p, p.parent)
+        }
+        assert written
+        for file in written:
+            last_write = max(
+                i
+                for i, (call, p) in enumerate(before)
+                if call in ("write", "chmod")
+                and p.parent == file.parent
+                and (p == file or ".tmp" in p.name[:4])
+            )
+            assert ("fsync", file) in before[last_write:], file
+        if path.parent.name == "checkpoints":
+            assert before[-1] == ("fsync", path)
+        rest = [(call, Path(other)) for call, other in events[n + 1 :]]
+        synced = rest.index(("fsync", path.parent))
+        assert not any(call == "rename" for call, _ in rest[:synced])

@@ -18,8 +18,6 @@ from gpugrad import cli, emulator
 from gpugrad.text import load_tokenizer
 from gpugrad.train.loop import Trainer
 
-STEPS = ("update", "evaluate")  # what a trial can be killed in
-
 
 def main() -> None:
     """Answer trials until standard input ends."""
@@ -79,26 +77,26 @@ def run(
 
 
 def strike_within(method: str, step: int, signals: list[int]) -> None:
-    """Send signals to this process within a step's first, or an evaluation's second, batch."""
-    inner = {"update": "_next_batches", "evaluate": "_measure"}[method]
+    """Send signals to this process when a step has changed the parameters and counted nothing yet,
+    or an evaluation has looked at one of its batches.
+    """
     original = getattr(Trainer, method)
 
     def changed(self: Trainer, *arguments: Any, **named: Any) -> Any:
         if self.step != step:
             return original(self, *arguments, **named)
+        inner = {"update": "_take", "evaluate": "_measure"}[method]
         work = getattr(self, inner)
 
         def struck(*given: Any) -> Any:
             found = work(*given)
+            setattr(self, inner, work)
             for number in signals:
                 os.kill(os.getpid(), number)
             return found
 
         setattr(self, inner, struck)
-        try:
-            return original(self, *arguments, **named)
-        finally:
-            setattr(self, inner, work)
+        return original(self, *arguments, **named)
 
     setattr(Trainer, method, changed)
 

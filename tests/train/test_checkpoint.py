@@ -355,9 +355,12 @@ def test_damaged_step_is_replaced_when_reached_again(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("call", ["fsync", "rename"])
 @pytest.mark.parametrize("count", range(4))
-def test_failure_while_saving_leaves_the_old_and_no_litter(tmp_path, monkeypatch, call, count):
+def test_failure_while_saving_leaves_the_old_and_no_litter(
+    tmp_path, monkeypatch, call, count, error
+):
     two_checkpoints(tmp_path)
     before = sorted(str(path) for path in tmp_path.rglob("*"))
     calls = []
@@ -366,7 +369,7 @@ def test_failure_while_saving_leaves_the_old_and_no_litter(tmp_path, monkeypatch
         def wrapped(*arguments):
             calls.append(arguments)
             if len(calls) == count + 1:
-                raise OSError(28, "No space left on device")
+                raise error
             return original(*arguments)
 
         return wrapped
@@ -379,8 +382,11 @@ def test_failure_while_saving_leaves_the_old_and_no_litter(tmp_path, monkeypatch
     renames = 2
     if call == "rename" and count >= renames:
         checkpoint.save(tmp_path, step, some_state(2))
+    elif isinstance(error, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(tmp_path, step, some_state(2))
     else:
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match=r"No space left on device: '.*step-00000002'"):
             checkpoint.save(tmp_path, step, some_state(2))
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
     assert_same(some_state(2), checkpoint.latest(tmp_path).state)

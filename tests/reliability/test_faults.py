@@ -1,0 +1,175 @@
+"""A full disk, errors of the disk, signals, a second run: said clearly, and nothing is lost."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+import warnings
+
+import numpy as np
+import pytest
+
+from gpugrad.text import open_tokens, write_tokens
+from gpugrad.train import checkpoint
+from gpugrad.train.folder import RunFolder
+from gpugrad.train.metrics import read_metrics
+
+from .conftest import end, results
+
+TAKES_ROOM = ("open", "write", "mkdir", "ftruncate64")
+
+
+def litter(out):
+    return [path for path in out.rglob("*") if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("fault", ["ENOSPC", "EIO"])
+def test_a_disk_that_fails_at_any_call(runs, straight, calls, fault):
+    reason = {"ENOSPC": "No space left on device", "EIO": "Input/output error"}[fault]
+    removing = ("unlink", "unlinkat", "rmdir")
+    for n, call in enumerate(calls, 1):
+        name = call.split()[0]
+        if fault == "ENOSPC" and name not in TAKES_ROOM:
+            continue
+        out = runs.new_folder()
+        outcome = runs.train(out, _fault=fault, _n=n)
+        context = (n, call, outcome)
+        assert outcome.status == 1, context
+        assert reason in outcome.output, context
+        assert f"{out}" in outcome.output, context
+        assert "Traceback" not in outcome.output, context
+        assert not litter(out) or name in removing, context
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # the newest checkpoint is sound
+            found = checkpoint.steps(RunFolder(out).checkpoints)
+            assert not found or RunFolder(out).latest().step == found[-1], context
+        if n % 7 == 0 or name in removing:
+            outcome = end(runs, out)
+            assert outcome.status == 0, (context, outcome)
+            assert results(out) == straight, context
+        shutil.rmtree(out, ignore_errors=True)
+
+
+@pytest.fixture
+def half(runs):
+    """A run that was stopped after step 1."""
+    out = runs.new_folder()
+    outcome = runs.train(out, _within=["update", 0, [signal.SIGTERM]])
+    assert outcome.status == 128 + signal.SIGTERM, outcome
+    yield out
+    shutil.rmtree(out)
+
+
+def ending(found):
+    """Return of what a run left what does not depend on where it was stopped."""
+    names = ("metrics.jsonl", "sample.txt", "curve.svg", "step-00000002")
+    return {path: value for path, value in found.items() if any(name in path for name in names)}
+
+
+def assert_refused(runs, out, *parts):
+    before = results(out) if RunFolder(out).holds_run else None
+    outcome = runs.resume(out)
+    assert outcome.status == 1, outcome
+    assert all(part in outcome.output for part in parts), outcome
+    assert "Traceback" not in outcome.output
+    return before
+
+
+def test_where_nothing_may_be_written(runs, half):
+    out = runs.new_folder()
+    outcome = runs.train(out, _fault="EROFS", _n=1)
+    assert outcome.status == 1
+    assert "Read-only file system" in outcome.output
+    assert not out.exists()
+    before = results(half)
+    outcome = runs.resume(half, _fault="EROFS", _n=1)
+    assert (outcome.status, results(half)) == (1, before), outcome
+    assert "Read-only file system" in outcome.output
+
+
+@pytest.mark.parametrize(("method", "step"), [("update", 0), ("evaluate", 1)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_at_once(runs, straight, method, step, number):
+    out = runs.new_folder()
+    started = time.monotonic()
+    outcome = runs.train(out, _within=[method, step, [number]])
+    assert time.monotonic() - started < 5
+    assert outcome.status == 128 + number, outcome
+    assert f"Stopped by {number.name} after step 1; saved" in outcome.output
+    assert RunFolder(out).latest().step == 1
+    assert runs.resume(out).status == 0
+    assert ending(results(out)) == ending(straight)
+
+
+def test_ctrl_c_twice_ends_at_once_and_loses_nothing(runs, straight):
+    out = runs.new_folder()
+    outcome = runs.train(out, _within=["update", 1, [signal.SIGINT, signal.SIGINT]])
+    assert outcome.status == 128 + signal.SIGINT, outcome
+    assert "interrupted" in outcome.output
+    assert not litter(out)
+    assert RunFolder(out).latest().step == 1
+    assert runs.resume(out).status == 0
+    assert results(out) == straight
+
+
+def test_two_runs_in_one_folder(runs, half, straight):
+    with RunFolder(half).locked():
+        before = assert_refused(runs, half, "another process is training in", str(half))
+        outcome = runs.train(half, overwrite="")  # a flag without a value
+        assert outcome.status != 0
+    assert results(half) == before
+    assert runs.resume(half).status == 0
+    assert ending(results(half)) == ending(straight)
+
+
+def test_other_data_of_the_same_length_is_refused(runs, half):
+    tokens = RunFolder(half).tokens
+    known = open_tokens(tokens)
+    other = np.roll(known.ids, 1)
+    fingerprints = known.tokenizer_fingerprint, known.text_fingerprint
+    write_tokens(tokens, other, known.vocab_size, *fingerprints)
+    before = assert_refused(runs, half, "the state was taken with other data", "start a new run")
+    assert results(half) == before
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "tokenizer.json", "config.json"])
+def test_a_flipped_bit_in_any_file_is_refused(runs, half, name):
+    path = half / name
+    good = path.read_bytes()
+    rng = np.random.default_rng(3)
+    for position in rng.integers(len(good), size=4):
+        bad = bytearray(good)
+        bad[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bad)
+        outcome = runs.resume(half)
+        assert outcome.status == 1, (position, outcome)
+        assert name in outcome.output
+        assert "Traceback" not in outcome.output
+        assert path.read_bytes() == bad
+    path.write_bytes(good)
+
+
+def test_a_clock_that_runs_backwards(runs, straight):
+    out = runs.new_folder()
+    assert runs.train(out, _backwards=True, _within=["update", 1, [signal.SIGKILL]]).status < 0
+    assert runs.resume(out, _backwards=True).status == 0
+    assert results(out) == straight
+    records = read_metrics(RunFolder(out).metrics)
+    assert all(r["tokens_per_second"] > 0 for r in records if r["kind"] == "train")
+
+
+@pytest.mark.parametrize(
+    ("data", "part"),
+    [(b"caf\xe9", "is not UTF-8"), (b"", "is empty"), (None, "no file, folder or glob")],
+    ids=["latin-1", "empty", "missing"],
+)
+def test_unreadable_data(runs, tmp_path, data, part):
+    path, out = tmp_path / "text", runs.new_folder()
+    if data is not None:
+        path.write_bytes(data)
+    outcome = runs.train(out, data=path)
+    assert outcome.status == 1
+    assert part in outcome.output
+    assert "Traceback" not in outcome.output
+    assert not out.exists()

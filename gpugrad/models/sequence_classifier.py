@@ -25,6 +25,8 @@ class SequenceClassifier(Module):
 
     def __init__(self, body: GPT, classes: int) -> None:
         super().__init__()
+        if not isinstance(body, GPT):
+            raise TypeError(f"SequenceClassifier: body must be a GPT, got {type(body).__name__}")
         if classes < 1:
             raise ValueError(f"SequenceClassifier: classes must be at least 1, got {classes}")
         self.body = body

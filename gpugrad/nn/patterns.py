@@ -31,7 +31,8 @@ def freeze(model: M, *patterns: str) -> M:
 
     They get no gradient, and the backward pass computes none for them, nor through layers below
     which nothing is trained. An optimiser skips them. A tied parameter is frozen by any of its
-    names. ``fits`` says what a pattern is; one that fits nothing raises ValueError.
+    names. ``fits`` says what a pattern is; one that fits nothing raises ValueError,
+    one that is no string TypeError.
     """
     return _set("freeze", model, patterns, False)
 
@@ -42,6 +43,11 @@ def unfreeze(model: M, *patterns: str) -> M:
 
 
 def _set(where: str, model: M, patterns: Sequence[str], requires_grad: bool) -> M:
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(
+            f"{where}: patterns are strings, one argument each, as in {where}(model, 'tokens', "
+            f"'blocks.0'); got {', '.join(map(repr, patterns))}"
+        )
     named: list[tuple[str, Parameter]] = list(model.named_parameters(remove_duplicate=False))
     missing = unused((name for name, _ in named), patterns)
     if missing is not None:

@@ -63,10 +63,17 @@ def discriminative_groups(
     names (``nn.freeze``) and factors, the first that fits a parameter counts; one that none fits
     has the factor 1. Each group is split by factor and gets it as ``"lr_scale"``, multiplied with
     one it has already, and with ``lr`` given ``"lr"`` = lr * lr_scale; empty groups are left out.
-    Raises ValueError for a factor below 0 or a pattern that fits nothing.
+    Raises ValueError for a factor below 0 or a pattern that fits nothing, TypeError for a module
+    or factors without patterns.
 
     Howard, Ruder, "Universal language model fine-tuning for text classification" (ACL 2018).
     """
+    if not isinstance(groups, Sequence) or not isinstance(scales, Mapping):
+        raise TypeError(
+            "discriminative_groups: pass groups and factors by pattern, as in "
+            "discriminative_groups(decay_groups(model), {'blocks.0': 0.1}); "
+            f"got {type(groups).__name__} and {type(scales).__name__}"
+        )
     for pattern, factor in scales.items():
         if not 0 <= factor < float("inf"):
             raise ValueError(

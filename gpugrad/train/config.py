@@ -35,7 +35,7 @@ class TrainConfig:
     preset: str = _setting("default", "settings to start from", choices=tuple(PRESETS))
     out: str = _setting("", "folder of the run (default: runs/PRESET)")
     device: str = _setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
-    threads: int = _setting(1, "of the CPU's matrix products (0: NumPy decides)", low=0)
+    threads: int = _setting(0, "of the CPU (0: GPUGRAD_NUM_THREADS, else one for each core)", low=0)
     precision: str = _setting(
         "float32",
         "of parameters and activations; in halves AdamW keeps float32 copies, and float16 scales "
@@ -156,7 +156,8 @@ class TrainConfig:
         allowed = f"below 1 - train_fraction, {1 - trained:g}: something is left for validation"
         _require(self.test_fraction < 1 - trained, "test_fraction", self.test_fraction, allowed)
         if self.schedule != "constant":
-            _require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr, {self.lr:g}")
+            allowed = f"at most lr, {self.lr:g} (--min-lr 0 suits every lr)"
+            _require(self.min_lr <= self.lr, "min_lr", self.min_lr, allowed)
             warmup = self.warmup_steps
             allowed = f"below max_steps, {self.max_steps} (--warmup-steps 0 trains without)"
             _require(warmup < self.max_steps, "warmup_steps", warmup, allowed)

@@ -132,7 +132,7 @@ def _is_integer(name: str) -> bool:
 
 
 def _check_values(where: str, name: str, values: Sequence[Any]) -> None:
-    if isinstance(values, str) or not len(values):
+    if isinstance(values, str) or not isinstance(values, Sized) or not len(values):
         raise ValueError(f"{where}: {name} needs a list of values, got {values!r}")
     for i, value in enumerate(values):
         if value in values[:i]:

@@ -78,5 +78,7 @@ def test_what_is_refused(model):
         model(ids, [5, 2])
     with pytest.raises(ValueError, match=r"lengths must be integers of shape \(2,\), got float"):
         model(ids, [1.0, 2.0])
+    with pytest.raises(TypeError, match="body must be a GPT, got Linear"):
+        SequenceClassifier(model.head, 2)
     with pytest.raises(ValueError, match="classes must be at least 1"):
         SequenceClassifier(model.body, 0)

@@ -52,6 +52,8 @@ def test_a_pattern_that_fits_nothing_changes_nothing():
     model = layers()
     with pytest.raises(ValueError, match=r"no parameter of Sequential fits 'd'; they are called a"):
         nn.freeze(model, "a", "d")
+    with pytest.raises(TypeError, match=r"patterns are strings, one .*; got \['a', 'b'\]"):
+        nn.freeze(model, ["a", "b"])
     assert len(trained(model)) == 6
 
 

@@ -125,6 +125,10 @@ def test_a_step_moves_by_the_scaled_rate() -> None:
 def test_scales_that_make_no_sense() -> None:
     with pytest.raises(ValueError, match="no parameter that is trained fits 'wpe'"):
         discriminative_groups(named_groups(), {"transformer": 0.1, "wpe": 1.0})
+    with pytest.raises(
+        TypeError, match=r"pass groups and factors by pattern.* got Linear and float"
+    ):
+        discriminative_groups(nn.Linear(1, 1), 0.1)
     with pytest.raises(ValueError, match=r"the factor of 'head' must be a number >= 0, got -1"):
         discriminative_groups(named_groups(), {"head": -1})
     with pytest.raises(ValueError, match="decay must be a number above 0"):

@@ -160,7 +160,11 @@ def test_unknown_preset():
         ({"precision": "half"}, ValueError, "precision must be one of float32, bfloat16, float16"),
         ({"n_head": 3}, ValueError, "n_embd 128 does not divide into n_head 3"),
         ({"positions": "rotary", "n_embd": 12}, ValueError, "head_size|odd"),
-        ({"min_lr": 0.1}, ValueError, "min_lr must be at most lr, 0.003, got 0.1"),
+        (
+            {"min_lr": 0.1},
+            ValueError,
+            r"min_lr must be at most lr, 0.003 \(--min-lr 0 .*\), got 0.1",
+        ),
         ({"warmup_steps": 1500}, ValueError, "warmup_steps must be below max_steps, 1500"),
         ({"schedule": "exponential", "min_lr": 0.0}, ValueError, "min_lr must be above 0"),
     ],

@@ -87,6 +87,8 @@ def test_what_cannot_be_tried():
         grid({"lr": [0.1, 0.2, 0.1]})
     with pytest.raises(ValueError, match="lr needs a list of values"):
         grid({"lr": []})
+    with pytest.raises(ValueError, match=r"lr needs a list of values, got 0\.1"):
+        grid({"lr": 0.1})
     with pytest.raises(ValueError, match="tokenizer needs a list of values, got 'byte'"):
         draw({"tokenizer": "byte"}, 3)
     with pytest.raises(ValueError, match="trials must be at least 1"):

@@ -8,9 +8,9 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import backend
-from gpugrad.train.threads import limit_threads
+from gpugrad.openblas import set_openblas_threads
 
-limit_threads(1)  # tests run side by side, one for each core
+set_openblas_threads(1)  # what tests compute with NumPy: they run side by side
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpugrad.train.threads import limit_threads
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -31,12 +29,7 @@ def parse_picture(
 
 
 def command(documentation: str | None) -> argparse.ArgumentParser:
-    """Return a parser whose help is the docstring of the example.
-
-    The CPU's matrix products take one thread from here on: for ones as small as those of the
-    examples a second thread gains little, and on busy cores both wait for each other.
-    """
-    limit_threads(1)
+    """Return a parser whose help is the docstring of the example."""
     return argparse.ArgumentParser(
         description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter
     )

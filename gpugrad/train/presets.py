@@ -40,7 +40,6 @@ def _gpt2(name: str, lr: float) -> dict[str, Any]:
     """
     return {
         **_shape(name),
-        "threads": 0,
         "tokenizer": "bpe",
         "vocab_size": 50257,
         "max_chars": 0,
@@ -57,8 +56,6 @@ def _gpt2(name: str, lr: float) -> dict[str, Any]:
     }
 
 
-# The small ones take one thread. On two idle cores a second one would make their small matrix
-# products a quarter faster, on busy ones several times slower, as the threads wait for each other.
 PRESETS: dict[str, dict[str, Any]] = {
     # Two to three minutes on one CPU core, with the text every Python brings along. For the same
     # time, short windows and many steps learn more than long windows, rotary positions more than

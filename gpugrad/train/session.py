@@ -13,6 +13,7 @@ import numpy as np
 from .. import cuda
 from ..cuda import emulation
 from ..text import atomic_write
+from ..threads import set_num_threads
 from . import checkpoint, curve
 from .config import TrainConfig, resumed
 from .data import baselines, open_data, read_corpus, store
@@ -24,7 +25,6 @@ from .metrics import append_metrics, keep_metrics, read_metrics, sync_metrics
 from .progress import Progress, duration
 from .sampling import opening, sample_text
 from .speed import device_name
-from .threads import limit_threads
 
 SAMPLE_TEMPERATURE = 0.8
 _MOST_POINTS = 500  # of a drawn curve; neighbours on a longer one are averaged
@@ -246,6 +246,6 @@ def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 def _prepare_machine(config: TrainConfig) -> None:
     """Set the CPU's threads; raise, saying what is missing, when the machine lacks something."""
     if find_device(config.device) == "cpu" and config.threads:
-        limit_threads(config.threads)
+        set_num_threads(config.threads)
     if config.png:
         curve.require_matplotlib()

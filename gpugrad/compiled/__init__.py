@@ -15,7 +15,7 @@ import numpy as np
 from .. import backend, cuda
 from ..cuda import recording, replay
 from ..cuda.recording import Buffer, Trace
-from ..engine import mutations
+from ..engine import AnomalyNode, mutations
 from ..ops import random
 from ..registry import state
 from ..tensor import Tensor
@@ -109,8 +109,8 @@ class Compiled:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the step: record it if nothing recorded fits, and replay it."""
-        if recording.current() is not None:
-            return self._function(*args, **kwargs)  # part of another step
+        if recording.current() is not None or state.make_node is AnomalyNode:
+            return self._function(*args, **kwargs)  # part of another step, or looked into
         arrays: list[Any] = []
         try:
             shapes = flat((args, kwargs), arrays)
@@ -172,10 +172,13 @@ class Compiled:
         settings = Settings(sight.optimizers)
         with recording.recording(trace), random.recording(random_state) as draws:
             given, keywords = symbolic((args, kwargs), trace)
-            with settings.recorded():
+            with settings.recorded(trace):
                 result = self._function(*given, **keywords)
+            if trace.refused is not None:
+                raise trace.refused
             for check in trace.checks:
                 check()
+            watches += [watch for array, watch in sight.arrays if not trace.uses_array(array)]
             watches = unchanged(watches, trace.modules, sight.line_of)
             outputs: list[Buffer] = []
             try:
@@ -222,11 +225,14 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     state, learning rates and other settings in ``param_groups``, the state of ``gg.random``.
     Other shapes, dtypes or numbers among the arguments, other parts, numbers or modes of modules,
     other parameter arrays, groups of an optimiser or hooks record again, and so does whatever else
-    the function's code names: variables around it, globals, attributes, lists and dicts, in the
-    user's functions that it calls too. What it sets there itself is an error; settings in
-    ``param_groups`` may be set. Python code in the function runs only while it is recorded; so does
-    whatever works on raw arrays, or on nothing but integers and booleans that the step makes. A
-    recording has memory of its own.
+    the function's code names: variables around it, globals, attributes, containers, raw arrays of
+    up to 1 MiB, in the user's functions and hooks that it calls too, and settings of optimisers
+    that it computes with. What it sets there itself is an error; settings in ``param_groups`` may
+    be set. Drawing from ``random`` or ``numpy.random`` is an error, as is taking from an iterator.
+    Python code in the function runs only while it is recorded: so does whatever works on raw
+    arrays, or on nothing but integers and booleans that the step makes. Not seen are a clock, files
+    and the environment, context variables, ``globals()``, names that are computed, and what is
+    patched in libraries: pass what they give as arguments. A recording has memory of its own.
 
     Arguments and results are tensors, arrays, numbers, None, or lists, tuples and dicts of them;
     arguments may be modules and optimisers too. A tensor that requires a gradient is an argument by
@@ -237,15 +243,16 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     Data that the step assigns (``w.data = ...``) is written to the array that there was.
 
     ``device`` is where the step runs, by default where its tensors are; arguments on the CPU are
-    copied there. On GPUs before compute capability 8.0, and on the CPU without the emulator, the
-    function is called as it is.
+    copied there. On GPUs before compute capability 8.0, on the CPU without the emulator, and under
+    ``detect_anomaly`` the function is called as it is.
 
     Threads may share a step, and take turns; a model may be used by other threads while a step with
     it is recorded. At most 16 recordings are kept, those used last.
 
     Raises NotRecordable where the function looks at values (``float(loss)``, ``if x.any()``), sets
-    variables of others, or uses an operation that has no kernel, naming it and the line. Raises
-    TypeError for other arguments and results.
+    variables of others, or uses an operation that has no kernel, naming it and the line; and for an
+    argument on memory that the step changes and then reads. Raises TypeError for other arguments
+    and results.
     """
     if function is None:
         return functools.partial(Compiled, device=device)
@@ -254,6 +261,7 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
 
 def _run(chosen: _Recording, arrays: Sequence[Any]) -> Any:
     runner, trace = chosen.replay, chosen.trace
+    runner.refuse_changing(arrays)
     arrays = chosen.ends.take(arrays)
     drawn = random.reserve(chosen.draws.blocks)
     runner.write(chosen.random_state, np.array([drawn.seed, drawn.offset], np.uint64))

@@ -8,15 +8,19 @@ identity: what a tensor or an optimiser holds is seen to where it is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence
 from functools import partial
 from itertools import repeat
 from operator import is_
 from types import CellType
 from typing import Any
 
+import numpy as np
+
 from ..cuda import recording
 from ..nn import Module
+from ..tensor import Tensor
 from .arguments import key_of
 
 MISSING = CellType()  # in the place of a value where there is none
@@ -49,15 +53,19 @@ class Watch:
         write: Callable[[Values], object],
         name_of: Callable[[int], str],
         is_list: bool = False,
+        is_kept: bool = True,
     ) -> None:
         self._read, self._write, self._name_of, self._is_list = read, write, name_of, is_list
+        self.is_kept = is_kept  # whether replays depend on it, or only the step may not change it
         self._values = [*read()]
 
     @property
     def is_log(self) -> bool:
-        """Whether this is a list that something was added to, and nothing else happened."""
+        """Whether this is a list that something but tensors was added to, and nothing else."""
         now, then = self._read(), self._values
-        return self._is_list and len(now) > len(then) and same(now[: len(then)], then)
+        if not self._is_list or len(now) <= len(then) or not same(now[: len(then)], then):
+            return False
+        return not any(isinstance(value, Tensor) for value in now[len(then) :])
 
     def holds(self) -> bool:
         """Return whether the values are what they were."""
@@ -120,18 +128,80 @@ def watch_names(space: Any, names: Sequence[str], label: str) -> Watch:
 
 
 def watch_items(value: Any, name: str) -> Watch:
-    """Watch all that is in a list or dict."""
+    """Watch all that is in a container."""
     what = f"changing the {type(value).__name__} {name!r}"
     if isinstance(value, list):
         whole = slice(None)
         return Watch(lambda: value, partial(value.__setitem__, whole), lambda i: what, is_list=True)
 
-    def write(values: Values) -> None:
-        half = len(values) // 2
-        value.clear()
-        value.update(zip(values[:half], values[half:], strict=True))
+    def read() -> Values:
+        return [*value, *value.values()] if isinstance(value, Mapping) else [*value]
 
-    return Watch(lambda: [*value, *value.values()], write, lambda i: what)
+    def write(values: Values) -> None:
+        if isinstance(value, MutableSequence):
+            while value:
+                value.pop()
+            value.extend(values)
+        elif isinstance(value, MutableMapping):
+            half = len(values) // 2
+            value.clear()
+            value.update(zip(values[:half], values[half:], strict=True))
+        elif isinstance(value, set):
+            value.clear()
+            value.update(values)
+
+    return Watch(read, write, lambda i: what)
+
+
+def watch_elements(array: np.ndarray, name: str) -> Watch:
+    """Watch the elements of a raw array that a step computes with by itself."""
+
+    def write(values: Values) -> None:
+        array[...] = np.frombuffer(values[0], array.dtype).reshape(array.shape)
+
+    what = f"changing the array {name!r}"
+    return Watch(lambda: [array.tobytes()], write, lambda i: what)
+
+
+Generator = random.Random | np.random.RandomState | np.random.Generator | np.random.BitGenerator
+
+
+def watch_draws(generator: Generator, name: str) -> Watch:
+    """Watch for random numbers that are drawn while a step is recorded: others come in replays."""
+    kind = f"{type(generator).__module__}.{type(generator).__qualname__}"
+    get: Callable[[], Any]
+    put: Callable[[Any], None]
+    if isinstance(generator, random.Random):
+        get, put = generator.getstate, lambda state: generator.setstate(state)
+    elif isinstance(generator, np.random.RandomState):
+        get, put = partial(generator.get_state, legacy=False), generator.set_state
+    else:
+        bits = getattr(generator, "bit_generator", generator)
+        get, put = partial(getattr, bits, "state"), partial(setattr, bits, "state")
+    then = get()
+    return Watch(
+        lambda: [_flat(get())],
+        lambda values: put(then),
+        lambda i: f"drawing from a {kind} ({name!r}; gg.random can be recorded)",
+        is_kept=False,
+    )
+
+
+def _flat(state: Any) -> Any:
+    """Return the state of a generator as values that compare."""
+    if isinstance(state, dict):
+        return tuple(_flat(value) for value in state.values())
+    return state.tobytes() if isinstance(state, np.ndarray) else state
+
+
+def watch_iterator(name: str) -> Watch:
+    """Watch an iterator, which does not tell whether something was taken from it."""
+    return Watch(
+        lambda: [object()],
+        lambda values: None,
+        lambda i: f"taking from the iterator {name!r} (pass what it yields as arguments)",
+        is_kept=False,
+    )
 
 
 LineOf = Callable[[str], str]
@@ -139,7 +209,7 @@ Held = Mapping[Module, Mapping[str, Any]]
 
 
 def unchanged(watches: Sequence[Watch], modules: Held, line_of: LineOf) -> list[Watch]:
-    """Return the watches to keep: not those of lists in which a step has logged something.
+    """Return the watches that replays need: of no lists in which the step has logged something.
 
     Raises NotRecordable for what else the step has just changed, and puts it back. ``line_of``
     returns where the step's code sets a name.
@@ -161,7 +231,7 @@ def unchanged(watches: Sequence[Watch], modules: Held, line_of: LineOf) -> list[
             "again in a replay. Do it outside of the step with what the step returns, or keep the "
             "value in a tensor that the step changes in place"
         )
-    return watches
+    return [watch for watch in watches if watch.is_kept]
 
 
 class Guards:

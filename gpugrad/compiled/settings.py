@@ -1,4 +1,4 @@
-"""Settings of optimisers, such as learning rates, that a step sets itself."""
+"""Settings of optimisers, such as learning rates, that a step reads or sets itself."""
 
 from __future__ import annotations
 
@@ -6,61 +6,59 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..cuda.recording import Trace
 from ..optim import Optimizer
+from ..optim.group import Group, NotingGroup
 from .guards import same
 
-
-class _Whole(int):
-    """An integer that is an object of its own."""
+_Part = tuple[dict[str, Any], dict[str, Any]]  # a group, and some of its settings
 
 
 class Settings:
-    """What a step sets in ``param_groups``: it is set again ahead of each replay.
+    """What a step reads and sets in ``param_groups``.
 
-    What it is set to may be computed from what was there, so such a recording holds only while the
-    settings of these optimisers are those it began with. Those of other recordings are free.
+    A recording holds while what the step has read, to compute with it or to set other settings, is
+    what it was; that an optimiser reads its own is no matter. What the step sets is set again ahead
+    of each replay.
     """
 
     def __init__(self, optimizers: Iterable[Optimizer]) -> None:
-        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        self._before = [
-            (group, {k: v for k, v in group.items() if k != "params"}) for group in groups
-        ]
-        self._set: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        self._read: list[_Part] = []
+        self._set: list[_Part] = []
 
     @contextlib.contextmanager
-    def recorded(self) -> Iterator[None]:
-        """Find out what is set inside the ``with`` block, be it to a number that was there before.
+    def recorded(self, trace: Trace) -> Iterator[None]:
+        """Find out what is read and set inside the ``with`` block.
 
-        The numbers are other objects in it.
+        Of a dict that somebody has put in the place of a group all is taken to be read.
         """
-        marked = [{k: _another(v) for k, v in before.items()} for _, before in self._before]
-        for (group, _), marks in zip(self._before, marked, strict=True):
-            group.update(marks)
+        before = [dict(group) for group in self._groups]
+        noting = [group for group in self._groups if isinstance(group, Group)]
+        for group in noting:
+            group.__class__ = NotingGroup
         try:
             yield
         finally:
-            for (group, before), marks in zip(self._before, marked, strict=True):
-                kept = {k: v for k, v in before.items() if group.get(k) is marks[k]}
-                new = {k: v for k, v in group.items() if k != "params" and k not in kept}
-                group.update(kept)
-                if new:
-                    self._set.append((group, new))
+            for group in noting:
+                group.__class__ = Group
+            for group, then in zip(self._groups, before, strict=True):
+                if isinstance(group, Group):
+                    read = trace.settings_read.get(id(group), set())
+                    changed = trace.settings_set.get(id(group), set())
+                else:
+                    read = {*then}
+                    changed = {k for k in group if not same([group[k]], [then.get(k)])}
+                self._read.append((group, {k: then.get(k) for k in read - {"params"}}))
+                self._set.append((group, {k: group[k] for k in changed}))
 
     def hold(self) -> bool:
-        """Return whether the step would set the same."""
-        return not self._set or all(
-            same([group.get(k) for k in then], [*then.values()]) for group, then in self._before
+        """Return whether the settings that the step has read are what they were."""
+        return all(
+            same([group.get(key) for key in then], [*then.values()]) for group, then in self._read
         )
 
     def apply(self) -> None:
         """Set what the step sets."""
         for group, new in self._set:
             group.update(new)
-
-
-def _another(value: Any) -> Any:
-    """Return an equal number that is another object; what is no number as it is."""
-    if type(value) is float:
-        return value * 1.0
-    return _Whole(value) if type(value) is int else value

@@ -1,38 +1,52 @@
 """What a step can see: what its code names, from its closure, its globals and its own object on.
 
 A name is followed as far as attributes are spelled out, ``trainer.config.scale``, in the step and
-in the user's functions and methods that it names. An attribute of something that no name leads to,
-such as a local variable, is taken to be one of any object that was found. Libraries are not looked
-into, nor is what only running the code would tell: ``getattr``, imports in functions.
+in the user's functions and methods that it names, and in hooks of tensors. An attribute of
+something that no name leads to, such as a local variable, is taken to be one of any object that was
+found, and so is each string in code that uses ``getattr``. Libraries are not looked into, nor is
+what only running the code would tell: names that are computed, clocks, files, the environment.
 """
 
 from __future__ import annotations
 
 import builtins
-import dis
 import functools
+import io
+import random
 import sys
 import types
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+import weakref
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence, Set
+from typing import Any
+
+import numpy as np
+from numpy.random.mtrand import get_bit_generator
 
 from ..nn import Module
 from ..optim import Optimizer
 from ..tensor import Tensor
+from . import code
 from .arguments import NUMBERS
-from .guards import MISSING, Watch, watch_cells, watch_items, watch_names
+from .guards import (
+    MISSING,
+    Generator,
+    Watch,
+    watch_cells,
+    watch_draws,
+    watch_elements,
+    watch_items,
+    watch_iterator,
+    watch_names,
+)
 
-_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR")
-_BETWEEN = ("COPY", "DUP_TOP", "PUSH_NULL")  # what may stand between a name and its attribute
-_GLOBAL = ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME")
-
-
-class _Chain(NamedTuple):
-    """A name in some code, None for what has none, and the attributes that follow it."""
-
-    name: str | None
-    is_global: bool
-    attributes: tuple[str, ...]
+_BY_STRING = {"getattr", "setattr", "hasattr", "delattr", "attrgetter", "vars", "__dict__"}
+MOST_BYTES = 1 << 20  # of an array whose elements are compared at each call
+_EVERYBODYS = {  # generators that all functions of a module draw from
+    "random": random._inst,
+    "numpy.random": get_bit_generator(),
+}
+# methods that nothing calls which computes with an object
+_ASIDE = {"__del__", "__eq__", "__hash__", "__init__", "__new__", "__post_init__", "__repr__"}
 
 
 class Sight:
@@ -53,6 +67,7 @@ class Sight:
             self.modules: dict[Module, None] = {}
             self.optimizers: dict[Optimizer, None] = {}
             self._met: dict[tuple[int, int], Any] = {}
+            self.arrays: list[tuple[np.ndarray, Watch]] = []
             self._watched: list[Watch] = []
             self._codes: list[types.CodeType] = []
             self._named: dict[int, tuple[Any, str, dict[str, None]]] = {}
@@ -66,8 +81,8 @@ class Sight:
 
     def line_of(self, name: str) -> str:
         """Return the file and line in which a name is set, or named; else where the step begins."""
-        lines = [line for code in self._codes for line in _lines(code, name)]
-        first = [f"{code.co_filename}:{code.co_firstlineno}" for code in self._codes[:1]]
+        lines = [line for some in self._codes for line in code.lines(some, name)]
+        first = [f"{some.co_filename}:{some.co_firstlineno}" for some in self._codes[:1]]
         return min(lines, default=(0, "".join(first) or "an unknown line"))[1]
 
     def _note(self, space: Any, name: str, label: str) -> None:
@@ -86,18 +101,44 @@ class Sight:
             self._run(value, None)
         elif isinstance(value, types.MethodType):
             self._run(value.__func__, value.__self__)
-        elif isinstance(value, (*NUMBERS, Tensor)) or not self._is_new(value):
+            if isinstance(value.__self__, Generator):
+                self._meet(value.__self__, name)
+        elif isinstance(value, NUMBERS) or not self._is_new(value):
             return
-        elif isinstance(value, (list, tuple, dict, set, frozenset)):
-            if isinstance(value, (list, dict)):
-                self._watched.append(watch_items(value, name))
-            for part in value.values() if isinstance(value, dict) else value:
+        elif isinstance(value, Tensor):
+            for hook in value._hooks or ():
+                self._meet(hook, "a hook")
+        elif isinstance(value, np.ndarray):
+            if value.nbytes <= MOST_BYTES:
+                self.arrays.append((value, watch_elements(value, name)))
+        elif isinstance(value, Generator):
+            self._watched.append(watch_draws(value, name))
+        elif isinstance(value, types.ModuleType):
+            if value.__name__ in _EVERYBODYS:
+                self._meet(_EVERYBODYS[value.__name__], value.__name__)
+        elif isinstance(value, (tuple, frozenset)):
+            for part in value:
                 self._meet(part, name)
+        elif _is_container(value):
+            self._watched.append(watch_items(value, name))
+            for part in value.values() if isinstance(value, Mapping) else value:
+                self._meet(part, name)
+        elif isinstance(value, weakref.ref):
+            self._meet(value(), name)
         elif isinstance(value, functools.partial):
             for part in (value.func, *value.args, *value.keywords.values()):
                 self._meet(part, name)
+        elif isinstance(value, Iterator) and not _is_written(type(value)):
+            if not isinstance(value, io.IOBase):
+                self._watched.append(watch_iterator(name))
         elif isinstance(value, Optimizer):
             self.optimizers[value] = None
+            for group in value.param_groups:
+                self._meet(group["params"], "params")
+            for method in self._methods(value):
+                self._attribute(value, method, named=False)
+        elif isinstance(value, types.BuiltinMethodType) and isinstance(value.__self__, Generator):
+            self._meet(value.__self__, name)
         elif hasattr(value, "__wrapped__"):  # a compiled function, a cached one
             self._meet(value.__wrapped__, name)
         else:
@@ -105,17 +146,35 @@ class Sight:
                 self._look_into(value, name)
             elif self._is_gpugrad(value):  # whose code is not looked into, such as a schedule's
                 self._watched.append(watch_items(vars(value), type(value).__name__))
-            for attribute in [*self._loose]:
+            for attribute in [*self._loose, *self._methods(value)]:
                 self._attribute(value, attribute, named=False)
+
+    def _methods(self, value: Any) -> list[str]:
+        """Return the methods of an object that are called without being named, as operators are.
+
+        Those of optimisers are all.
+        """
+        kinds = [k for k in type(value).__mro__ if not self._is_library(k.__module__)]
+        return [
+            name
+            for kind in kinds
+            for name, method in vars(kind).items()
+            if isinstance(method, types.FunctionType)
+            and name not in _ASIDE
+            and (name.startswith("__") or isinstance(value, Optimizer))
+        ]
 
     def _look_into(self, module: Module, name: str) -> None:
         """Look at the parts of a module, which the code of a library may call."""
         for part in module.modules():
             self.modules[part] = None
             self._meet(part, name)
+            for value in vars(part).values():
+                if isinstance(value, Tensor):
+                    self._meet(value, name)
             if not self._is_library(type(part).__module__):
                 for key, value in vars(part).items():
-                    if isinstance(value, (list, dict)):  # which may change in place
+                    if _is_container(value):  # which may change in place
                         self._meet(value, key)
 
     def _run(self, function: Any, owner: Any) -> None:
@@ -126,25 +185,35 @@ class Sight:
             or not self._is_new(function, owner)
         ):
             return
-        code, cells = function.__code__, function.__closure__ or ()
-        self._codes.append(code)
+        written, cells = function.__code__, function.__closure__ or ()
+        self._codes.append(written)
         name = function.__qualname__
+        names, strings = code.words(written)
+        self._note(function, "__code__", f"%r of {name}")
+        self._note(function, "__defaults__", f"%r of {name}")
+        if names & _BY_STRING:
+            self._loose |= strings
+        if "random" in names:
+            for module, generator in _EVERYBODYS.items():
+                self._meet(generator, module)
         if cells:
-            self._watched.append(watch_cells(code.co_freevars, cells, name))
+            self._watched.append(watch_cells(written.co_freevars, cells, name))
         scope = {
             free: cell.cell_contents
-            for free, cell in zip(code.co_freevars, cells, strict=True)
+            for free, cell in zip(written.co_freevars, cells, strict=True)
             if cell != MISSING
         }
-        if owner is not None and code.co_argcount:
-            scope[code.co_varnames[0]] = owner
+        if owner is not None and written.co_argcount:
+            scope[written.co_varnames[0]] = owner
         defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-        for value in (*scope.values(), *defaults):
+        for free, value in scope.items():
+            self._meet(value, free)
+        for value in defaults:
             self._meet(value, name)
-        for chain in _chains(code, scope):
+        for chain in code.chains(written, scope):
             self._follow(chain, scope, function)
 
-    def _follow(self, chain: _Chain, scope: dict[str, Any], function: Any) -> None:
+    def _follow(self, chain: code.Chain, scope: dict[str, Any], function: Any) -> None:
         """Look at what a name leads to."""
         if chain.name is None:
             self._loose.update(chain.attributes)
@@ -163,21 +232,23 @@ class Sight:
 
     def _attribute(self, value: Any, name: str, named: bool) -> Any:
         """Look at an attribute of an object, and return it; MISSING where it is not looked for."""
-        if value is MISSING or isinstance(value, (*NUMBERS, Optimizer, Tensor)):
+        if value is MISSING or isinstance(value, (*NUMBERS, Tensor)):
             return MISSING
+        if isinstance(value, Optimizer) and name == "param_groups":
+            return MISSING  # see settings.py
         if isinstance(value, types.ModuleType) and self._is_library(value.__name__):
             return MISSING
         kind = value if isinstance(value, type) else type(value)
         label = f"%r, an attribute of {kind.__name__},"
         space = getattr(value, "__dict__", None)  # of a class it is no dict
         found = space.get(name, MISSING) if isinstance(space, dict) else MISSING
+        kinds = [k for k in kind.__mro__ if name in vars(k)]
+        kinds = [k for k in kinds if not self._is_library(k.__module__)]
         if isinstance(value, Module):
             pass  # watched as a whole
-        elif isinstance(space, dict) and (named or found is not MISSING):
+        elif isinstance(space, dict) and (named or kinds or found is not MISSING):
             self._note(space, name, label)
         if found is MISSING:
-            kinds = [k for k in kind.__mro__ if name in vars(k)]
-            kinds = [k for k in kinds if not self._is_library(k.__module__)]
             if not kinds:
                 return MISSING
             for one in kinds:  # super() may lead to all of them
@@ -220,30 +291,15 @@ def _is_library(module: str) -> bool:
     return "site-packages" in file or "dist-packages" in file
 
 
-def _chains(code: types.CodeType, scope: Iterable[str]) -> Iterator[_Chain]:
-    """Yield the names in some code, each with the attributes that follow; those in scope only."""
-    chain = _Chain(None, False, ())
-    for one in dis.get_instructions(code):
-        if one.opname in _ATTRIBUTE:
-            chain = chain._replace(attributes=(*chain.attributes, one.argval))
-        elif one.opname not in _BETWEEN:
-            yield chain
-            name = one.argval[-1] if isinstance(one.argval, tuple) else one.argval
-            is_global = one.opname in _GLOBAL
-            is_local = "LOAD" in one.opname and "CONST" not in one.opname and name in scope
-            chain = _Chain(name if is_global or is_local else None, is_global, ())
-        if isinstance(one.argval, types.CodeType):
-            yield from _chains(one.argval, {*scope} & {*one.argval.co_freevars})
-    yield chain
+def _is_container(value: Any) -> bool:
+    """Return whether this is one of Python's own containers, which may change in place."""
+    if isinstance(value, (list, dict, set)):
+        return True
+    kinds = (Mapping, MutableSequence, Set)
+    own = type(value).__module__.partition(".")[0] in sys.stdlib_module_names
+    return own and isinstance(value, kinds) and not isinstance(value, frozenset)
 
 
-def _lines(code: types.CodeType, name: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines that use a name, after 0 where it is set and 1 where not."""
-    starts, line = dict(dis.findlinestarts(code)), code.co_firstlineno
-    for one in dis.get_instructions(code):
-        line = starts.get(one.offset) or line
-        if one.argval == name:
-            is_set = one.opname.startswith(("STORE", "DELETE"))
-            yield 1 - is_set, f"{code.co_filename}:{line}"
-        elif isinstance(one.argval, types.CodeType):
-            yield from _lines(one.argval, name)
+def _is_written(kind: type) -> bool:
+    """Return whether the code of an iterator can be looked into."""
+    return isinstance(getattr(kind, "__next__", None), types.FunctionType)

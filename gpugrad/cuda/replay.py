@@ -89,6 +89,7 @@ class Replay:
         self._constants: list[transfer.Upload] = []  # whose values may still be on their way
         self._lay_out()
         self.written = self._lasting(kept)
+        self._changed, self._last_reads = self._changes(outputs)
         self._calls = [self._bound(launch) for launch in trace.launches]
         self._runs = 0
         self._graph: Any = None
@@ -149,6 +150,33 @@ class Replay:
         own = [backend.memory_base(self.array(b)) for b in gradients]
         real = [b.storage.array for b in written if b.storage.kind == REAL]
         return frozenset(map(id, (*own, *real)))
+
+    def _changes(self, outputs: Sequence[Buffer]) -> tuple[dict[int, int], list[int]]:
+        """Return when arrays from outside are first written, by the id of what owns their memory,
+        and when each argument is last read.
+        """
+        changed: dict[int, int] = {}
+        last: dict[Storage, int] = {}
+        for number, launch in enumerate(self.trace.launches):
+            last.update((b.storage, number) for b in launch.reads)
+            for buffer in launch.writes:
+                if buffer.storage.kind == REAL:
+                    changed.setdefault(id(buffer.storage.array), number)
+        last.update((b.storage, len(self.trace.launches)) for b in outputs)
+        return changed, [last.get(b.storage, -1) for b in self.trace.inputs[1:]]
+
+    def refuse_changing(self, arguments: Sequence[Any]) -> None:
+        """Raise NotRecordable for an argument on memory that the step changes and then reads: it is
+        a copy that would be read.
+        """
+        for position, (array, last) in enumerate(zip(arguments, self._last_reads, strict=True)):
+            if last > self._changed.get(id(backend.memory_base(array)), last):
+                raise NotRecordable(
+                    f"gg.compile: array {position} of the arguments ({array.dtype}"
+                    f"{list(array.shape)}) shares its memory with a tensor that the step changes "
+                    "in place, and is read afterwards; pass a copy (.copy()), or let the step find "
+                    "that tensor around it"
+                )
 
     def array(self, buffer: Buffer) -> Any:
         """Return the NumPy or CuPy array on the memory of a Buffer."""

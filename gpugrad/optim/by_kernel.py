@@ -16,9 +16,9 @@ from ..engine import mutations
 from ..tensor import Tensor
 from .chunks import Row, Settings, Table, table, takes
 from .clip import count_steps
+from .group import Group
 from .state import MASTER, State
 
-Group: TypeAlias = dict[str, Any]
 Member: TypeAlias = tuple[Tensor, Group]
 
 

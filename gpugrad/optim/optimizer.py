@@ -29,7 +29,9 @@ from .clip import factor_of, measure, norm_of
 from .scaler import LossScaler, check_scaler
 from .state import MASTER, State, follow, lay_out
 
-Parameters: TypeAlias = Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[Group]
+Parameters: TypeAlias = (
+    Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[Mapping[str, Any]]
+)
 
 
 class Optimizer(ByKernel):
@@ -77,7 +79,7 @@ class Optimizer(ByKernel):
         """Add a group of parameters with its own settings, the defaults filling the rest."""
         if "params" not in group:
             raise ValueError(f"{self._name}: a group needs 'params', got {sorted(group)}")
-        added: Group = {**self.defaults, **group}
+        added = Group({**self.defaults, **group})
         added["params"], names = leaves(self._name, group["params"])
         if names:
             added["param_names"] = names
@@ -135,6 +137,15 @@ class Optimizer(ByKernel):
         if closure is not None:
             with enable_grad():
                 loss = closure()
+        with recording.unnoticed():
+            clip = self._moved(max_norm, scaler)
+        if max_norm is None or clip is None:
+            return loss
+        device = self.param_groups[0]["params"][0].device
+        return Tensor._wrap(backend.to_device(clip[:1].reshape(()), device), None)
+
+    def _moved(self, max_norm: float | None, scaler: LossScaler | None) -> Array | None:
+        """Take a step; return the norm and the factor, if there is one."""
         moving = self._ready()
         taken, others = self._split(moving)
         tables = {device: self._table(members) for device, members in taken.items()}
@@ -156,10 +167,7 @@ class Optimizer(ByKernel):
             self._by_kernel(device, members, tables[device], clip)
         if not math.isnan(factor):
             self._by_pieces(others, factor)
-        if max_norm is None or clip is None:
-            return loss
-        device = self.param_groups[0]["params"][0].device
-        return Tensor._wrap(backend.to_device(clip[:1].reshape(()), device), None)
+        return clip
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state, as NumPy arrays and plain numbers a checkpoint can hold.
@@ -195,7 +203,7 @@ class Optimizer(ByKernel):
                 f"this optimiser's have {expected}"
             )
         groups = [
-            {**group, **{k: v for k, v in saved.items() if k != "params"}}
+            Group({**group, **{k: v for k, v in saved.items() if k != "params"}})
             for group, saved in zip(self.param_groups, saved_groups, strict=True)
         ]
         for group in groups:

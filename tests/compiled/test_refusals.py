@@ -239,10 +239,12 @@ def test_settings_that_change_between_two_steps_are_refused():
         step(np.ones(2, np.float32))
 
 
-@pytest.mark.parametrize("result", [{1}, (i for i in "ab")], ids=["set", "generator"])
+@pytest.mark.parametrize(
+    "result", [lambda: {1}, lambda: (i for i in "ab")], ids=["set", "generator"]
+)
 def test_other_results(result):
     with pytest.raises(TypeError, match="is returned"):
-        gg.compile(lambda x: result)(np.ones(2, np.float32))
+        gg.compile(lambda x: result())(np.ones(2, np.float32))
 
 
 def test_an_argument_with_a_graph():

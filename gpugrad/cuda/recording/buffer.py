@@ -189,6 +189,8 @@ class Buffer(backend.Symbolic):
         return self._view(self._shadow[items])
 
     def __setitem__(self, index: Any, value: Any) -> None:
+        if hasattr(value, "_requires_grad"):  # a tensor: NumPy would take its elements
+            value = value._data
         self.namespace.copy_to(self if index is Ellipsis else self[index], value)
 
     # Copies

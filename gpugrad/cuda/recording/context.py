@@ -78,8 +78,10 @@ def not_recordable(what: str) -> NotRecordable:
     if trace is None:
         return NotRecordable(ESCAPED)
     inside = f" (in {trace.operations[-1]})" if trace.operations else ""
-    return NotRecordable(
+    error = NotRecordable(
         f"{NAME}: {what} cannot be recorded{inside}, at {engine.user_line()}. A recorded step is a "
         "list of launches over static shapes: do it outside of the step, or with operations that "
         "have kernels"
     )
+    trace.refused = trace.refused or error
+    return error

@@ -96,7 +96,8 @@ def copy_to(out: Buffer, value: Any) -> None:
         value = active(out).lift(value)
     source = value.namespace.broadcast_to(value.astype(out.dtype), out.shape)
     if out.size:
-        copy_strided(source, out)
+        # as NumPy does, where a kernel would read what it has written
+        copy_strided(source.copy() if source.overlaps(out) else source, out)
 
 
 def apply(op: str, *args: Any) -> Buffer:

@@ -5,6 +5,8 @@ Outside of a recording, and for other threads, all of these do nothing.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ... import backend
@@ -112,6 +114,35 @@ def assigned(tensor: Any, value: Any) -> bool:
 def reads(tensor: Any) -> None:
     """Refuse to hand out the values of a tensor while a step is recorded: they may change."""
     refuses(f"reading the values of {tensor.dtype}{list(tensor.shape)} (print, float, item, if)")
+
+
+def reads_settings(group: Any, keys: Sequence[Any]) -> None:
+    """Note that a step reads settings of an optimiser's group, to compute with them."""
+    trace = current()
+    if trace is not None and trace.is_noting:
+        done = trace.settings_set.get(id(group), ())
+        trace.settings_read.setdefault(id(group), set()).update(k for k in keys if k not in done)
+
+
+def sets_settings(group: Any, keys: Sequence[Any]) -> None:
+    """Note that a step sets settings of an optimiser's group."""
+    trace = current()
+    if trace is not None:
+        trace.settings_set.setdefault(id(group), set()).update(keys)
+
+
+@contextlib.contextmanager
+def unnoticed() -> Iterator[None]:
+    """Have what an optimiser reads of its own settings be no number of the step."""
+    trace = current()
+    if trace is None:
+        yield
+        return
+    outer, trace.is_noting = trace.is_noting, False
+    try:
+        yield
+    finally:
+        trace.is_noting = outer
 
 
 def refuses(what: str) -> None:

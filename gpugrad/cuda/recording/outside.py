@@ -58,6 +58,10 @@ class Outside:
             self._lifted[id(array)] = found
         return found
 
+    def uses_array(self, array: Any) -> bool:
+        """Return whether a launch may read or write a real array."""
+        return id(backend.memory_base(array)) in self._memory
+
     @staticmethod
     def _made_anew(constant: Storage) -> Storage:
         """Return temporary memory that gets the values of a constant at each run."""

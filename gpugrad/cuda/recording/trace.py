@@ -55,9 +55,14 @@ class Trace(Outside):
         self.callbacks: list[Callable[[], Any]] = []
         self.operations: list[str] = []  # what is being recorded, the innermost last
         self.guards: list[Callable[[], bool]] = []  # whether a recording still holds
+        self.refused: NotRecordable | None = None  # the first that was: the step may have caught it
         self.checks: list[Callable[[], None]] = []  # what has to hold when the step ends
         self.modules: dict[Any, dict[str, Any]] = {}  # those that were used, and what they held
         self.settings: dict[Any, Any] = {}  # of the optimisers that have taken a step
+        # what the step itself reads and sets of them, by the id of a group
+        self.settings_read: dict[int, set[str]] = {}
+        self.settings_set: dict[int, set[str]] = {}
+        self.is_noting = True
 
     # Memory
 

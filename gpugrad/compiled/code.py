@@ -1,0 +1,64 @@
+"""What is written in some code: names, the attributes that follow them, strings, lines."""
+
+from __future__ import annotations
+
+import dis
+import types
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR")
+_BETWEEN = ("COPY", "DUP_TOP", "PUSH_NULL")  # what may stand between a name and its attribute
+_GLOBAL = ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME")
+
+
+class Chain(NamedTuple):
+    """A name in some code, None for what has none, and the attributes that follow it."""
+
+    name: str | None
+    is_global: bool
+    attributes: tuple[str, ...]
+
+
+def chains(code: types.CodeType, scope: Iterable[str]) -> Iterator[Chain]:
+    """Yield the names in some code, each with the attributes that follow; those in scope only."""
+    chain = Chain(None, False, ())
+    for one in dis.get_instructions(code):
+        if one.opname in _ATTRIBUTE:
+            chain = chain._replace(attributes=(*chain.attributes, one.argval))
+        elif one.opname not in _BETWEEN:
+            yield chain
+            name = one.argval[-1] if isinstance(one.argval, tuple) else one.argval
+            is_global = one.opname in _GLOBAL
+            is_local = "LOAD" in one.opname and "CONST" not in one.opname and name in scope
+            chain = Chain(name if is_global or is_local else None, is_global, ())
+        if isinstance(one.argval, types.CodeType):
+            yield from chains(one.argval, {*scope} & {*one.argval.co_freevars})
+    yield chain
+
+
+def words(code: types.CodeType) -> tuple[set[str], set[str]]:
+    """Return the names in some code, and the strings that could be names."""
+    names, strings, constants = {*code.co_names}, set[str](), [*code.co_consts]
+    while constants:
+        one = constants.pop()
+        if isinstance(one, types.CodeType):
+            more, some = words(one)
+            names, strings = names | more, strings | some
+        elif isinstance(one, (tuple, frozenset)):
+            constants += one
+        elif isinstance(one, str) and one.isidentifier():
+            strings.add(one)
+    return names, strings
+
+
+def lines(code: types.CodeType, name: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines that use a name, after 0 where it is set and 1 where not."""
+    starts, line = dict(dis.findlinestarts(code)), code.co_firstlineno
+    for one in dis.get_instructions(code):
+        line = starts.get(one.offset) or line
+        if one.argval == name:
+            is_set = one.opname.startswith(("STORE", "DELETE"))
+            yield 1 - is_set, f"{code.co_filename}:{line}"
+        elif isinstance(one.argval, types.CodeType):
+            yield from lines(one.argval, name)

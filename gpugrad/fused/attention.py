@@ -119,6 +119,8 @@ def scaled_dot_product_attention(
     is_causal: bool = False,
     scale: float | None = None,
     offset: int = 0,
+    *,
+    enable_gqa: bool = False,
 ) -> Tensor:
     """Return softmax(scale * query @ key.mT + mask) @ value.
 
@@ -129,7 +131,9 @@ def scaled_dot_product_attention(
     0, also where T and S differ, as in PyTorch; S - T for the last T queries of a sequence whose
     earlier keys were cached. Both masks may be given. A query that sees no key gives 0. scale
     is 1/sqrt(D) by default. Weights are dropped with probability dropout_p, drawn from
-    ``gg.random``; the caller decides whether it is training.
+    ``gg.random``; the caller decides whether it is training. With enable_gqa the heads, axis -3,
+    of key and value may be fewer, a divisor of query's: each serves a group of neighbouring heads
+    of query (Ainslie et al., "GQA", 2023).
 
     Raises ValueError where shapes or dropout_p do not fit, TypeError for a mask of integers or
     an offset that is none.
@@ -137,6 +141,8 @@ def scaled_dot_product_attention(
     q, k, v = floating(query), floating(key), floating(value)
     dtype = backend.promote(backend.promote(q.dtype, k.dtype), v.dtype)
     q, k, v = q.astype(dtype), k.astype(dtype), v.astype(dtype)
+    if enable_gqa:
+        k, v = _repeated(k, q), _repeated(v, q)
     mask = None if attn_mask is None else on_device_of(attn_mask, q)
     lead = _leading_axes(q, k, v, mask)
     if mask is not None and mask.dtype != backend.bool_:
@@ -154,6 +160,19 @@ def scaled_dot_product_attention(
     if mask is not None and (mask.requires_grad or _by_kernels(q)):
         return _with_mask(q, k, v, mask, **statics)
     return _scaled_dot_product_attention(q, k, v, mask, **statics)
+
+
+def _repeated(x: Tensor, query: Tensor) -> Tensor:
+    """Return x (..., heads, S, D), each head as often as makes query's heads, neighbours equal."""
+    if min(x.ndim, query.ndim) < 3 or not x.shape[-3] or query.shape[-3] % x.shape[-3]:
+        raise ValueError(
+            f"{NAME}: with enable_gqa the heads (axis -3) of key and value must be a divisor of "
+            f"query's, got {x.shape} for query {query.shape}"
+        )
+    *batch, heads, s, size = x.shape
+    shape = (*batch, heads, query.shape[-3] // heads, s, size)
+    wide = ops.broadcast_to(ops.expand_dims(x, -3), shape=shape)
+    return ops.reshape(wide, (*batch, query.shape[-3], s, size))
 
 
 def _by_kernels(x: Tensor) -> bool:

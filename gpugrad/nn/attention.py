@@ -97,10 +97,10 @@ class MultiHeadAttention(Module):
         q, k, v = (ops.swapaxes(part, 1, 2) for part in parts)  # (B, heads, T, D)
         if heads is not None:
             q, k, v = heads(q, k, v)
-        if groups > 1:
-            k, v = (_repeated(part, groups) for part in (k, v))
         past = k.shape[-2] - t  # keys before those of the first query
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask, p, self.causal, offset=past)
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask, p, self.causal, offset=past, enable_gqa=groups > 1
+        )
         return self.out_proj(ops.reshape(ops.swapaxes(out, 1, 2), (b, t, c)))
 
     def extra_repr(self) -> str:
@@ -109,10 +109,3 @@ class MultiHeadAttention(Module):
         if self.num_kv_heads != self.num_heads:
             text += f", num_kv_heads={self.num_kv_heads}"
         return f"{text}, dropout={self.dropout}" if self.dropout else text
-
-
-def _repeated(x: Tensor, groups: int) -> Tensor:
-    """Return x (B, heads, S, D) with each head ``groups`` times, neighbours equal."""
-    b, heads, s, size = x.shape
-    wide = ops.broadcast_to(ops.expand_dims(x, 2), shape=(b, heads, groups, s, size))
-    return ops.reshape(wide, (b, heads * groups, s, size))

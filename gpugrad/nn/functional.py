@@ -241,13 +241,15 @@ def scaled_dot_product_attention(
     is_causal: bool = False,
     scale: float | None = None,
     *,
+    enable_gqa: bool = False,
     offset: int = 0,
 ) -> Tensor:
     """Return softmax(query @ key.T * scale + mask) @ value over (..., T, D) and (..., S, D).
 
     ``attn_mask`` (broadcast to (..., T, S)) is boolean, true where attention is allowed, or is
     added; ``is_causal`` allows query t the keys up to t + offset, the mask permitting; ``scale``
-    is 1/sqrt(D) by default. Dropout acts on the weights, whenever dropout_p is not 0.
+    is 1/sqrt(D) by default. Dropout acts on the weights, whenever dropout_p is not 0. With
+    ``enable_gqa`` each head (axis -3) of key and value serves several neighbouring ones of query.
     Vaswani et al. (2017).
     """
     return fused.scaled_dot_product_attention(
@@ -259,4 +261,5 @@ def scaled_dot_product_attention(
         is_causal=is_causal,
         scale=scale,
         offset=offset,
+        enable_gqa=enable_gqa,
     )

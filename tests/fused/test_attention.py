@@ -394,6 +394,13 @@ def test_dtypes_are_promoted_and_integers_become_float32():
         ([(3, 2), (3, 4), (3, 4)], {}, ValueError, r"agree in their last axis.* key \(3, 4\)"),
         ([(3, 2), (4, 2), (3, 2)], {}, ValueError, r"agree in their axis -2.* value \(3, 2\)"),
         ([(2, 3, 2), (3, 3, 2), (3, 3, 2)], {}, ValueError, "do not broadcast"),
+        (
+            [(3, 3, 2), (2, 3, 2), (2, 3, 2)],
+            {"enable_gqa": True},
+            ValueError,
+            r"divisor of query's",
+        ),
+        ([(3, 2), (3, 2), (3, 2)], {"enable_gqa": True}, ValueError, r"for query \(3, 2\)"),
         ([(3, 2)] * 3, {"attn_mask": np.ones((2, 3), bool)}, ValueError, r"attn_mask \(2, 3\)"),
         ([(1, 2)] * 3, {"attn_mask": np.ones((3, 1), bool)}, ValueError, "larger than the scores"),
         ([(3, 2)] * 3, {"attn_mask": np.ones((3, 3), int)}, TypeError, "boolean .* or floating"),
@@ -433,3 +440,19 @@ def test_masks_where_kernels_run(kind, dropout_p):
         assert np.isfinite(found).all()
         np.testing.assert_allclose(found, exact, atol=5e-6)
     assert not run("float32", True)[0][:, 0, 2].any()
+
+
+@pytest.mark.parametrize("heads", [1, 2, 6])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_grouped_queries_share_keys_and_values(heads, is_causal):
+    """As if the heads of keys and values were repeated, with the same gradients."""
+    rng = np.random.default_rng(heads)
+    arrays = [rng.standard_normal(s) for s in ((2, 6, 5, 4), (2, heads, 7, 4), (2, heads, 7, 3))]
+    q, k, v = (gg.tensor(a, requires_grad=True) for a in arrays)
+    out = attention(q, k, v, is_causal=is_causal, enable_gqa=True)
+    wide = (q, gg.repeat(k, 6 // heads, axis=1), gg.repeat(v, 6 // heads, axis=1))
+    expected = attention(*wide, is_causal=is_causal)
+    np.testing.assert_array_equal(out.detach().numpy(), expected.detach().numpy())
+    g = gg.tensor(rng.standard_normal(out.shape))
+    for a, b in zip(gg.grad(out, [q, k, v], g), gg.grad(expected, [q, k, v], g), strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=1e-13)

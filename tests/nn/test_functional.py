@@ -31,7 +31,7 @@ CLASSES = "ignore_index=-100, reduction='mean'"
         (F.rms_norm, "input, normalized_shape, weight=None, eps=None, *, residual=None"),
         (
             F.scaled_dot_product_attention,
-            f"query, key, value, {ATTENTION}, *, offset=0",
+            f"query, key, value, {ATTENTION}, *, enable_gqa=False, offset=0",
         ),
         (
             F.cross_entropy,

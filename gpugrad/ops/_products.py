@@ -40,12 +40,33 @@ def matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.nd
     if batched:
         grain = -(-len(x) * WHOLE // (2 * work))
         for_rows(len(x), lambda i, j: np.matmul(x[i:j], y[i:j], out=made[i:j]), grain)
-        return out
-    rows, columns = out.shape
-    length = max(rows, columns)
-    grain = -(-length // max(2, 1 << int(math.log2(max(length / PIECE, 1)))))
-    if rows >= columns:
-        for_rows(rows, lambda i, j: np.matmul(x[i:j], y, out=made[i:j]), grain)
     else:
-        for_rows(columns, lambda i, j: np.matmul(x, y[:, i:j], out=made[:, i:j]), grain)
+        _in_pieces(x, y, made, None)
+    return made
+
+
+def affine(x: np.ndarray, y: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Return x @ y + bias: x (N, K), y (K, M), bias (M); added while a piece is in the cache."""
+    if x.dtype == y.dtype == bias.dtype and x.size * y.shape[1] >= WHOLE and openblas.available():
+        out = np.empty((len(x), y.shape[1]), x.dtype)
+        _in_pieces(x, y, out, bias)
+    else:
+        out = matmul(x, y)
+        out += bias
     return out
+
+
+def _in_pieces(x: np.ndarray, y: np.ndarray, out: np.ndarray, bias: np.ndarray | None) -> None:
+    """Write the product of two matrices, and the sum with bias, in 2, 4, 8, ... pieces."""
+    by_rows = len(x) >= y.shape[1]
+    length = max(out.shape)
+
+    def fill(start: int, stop: int) -> None:
+        some = slice(start, stop)
+        part = out[some] if by_rows else out[:, some]
+        np.matmul(x[some] if by_rows else x, y if by_rows else y[:, some], out=part)
+        if bias is not None:
+            part += bias if by_rows else bias[some]
+
+    pieces = max(2, 1 << int(math.log2(max(length / PIECE, 1))))
+    for_rows(length, fill, -(-length // pieces))

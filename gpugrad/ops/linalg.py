@@ -70,7 +70,9 @@ def _matmul_arrays(xp: Any, x: Any, y: Any) -> Any:
     if x.dtype.itemsize == 2 and x.dtype in backend.NARROW:
         wide = _matmul_arrays(xp, x.astype(backend.float32), y.astype(backend.float32))
         return wide.astype(x.dtype)
-    return _products.matmul(x, y) if xp is np else xp.matmul(x, y)
+    if x.__class__ is y.__class__ is np.ndarray:
+        return _products.matmul(x, y)
+    return xp.matmul(x, y)
 
 
 _product = binary_function(OPS["matmul"], _products.matmul)
@@ -153,9 +155,12 @@ def _linear(xp, x, weight, bias):
         flat = _flat(x, xp)
         out = cuda.gemm(flat, weight.T, epilogue="bias", bias=cuda.contiguous(bias))
         return out.reshape(*x.shape[:-1], weight.shape[0])
-    out = _matmul_arrays(xp, _flat(x, xp), weight.T)
-    if bias is not None:
-        out += bias
+    if bias is not None and x.__class__ is np.ndarray and x.dtype.itemsize != 2:
+        out = _products.affine(_flat(x, xp), weight.T, bias)
+    else:
+        out = _matmul_arrays(xp, _flat(x, xp), weight.T)
+        if bias is not None:
+            out += bias
     return out.reshape(*x.shape[:-1], weight.shape[0])
 
 

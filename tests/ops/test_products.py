@@ -58,6 +58,17 @@ def test_a_given_array_is_written(shapes):
     assert made.tobytes() == _products.matmul(x, y).tobytes()
 
 
+@pytest.mark.parametrize("shapes", [s for s in SHAPES if len(s[0]) == len(s[1]) == 2], ids=str)
+def test_a_bias_is_added_to_every_row(shapes):
+    x, y = _operands(shapes, "float32", False)
+    bias = np.random.default_rng(4).standard_normal(y.shape[1], np.float32)
+    made = []
+    for number in (1, 2, 3):
+        with num_threads(number):
+            made.append(_products.affine(x, y, bias).tobytes())
+    assert made == [(_products.matmul(x, y) + bias).tobytes()] * 3
+
+
 @pytest.mark.skipif(not openblas.available(), reason="NumPy has another BLAS here")
 @pytest.mark.parametrize("shapes", SHAPES[:3] + SHAPES[4:6], ids=str)
 def test_pieces_are_shared(shapes, monkeypatch):

@@ -112,6 +112,26 @@ def test_blocks_and_threads_change_no_bit(splits):
 
 
 @forms
+def test_without_a_gradient_the_result_is_the_same(form):
+    x, bias = drawn((33, 7), (7,))
+    recorded = bias_gelu(x, bias, form)
+    with gg.no_grad():
+        assert bias_gelu(x, bias, form).data.tobytes() == recorded.data.tobytes()
+
+
+@forms
+def test_one_huge_element_changes_no_other(form):
+    x = drawn((1000,))[0].data.astype(np.float32)
+    results = []
+    for last in (0.5, 1e30):
+        t = gg.Tensor(np.append(x, np.float32(last)), requires_grad=True)
+        out = gelu(t, form)
+        out.sum().backward()
+        results.append(out.data[:-1].tobytes() + t.grad.data[:-1].tobytes())
+    assert results[0] == results[1]
+
+
+@forms
 def test_bias_is_added_first(form):
     x, bias = drawn((5, 7), (7,))
     together, apart = bias_gelu(x, bias, form), gelu(x + bias, form)

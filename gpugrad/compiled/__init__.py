@@ -261,6 +261,7 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
 
 def _run(chosen: _Recording, arrays: Sequence[Any]) -> Any:
     runner, trace = chosen.replay, chosen.trace
+    runner.follow()
     runner.refuse_changing(arrays)
     arrays = chosen.ends.take(arrays)
     drawn = random.reserve(chosen.draws.blocks)

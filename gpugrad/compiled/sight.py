@@ -128,9 +128,8 @@ class Sight:
         elif isinstance(value, functools.partial):
             for part in (value.func, *value.args, *value.keywords.values()):
                 self._meet(part, name)
-        elif isinstance(value, Iterator) and not _is_written(type(value)):
-            if not isinstance(value, io.IOBase):
-                self._watched.append(watch_iterator(name))
+        elif _is_opaque(value):
+            self._watched.append(watch_iterator(name))
         elif isinstance(value, Optimizer):
             self.optimizers[value] = None
             for group in value.param_groups:
@@ -261,7 +260,7 @@ class Sight:
         if isinstance(_function_of(found), types.FunctionType):
             owner = None if isinstance(found, staticmethod) else value
             self._run(_function_of(found), owner)
-        else:
+        elif named or not _is_opaque(found):  # a chance name is no sign that something is taken
             self._meet(found, name)
         return found
 
@@ -300,6 +299,8 @@ def _is_container(value: Any) -> bool:
     return own and isinstance(value, kinds) and not isinstance(value, frozenset)
 
 
-def _is_written(kind: type) -> bool:
-    """Return whether the code of an iterator can be looked into."""
-    return isinstance(getattr(kind, "__next__", None), types.FunctionType)
+def _is_opaque(value: Any) -> bool:
+    """Return whether this is an iterator that does not tell what was taken from it; no file."""
+    if not isinstance(value, Iterator) or isinstance(value, io.IOBase):
+        return False
+    return not isinstance(getattr(type(value), "__next__", None), types.FunctionType)

@@ -96,6 +96,7 @@ class Replay:
         self._stream: Any = (
             None  # on which calls are made and captured: products keep memory for it
         )
+        self._queue: Any = None  # the stream of the last run
         self._uploads: dict[Buffer, transfer.Upload] = {}
 
     # Memory
@@ -164,6 +165,17 @@ class Replay:
                     changed.setdefault(id(buffer.storage.array), number)
         last.update((b.storage, len(self.trace.launches)) for b in outputs)
         return changed, [last.get(b.storage, -1) for b in self.trace.inputs[1:]]
+
+    def follow(self) -> None:
+        """Have what is queued from now on come after the last run, on whichever stream that was.
+
+        All runs share their memory, and a graph may be launched on several streams.
+        """
+        if self._xp is not np:
+            current, last = self._xp.cuda.get_current_stream(), self._queue
+            if last is not None and last.ptr != current.ptr:
+                current.wait_event(last.record())
+            self._queue = current
 
     def refuse_changing(self, arguments: Sequence[Any]) -> None:
         """Raise NotRecordable for an argument on memory that the step changes and then reads: it is

@@ -338,3 +338,10 @@ def test_anomalies_are_detected_in_a_compiled_step():
         step(numbers(3))
         with gg.detect_anomaly(), pytest.raises(FloatingPointError, match="multiply"):
             step(np.full(3, np.nan, np.float32))
+
+
+def test_an_iterator_of_the_name_of_another_attribute_is_no_matter(emulated):
+    scale = Scale()
+    scale.value, scale.data = 2.0, iter([1])
+    step = gg.compile(lambda x: x.data * getattr(scale, "value"))  # noqa: B009
+    assert step(np.ones(3, np.float32)).tolist() == [2, 2, 2]

@@ -91,3 +91,25 @@ def test_gradients_counters_and_norms_from_call_to_call():
             if number == 2:
                 w.grad = gg.tensor(np.ones(8, np.float32), device="cuda")
     assert found[:10] == found[10:]
+
+
+def test_runs_on_several_streams_come_one_after_another():
+    import cupy
+
+    total = gg.tensor(np.zeros((512, 512), np.float32), device="cuda")
+
+    @gg.compile
+    def step(x):
+        total.copy_(total * 0.5 + x @ x)
+        return total.sum()
+
+    ones = gg.tensor(np.ones((512, 512), np.float32), device="cuda")
+    streams = [cupy.cuda.Stream(non_blocking=True) for _ in range(2)]
+    cupy.cuda.Device().synchronize()
+    expected = 0.0
+    for number in range(20):
+        with streams[number % 2]:
+            found = step(ones)
+        expected = expected * 0.5 + 512
+    streams[1].synchronize()
+    assert float(found) == pytest.approx(expected * 512 * 512, rel=1e-5)

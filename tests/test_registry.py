@@ -93,7 +93,7 @@ def test_a_name_can_be_taken_once(fresh: None) -> None:
     ("call", "message"),
     [
         (lambda x: gg.tril(x, 1, 2), "tril: takes at most 2 arguments, got 3"),
-        (lambda x: gg.tril(x, diagonal=1), "tril: unknown argument 'diagonal'; it takes x, k"),
+        (lambda x: gg.tril(x, offset=1), "tril: unknown argument 'offset'; it takes x, k"),
         (lambda x: gg.tril(x, 1, k=1), "tril: argument 'k' is given twice"),
         (lambda x: gg.tril(k=1), "tril: missing argument 'x'; it takes x, k"),
         (lambda x: gg.max(x, axes=0), "max: unknown argument 'axes'; it takes x, axis, keepdims"),

@@ -74,11 +74,16 @@ class Ends:
 
 def _write_data(trace: Trace) -> None:
     """Write what the step has assigned as data of tensors to the arrays that they came with."""
-    assigned = [
-        (leaf.buffer, leaf.tensor._data)
-        for leaf in trace.leaves.values()
-        if leaf.tensor._data is not leaf.buffer
-    ]
+    leaves = trace.leaves.values()
+    found = [leaf for leaf in leaves if leaf.tensor._data is not leaf.buffer]
+    for leaf in found:
+        if any(other is not leaf and leaf.buffer.overlaps(other.buffer) for other in leaves):
+            raise recording.not_recordable(
+                f"assigning data to a tensor ({leaf.array.dtype}{list(leaf.array.shape)}) that "
+                "shares its memory with another one, which would change as well (.copy_() changes "
+                "both),"
+            )
+    assigned = [(leaf.buffer, leaf.tensor._data) for leaf in found]
     # what one tensor was given may be what is written over for another: a copy of all comes first
     for buffer, value in [(buffer, value.copy()) for buffer, value in assigned]:
         recording.copy_to(buffer, value)

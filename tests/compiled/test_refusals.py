@@ -289,3 +289,16 @@ def test_an_error_leaves_parameters_and_gradients_alone(rng):
     assert w.data is data
     assert w.grad is gradient
     assert (F.linear(np.ones((1, 4), np.float32), w)).shape == (1, 5)
+
+
+@pytest.mark.parametrize("rows", [slice(2, None), slice(None)])
+def test_data_assigned_to_one_of_two_tensors_on_the_same_memory(rows):
+    whole = gg.tensor(np.ones(4, np.float32))
+    part = whole.detach() if rows == slice(None) else whole[rows]
+
+    def step(x):
+        part.data = part.data + x.data[rows]
+        return whole * 1
+
+    refused(step, "shares its memory")
+    assert whole.tolist() == [1, 1, 1, 1]

@@ -20,8 +20,8 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as to_safetensors
 
 from .. import backend
-from ..text.files import atomic_write
-from .config import GPTConfig
+from ..text.files import atomic_write, parse_json
+from .config import GPTConfig, parameter_count
 
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
@@ -129,7 +129,7 @@ def read_config(
     if not path.is_file():
         raise FileNotFoundError(f"from_pretrained: there is no {path}")
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"from_pretrained: {path} is truncated or not JSON: {error}") from error
     if not isinstance(content, dict):
@@ -200,6 +200,13 @@ def read_tensors(folder: str | os.PathLike[str], config: GPTConfig) -> dict[str,
                 f"from_pretrained: {path}: lm_head.weight differs from transformer.wte.weight, "
                 "but config.json says tie_word_embeddings"
             )
+    held = sum(array.size for array in theirs.values())
+    claimed = parameter_count(config)
+    if config.n_layer > len(theirs) or claimed > 2 * held:  # before memory for them is asked for
+        raise ValueError(
+            f"from_pretrained: {path} does not fit config.json, which says {config.n_layer:,} "
+            f"layers and {claimed:,} parameters: the file holds {held:,}"
+        )
     names = {_their_name(name)[0]: name for name in parameter_names(config)}
     problems = [
         f"{word} {', '.join(sorted(found)[:5])}{', ...' if len(found) > 5 else ''}"

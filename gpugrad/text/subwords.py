@@ -54,7 +54,10 @@ class SubwordTokenizer(Tokenizer):
         require_text(text, f"{type(self).__name__}.encode")
         text.encode()  # names a lone surrogate, where the library's error says nothing
         pieces = list(cut(text)) if self._splits_lines else [text]
-        encodings = self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
+        try:
+            encodings = self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
+        except Exception as error:  # a vocabulary without the token for the unknown, say
+            raise ValueError(f"{type(self).__name__}.encode: {error}") from error
         return np.concatenate([np.array(encoding.ids, np.int64) for encoding in encodings])
 
     def tokens(self, text: str) -> list[str]:

@@ -82,14 +82,19 @@ def for_rows(count: int, work: Callable[[int, int], Any], grain: int) -> None:
     """Call work(start, stop) for every piece of range(count), on the threads that are there.
 
     Every piece is `grain` long, but the last. They are taken in no fixed order, so each has to
-    write to memory of its own. It pays from about 50 µs of work in a piece (waking a thread
-    takes some 10 to 30 µs); a single piece, a single thread and calls within `work` run in place.
-    NumPy's error state and other context variables are those of the caller, a matrix product within
-    a piece takes one thread. What `work` raises is raised here, once no other piece is being worked
-    on; the rest is left out.
+    write to memory of its own. It pays from about 100 µs of work in a piece, in calls of NumPy that
+    last 20 µs or more: waking a thread takes some 10 to 30 µs, and so does waiting for one that
+    holds the interpreter lock. A single piece, a single thread and calls within `work` run in place.
+
+    NumPy's error state and other context variables are those of the caller; a matrix product within
+    one of several pieces takes one thread. What `work` raises is raised here, once no other piece
+    is being worked on; the rest is left out.
     """
-    with openblas.serial:
-        _for_rows(count, work, grain)
+    if 0 < count <= grain:
+        work(0, count)
+    elif count:
+        with openblas.serial:
+            _for_rows(count, work, grain)
 
 
 def _for_rows(count: int, work: Callable[[int, int], Any], grain: int) -> None:

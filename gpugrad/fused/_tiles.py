@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import openblas
 from ..ops import philox
 from ..ops.random import Draw
 from ..threads import for_rows
@@ -117,7 +118,8 @@ class Scores:
             for b in range(0, batch, depth)
             for h in range(0, heads, width)
         ]
-        for_rows(len(groups), lambda i, _: work(self._tiles(*groups[i])), 1)
+        with openblas.serial:  # also for a single group
+            for_rows(len(groups), lambda i, _: work(self._tiles(*groups[i])), 1)
 
     def _tiles(self, batch: slice, heads: slice) -> Iterator[Tile]:
         _, all_heads, rows, keys = self.shape

@@ -69,4 +69,5 @@ def _in_pieces(x: np.ndarray, y: np.ndarray, out: np.ndarray, bias: np.ndarray |
             part += bias if by_rows else bias[some]
 
     pieces = max(2, 1 << int(math.log2(max(length / PIECE, 1))))
-    for_rows(length, fill, -(-length // pieces))
+    with openblas.serial:  # also where a single number is the whole result
+        for_rows(length, fill, -(-length // pieces))

@@ -84,6 +84,9 @@ class Scratch(threading.local):
     def __init__(self) -> None:
         self._pairs: dict[tuple[ModuleType, np.dtype], Array] = {}
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Scratch:
+        return Scratch()  # there is nothing in it that lasts
+
     def pair(self, like: Array) -> tuple[Array, Array]:
         """Return two 1-D arrays of the length, dtype and library of ``like``."""
         xp = backend.xp_of(like)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -438,3 +439,22 @@ def test_refuses_a_max_norm(max_norm) -> None:
 def test_refuses_a_closure_beside_a_max_norm() -> None:
     with pytest.raises(TypeError, match="closure or max_norm, not both"):
         SGD(parameters(), lr=0.1).step(lambda: 1.0, max_norm=1.0)
+
+
+@every_kind
+def test_a_copy_of_parameters_and_optimizer_goes_on_alike(make):
+    weight = gg.tensor([1.0, -2.0, 0.5], requires_grad=True)
+    optimizer = make([weight])
+
+    def step(weight, optimizer):
+        optimizer.zero_grad()
+        (weight * weight * weight).sum().backward()
+        optimizer.step(max_norm=1.0)
+        return weight.tolist()
+
+    step(weight, optimizer)
+    twin, its_optimizer = copy.deepcopy((weight, optimizer))
+    assert twin is not weight
+    assert its_optimizer.param_groups[0]["params"][0] is twin
+    for _ in range(3):
+        assert step(weight, optimizer) == step(twin, its_optimizer)

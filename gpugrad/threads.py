@@ -84,7 +84,8 @@ def for_rows(count: int, work: Callable[[int, int], Any], grain: int) -> None:
     Every piece is `grain` long, but the last. They are taken in no fixed order, so each has to
     write to memory of its own. It pays from about 100 µs of work in a piece, in calls of NumPy that
     last 20 µs or more: waking a thread takes some 10 to 30 µs, and so does waiting for one that
-    holds the interpreter lock. A single piece, a single thread and calls within `work` run in place.
+    holds the interpreter lock. A single piece, a single thread, and calls within `work` take place
+    in this one.
 
     NumPy's error state and other context variables are those of the caller; a matrix product within
     one of several pieces takes one thread. What `work` raises is raised here, once no other piece

@@ -178,3 +178,19 @@ def straight(runs) -> dict[str, Any]:
 
 
 KILLED = -signal.SIGKILL
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    """Print the table of faults and outcomes, unless told to be quiet."""
+    reports = terminalreporter.stats.get("passed", [])
+    rows = [
+        row
+        for report in reports
+        if report.when == "call" and "reliability" in report.nodeid
+        for name, row in report.user_properties
+        if name == "fault"
+    ]
+    if rows and config.option.verbose >= 0:
+        terminalreporter.section("faults")
+        for trials, fault, outcome in sorted(rows, key=lambda row: row[1]):
+            terminalreporter.write_line(f"{trials:>5}  {fault:<50}  {outcome}")

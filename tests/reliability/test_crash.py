@@ -10,6 +10,8 @@ import pytest
 
 from .conftest import KILLED, end, results
 
+SAME = "resumed: every file bit for bit the same"
+
 
 def die_and_go_on(runs, straight, n, fault):
     out = runs.new_folder()
@@ -22,7 +24,7 @@ def die_and_go_on(runs, straight, n, fault):
     shutil.rmtree(out)
 
 
-def test_killed_at_every_call(runs, straight, calls):
+def test_killed_at_every_call(runs, straight, calls, record_property):
     saved = [call for call in calls if "/checkpoints" in call]
     assert len(calls) > 60
     assert len(saved) > 30
@@ -31,13 +33,15 @@ def test_killed_at_every_call(runs, straight, calls):
     }
     for n in range(1, len(calls) + 1):
         die_and_go_on(runs, straight, n, "kill")
+    record_property("fault", (len(calls), "killed before a call that changes a file", SAME))
 
 
-def test_killed_within_every_write(runs, straight, calls):
+def test_killed_within_every_write(runs, straight, calls, record_property):
     writes = [n for n, call in enumerate(calls, 1) if call.startswith("write")]
     assert len(writes) > 12
     for n in writes:
         die_and_go_on(runs, straight, n, "torn")
+    record_property("fault", (len(writes), "killed within a write, half of it done", SAME))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +57,9 @@ def test_killed_within_a_step_and_an_evaluation(runs, straight, method, step):
     assert results(out) == straight
 
 
-def test_killed_at_every_call_of_the_resumption_of_one_that_was_killed(runs, straight, calls):
+def test_killed_at_every_call_of_the_resumption_of_one_that_was_killed(
+    runs, straight, calls, record_property
+):
     killed = runs.new_folder()
     within_save = max(n for n, call in enumerate(calls, 1) if call.endswith("/state.json"))
     assert runs.train(killed, _fault="torn", _n=within_save).status == KILLED
@@ -71,6 +77,7 @@ def test_killed_at_every_call_of_the_resumption_of_one_that_was_killed(runs, str
         outcome = runs.resume(out)
         assert outcome.status == 0, (n, found[n - 1], outcome)
         assert results(out) == straight, (n, found[n - 1])
+    record_property("fault", (first, "killed again before a call of the resumption", SAME))
 
 
 def test_killed_while_kernels_run_in_the_emulator(runs):

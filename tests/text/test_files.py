@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import errno
+import json
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from gpugrad.text.files import atomic_write
+from gpugrad.text.files import atomic_write, leftovers, naming, parse_json, temporary_name
 
 
 def test_writes_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -68,3 +70,43 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
         atomic_write(missing / "a.bin"),
     ):
         pass
+
+
+def test_an_error_without_a_name_gets_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    with (
+        pytest.raises(OSError, match=f"No space left on device: '{path}'"),
+        atomic_write(path),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(FileNotFoundError, match="other"), naming(path):
+        raise FileNotFoundError(errno.ENOENT, "No such file", "other")
+
+
+def test_leftovers_are_found_by_the_name_they_were_to_have(tmp_path: Path) -> None:
+    mine = temporary_name(tmp_path / "a.bin")
+    mine.write_bytes(b"half")
+    for name in (".b.bin.01234567.tmp", ".a.bin.0123456.tmp", "a.bin", ".a.bin.tmp"):
+        (tmp_path / name).write_bytes(b"")
+    assert leftovers(tmp_path, r"a\.bin") == [mine]
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "b": {"a": -0.5}}', "[]", "3", '"x"', "null"])
+def test_plain_json_is_read(text: str) -> None:
+    assert parse_json(text) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": {"b": 1, "c": 2, "b": 1}}', "the key 'b' occurs twice"),
+        ("[Infinity]", "Infinity is not a number"),
+        ("[" * 10**5, "nested too deeply"),
+        ("{", "Expecting"),
+        (b"\xff", "codec"),
+    ],
+)
+def test_other_json_is_refused(text: str | bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_json(text)

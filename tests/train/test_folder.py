@@ -66,6 +66,21 @@ def test_another_config_json_is_refused(tmp_path, content, message):
     assert folder.config.read_text() == content
 
 
+def test_settings_changed_by_hand_are_refused(folder):
+    text = folder.config.read_text()
+    folder.config.write_text(text.replace('"n_layer": 2', '"n_layer": 3'))
+    with pytest.raises(ValueError, match=r"config.json was altered.* by flags beside --resume"):
+        folder.read_config()
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(folder):
+    for name in (".metrics.jsonl.0123abcd.tmp", ".config.json.0123abcd.tmp", ".mine.0123abcd.tmp"):
+        (folder.path / name).write_text("half")
+    with folder.locked():
+        pass
+    assert [path.name for path in folder.path.glob(".*")] == [".mine.0123abcd.tmp"]
+
+
 def test_no_run(tmp_path):
     assert not RunFolder(tmp_path).holds_run
     with pytest.raises(FileNotFoundError, match="holds no run"):

@@ -15,7 +15,7 @@ from safetensors.numpy import save as to_safetensors
 from .. import backend
 from ..ops import random
 from ..tensor import Tensor
-from ..text.files import atomic_write
+from ..text.files import atomic_write, parse_json
 
 Self = TypeVar("Self", bound="Saved")
 
@@ -62,10 +62,13 @@ class Saved:
             raise ValueError(f"{name}.load: {path} is damaged: {error}") from error
         if about.get("model") != name:
             raise ValueError(f"{name}.load: {path} holds a {about.get('model', 'model unknown')}")
-        values = json.loads(about["config"])
-        config = cls.Config(
-            **{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        )
+        try:
+            values = parse_json(about["config"])
+            config = cls.Config(
+                **{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+            )
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ValueError(f"{name}.load: {path} has no config of it: {error!r}") from error
         state = random.get_state()
         make: Any = cls
         model = make(config)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import gpugrad as gg
 from gpugrad.models import WindowLM, WindowLMConfig
@@ -119,6 +120,14 @@ def test_files_of_others_are_refused(tmp_path):
     gg.models.RNNLM(gg.models.RNNLMConfig(5, n_embd=4)).save(tmp_path / "rnn")
     with pytest.raises(ValueError, match=r"WindowLM\.load: .* holds a RNNLM"):
         WindowLM.load(tmp_path / "rnn")
+
+
+@pytest.mark.parametrize("config", [None, "[3", "[]", '{"width": 3}', '{"window": NaN}'])
+def test_a_file_without_a_config_of_the_model_is_refused(tmp_path, config):
+    about = {"model": "WindowLM"} if config is None else {"model": "WindowLM", "config": config}
+    save_file({"x": np.ones(1)}, tmp_path / "m", about)
+    with pytest.raises(ValueError, match=r"WindowLM\.load: .* has no config of it"):
+        WindowLM.load(tmp_path / "m")
 
 
 @pytest.mark.parametrize(

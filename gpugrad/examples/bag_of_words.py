@@ -5,7 +5,7 @@ gradient descent. Then the same model sorts snippets of 30 words of Python's sta
 package they come from; half of the files are held out. Which words occur says much, and depth
 adds little.
 
-    python -m gpugrad.examples.bag_of_words
+    python -m gpugrad.examples.bag_of_words [--picture FILE.svg]
 
 >>> main([])
 duck duck goose: mean = [0.0, -1.3], logits = [-0.195, 0.117]
@@ -28,7 +28,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import gpugrad as gg
-from gpugrad.examples._command import command
+from gpugrad.examples._command import new_figure, parse_picture, save
 from gpugrad.examples._words import encode, vocabulary, words_of
 from gpugrad.models import BagOfWords, BagOfWordsConfig
 from gpugrad.optim import SGD, Adam
@@ -40,10 +40,30 @@ SIZE, LENGTH = 1500, 30
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the worked numbers, then how many snippets each depth sorts right."""
-    command(__doc__).parse_args(arguments)
+    picture = parse_picture(__doc__, arguments)
     duck_duck_goose()
     print()
-    sort_snippets()
+    learned = sort_snippets()
+
+    if picture is not None:
+        figure = new_figure(10.0, 4.0)
+        left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+        for depth, (losses, _) in learned.items():
+            left.plot(np.convolve(losses, np.ones(10) / 10, "valid"), label=f"{depth} hidden")
+        left.axhline(np.log(len(PACKAGES)), color="gray", linestyle="--", label="chance")
+        left.set(xlabel="step", ylabel="loss of the last 10 batches, nats")
+        left.legend()
+        shares = learned[0][1]
+        right.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row, column in np.ndindex(shares.shape):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            right.text(
+                column, row, f"{shares[row, column]:.0%}", ha="center", va="center", color=color
+            )
+        right.set_xticks(range(len(PACKAGES)), PACKAGES, rotation=30, ha="right")
+        right.set_yticks(range(len(PACKAGES)), PACKAGES)
+        right.set(xlabel="taken for", ylabel="package", title="held out, no hidden layer")
+        save(figure, picture)
 
 
 def duck_duck_goose() -> None:
@@ -75,8 +95,12 @@ def shown(x: gg.Tensor) -> list[float]:
     return [round(v, 4) + 0.0 for v in x.detach().numpy().ravel().tolist()]
 
 
-def sort_snippets() -> None:
-    """Train classifiers of several depths and print the share of held-out snippets sorted right."""
+def sort_snippets() -> dict[int, tuple[list[float], np.ndarray]]:
+    """Train classifiers of several depths and print the share of held-out snippets sorted right.
+
+    Returns for each depth the losses and the confusion matrix: rows are packages, columns what
+    their snippets were taken for, in shares of the row.
+    """
     halves: tuple[list, list] = ([], [])  # (the words of snippets, their class) of every file
     for number, path in enumerate(stdlib_files()):
         package = next((p for p in PACKAGES if p in path.parts), None)
@@ -94,18 +118,26 @@ def sort_snippets() -> None:
     )
     print(f"{', '.join(PACKAGES)}: {len(x)} snippets to train on, {len(x_new)} held out")
     print("hidden layers   right")
+    learned = {}
     for depth in (0, 1, 3):
         gg.manual_seed(0)
         model = BagOfWords(BagOfWordsConfig(SIZE, len(PACKAGES), n_embd=32, hidden=(32,) * depth))
         optimizer, rng = Adam(model.parameters(), lr=0.005), np.random.default_rng(0)
+        losses = []
         for _ in range(200):
             some = rng.integers(0, len(x), 32)
+            loss = model.loss(x[some], y[some])
             optimizer.zero_grad()
-            model.loss(x[some], y[some]).backward()
+            loss.backward()
             optimizer.step()
+            losses.append(loss.item())
         with gg.no_grad():
-            right = np.mean(model.predict(x_new).numpy() == y_new)
-        print(f"{depth:13}   {100 * right:.1f} %")
+            guesses = model.predict(x_new).numpy()
+        print(f"{depth:13}   {100 * np.mean(guesses == y_new):.1f} %")
+        taken = np.zeros((len(PACKAGES), len(PACKAGES)))
+        np.add.at(taken, (y_new, guesses), 1)
+        learned[depth] = losses, taken / taken.sum(1, keepdims=True)
+    return learned
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ to know the sum. Then its body is frozen, a linear layer takes the place of its 
 100 sums come with a label: ten or more, or less. With that it labels the other 92; the same network
 trained from scratch learns the 8 by heart and little else.
 
-    python -m gpugrad.examples.finetune_head
+    python -m gpugrad.examples.finetune_head [--picture FILE.svg]
 
 >>> main([])
 pre-training: loss 3.5 -> 0.7... nats per symbol
@@ -23,7 +23,7 @@ import numpy as np
 
 import gpugrad as gg
 from gpugrad import nn, optim
-from gpugrad.examples._command import command
+from gpugrad.examples._command import new_figure, parse_picture, save
 from gpugrad.models import GPT, GPTConfig, SequenceClassifier
 from gpugrad.text import CharTokenizer
 
@@ -36,8 +36,8 @@ LABELLED = 8
 
 def train(
     model: nn.Module, steps: int, lr: float, ids: np.ndarray, **wanted: np.ndarray
-) -> tuple[float, float]:
-    """Train what is not frozen to predict targets or labels; return the first and last loss."""
+) -> list[float]:
+    """Train what is not frozen to predict targets or labels; return the losses."""
     optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
     losses = []
     for _ in range(steps):
@@ -46,7 +46,7 @@ def train(
         loss.backward()
         optimizer.step(max_norm=1.0)
         losses.append(float(loss))
-    return losses[0], losses[-1]
+    return losses
 
 
 def accuracy(model: SequenceClassifier, texts: np.ndarray, labels: np.ndarray) -> float:
@@ -58,7 +58,7 @@ def accuracy(model: SequenceClassifier, texts: np.ndarray, labels: np.ndarray) -
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compare the frozen body under a new head with the whole network from scratch."""
-    command(__doc__).parse_args(arguments)
+    picture = parse_picture(__doc__, arguments)
     gg.manual_seed(0)
     pairs = [(a, b) for a in range(10) for b in range(10)]
     texts = np.stack([TOKENIZER.encode(f"{a}+{b}={chr(ord('a') + a + b)}") for a, b in pairs])
@@ -68,19 +68,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     questions = texts[:, :4]  # up to the "="
 
     body = GPT(CONFIG)
-    first, last = train(body, 200, 1e-2, texts[:, :-1], targets=texts[:, 1:])
-    print(f"pre-training: loss {first:.1f} -> {last:.2f} nats per symbol")
+    losses = train(body, 150, 1e-2, texts[:, :-1], targets=texts[:, 1:])
+    print(f"pre-training: loss {losses[0]:.1f} -> {losses[-1]:.2f} nats per symbol")
 
     tuned = SequenceClassifier(body, classes=2)
     nn.freeze(tuned, "body")
     scratch = SequenceClassifier(GPT(CONFIG), classes=2)
+    models = {"head on frozen body": tuned, "all, from scratch": scratch}
     print("                      trained   labels learned   others right")
-    for name, model in {"head on frozen body": tuned, "all, from scratch": scratch}.items():
+    for name, model in models.items():
         lr = 3e-2 if model is tuned else 3e-3
         train(model, 80, lr, questions[known], labels=large[known])
         count = sum(p.size for p in model.parameters() if p.requires_grad)
         right = [accuracy(model, questions[rows], large[rows]) for rows in (known, others)]
         print(f"{name:20} {count:8,} {right[0]:16.0%} {right[1]:>14.0%}")
+
+    if picture is not None:
+        figure = new_figure(9.0, 4.5)
+        for axes, (name, model) in zip(figure.subplots(1, 2), models.items(), strict=True):
+            with gg.no_grad():
+                chances = nn.functional.softmax(model(questions)[0]).numpy()[:, 1]
+            square = axes.imshow(chances.reshape(10, 10), cmap="coolwarm", vmin=0, vmax=1)
+            a, b = np.array(pairs)[known].T
+            axes.plot(b, a, "o", markersize=13, markerfacecolor="none", color="black")
+            axes.step(np.arange(-0.5, 10), 10 - np.arange(-0.5, 10), color="black")
+            axes.set(title=name, xlabel="b", ylabel="a", ylim=(9.5, -0.5))
+            axes.set(xticks=range(10), yticks=range(10))
+        figure.colorbar(square, ax=figure.axes, label="p(a + b is ten or more); circles: labelled")
+        save(figure, picture)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ tables. The one with the lowest loss on the dev part wins; its dev loss is flatt
 so it is measured once more, on a test part that nothing has looked at before. The same from the
 command line: `gpugrad search --grid n_layer=1,2 --grid lr=1e-2,1e-3 --data tables.txt`.
 
-    python -m gpugrad.examples.grid_search
+    python -m gpugrad.examples.grid_search [--picture FILE.svg]
 
 >>> main([])
 trial      layers  rate   dev loss
@@ -24,9 +24,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpugrad.examples._command import command
+import numpy as np
+
+from gpugrad.examples._command import new_figure, parse_picture, save
 from gpugrad.train import Search, evaluate, grid
 
+LAYERS, RATES = [1, 2], [1e-2, 1e-3]
 SETTINGS = {
     "device": "cpu",
     "tokenizer": "char",
@@ -45,12 +48,12 @@ SETTINGS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train the four models in a temporary folder and print what came of them."""
-    command(__doc__).parse_args(arguments)
+    picture = parse_picture(__doc__, arguments)
     with tempfile.TemporaryDirectory() as folder:
         tables = Path(folder, "tables.txt")
         pairs = [(a, b) for a in range(1, 31) for b in range(1, 21)]
         tables.write_text("".join(f"{a} times {b} is {a * b}\n" for a, b in pairs))
-        trials = grid({"n_layer": [1, 2], "lr": [1e-2, 1e-3]})
+        trials = grid({"n_layer": LAYERS, "lr": RATES})
         search = Search(Path(folder, "search"), trials, {**SETTINGS, "data": str(tables)})
         search.run()
 
@@ -68,6 +71,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             evaluate(other.config.out, "test", best=True)
         except ValueError as error:
             print(f"a second look: {str(error).split(',')[0]}")
+
+        if picture is not None:
+            figure = new_figure(5.0, 4.0)
+            axes = figure.subplots()
+            losses = np.array([trial.loss for trial in search.trials], dtype=float).reshape(
+                len(LAYERS), -1
+            )
+            square = axes.imshow(losses, cmap="Blues")
+            for (row, column), loss in np.ndenumerate(losses):
+                color = "white" if loss > losses.mean() else "black"
+                axes.text(column, row, f"{loss:.3f}", ha="center", va="center", color=color)
+            row, column = divmod(search.trials.index(best), len(RATES))
+            axes.plot(column, row - 0.25, "*", color="red", markersize=16)
+            axes.set_xticks(range(len(RATES)), [f"{rate:g}" for rate in RATES])
+            axes.set_yticks(range(len(LAYERS)), LAYERS)
+            axes.set(xlabel="learning rate", ylabel="layers", title=f"test loss {test.loss:.3f}")
+            figure.colorbar(square, label="dev loss")
+            save(figure, picture)
 
 
 if __name__ == "__main__":

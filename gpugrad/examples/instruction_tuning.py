@@ -1,21 +1,22 @@
 """Instruction tuning: the loss counts the answers only, and the model learns to obey.
 
-Three instructions about words of three letters: say the first letter, the last, or the word
+Three instructions about words of three letters: say the head, the last letter, or the whole word
 backwards. An example is a question and its answer. Targets in questions and padding are ignored, so
 nothing is spent on guessing what will be asked. Some words never occur in training.
 Ouyang et al., "Training language models to follow instructions with human feedback" (2022).
 
-    python -m gpugrad.examples.instruction_tuning
+    python -m gpugrad.examples.instruction_tuning [--picture FILE.svg]
 
 >>> main([])
 Q: back dab
 A: bad
 the loss counts 4 of 18 targets: 'bad\\n'
 step   0  loss 2...  new words answered right   0%
+step  50  loss ...
 step 100  loss ...
-step 200  loss ...
-step 300  loss 0...  new words answered right ...%
-first bed -> b
+step 150  loss 0...
+step 200  loss 0...  new words answered right ...%
+head bed -> b
 last dac -> c
 back dab -> ...
 """
@@ -30,19 +31,19 @@ import numpy as np
 
 import gpugrad as gg
 from gpugrad import optim
-from gpugrad.examples._command import command
+from gpugrad.examples._command import new_figure, parse_picture, save
 from gpugrad.models import GPT, GPTConfig
 from gpugrad.text import CharTokenizer, ChatTemplate
 
 LETTERS = "abcde"
 TASKS: dict[str, Callable[[str], str]] = {
-    "first": lambda word: word[0],
+    "head": lambda word: word[0],
     "last": lambda word: word[-1],
     "back": lambda word: word[::-1],
 }
 TEMPLATE = ChatTemplate(user="Q: ", assistant="A: ", end="\n")
 TOKENIZER = CharTokenizer("QA: \n" + LETTERS + "".join(TASKS))
-BLOCK, BATCH, STEPS = 19, 24, 300
+BLOCK, BATCH, STEPS = 18, 24, 200
 
 
 def conversation(task: str, word: str) -> list[tuple[str, str]]:
@@ -63,7 +64,7 @@ def answers(model: GPT, tasks: list[tuple[str, str]]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train on most words and watch the answers about the others."""
-    command(__doc__).parse_args(arguments)
+    picture = parse_picture(__doc__, arguments)
     gg.manual_seed(0)
     rng = np.random.default_rng(0)
     words = rng.permutation(["".join(w) for w in itertools.product(LETTERS, repeat=3)]).tolist()
@@ -80,13 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"the loss counts {len(counted)} of {total} targets: {TOKENIZER.decode(counted)!r}")
 
     model = GPT(
-        GPTConfig(vocab_size=TOKENIZER.vocab_size, block_size=BLOCK, n_layer=2, n_head=2, n_embd=32)
+        GPTConfig(vocab_size=TOKENIZER.vocab_size, block_size=BLOCK, n_layer=1, n_head=4, n_embd=64)
     )
-    optimizer = optim.AdamW(optim.decay_groups(model), lr=1e-2)
+    optimizer = optim.AdamW(optim.decay_groups(model), lr=1e-2, betas=(0.9, 0.95))
     for step in range(STEPS + 1):
         rows = rng.integers(len(x), size=BATCH)
         loss = model.loss(x[rows], y[rows])
-        if step % 100 == 0:
+        if step % 50 == 0:
             given = answers(model, unseen)
             wanted = [TASKS[task](word) for task, word in unseen]
             right = np.mean([a == b for a, b in zip(given, wanted, strict=True)])
@@ -96,6 +97,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         optimizer.step(max_norm=1.0)
     for (task, word), answer in zip(unseen[:3], answers(model, unseen[:3]), strict=True):
         print(f"{task} {word} -> {answer}")
+
+    if picture is not None:
+        text = TEMPLATE.text(example)
+        ids = TOKENIZER.encode(text)
+        with gg.no_grad():
+            scores = gg.nn.functional.log_softmax(model(ids[None, :-1])[0][0]).numpy()
+        surprise = -scores[np.arange(len(scores)), ids[1:]]
+        counts = targets[0, : len(surprise)] != -100
+        figure = new_figure(9.0, 4.0)
+        axes = figure.subplots()
+        places = np.arange(1, len(ids))
+        axes.bar(places[~counts], surprise[~counts], color="lightgray", label="ignored")
+        axes.bar(places[counts], surprise[counts], color="C0", label="counted in the loss")
+        axes.set_xticks(range(len(ids)), [repr(c)[1:-1].replace(" ", "␣") for c in text])
+        axes.set(xlabel="the conversation", ylabel="-log p of the character, nats")
+        axes.legend()
+        save(figure, picture)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def fit(model: RNNLM, tokens: np.ndarray) -> list[float]:
     """Train by truncated backpropagation through time; return the losses."""
-    optimizer = AdamW(model.parameters(), lr=0.01)
+    optimizer = AdamW(model.parameters(), lr=0.02)
     windows, state = ConsecutiveWindows(tokens, WINDOW, STREAMS), None
     losses = []
     for _ in range(STEPS):

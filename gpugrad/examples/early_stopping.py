@@ -19,7 +19,7 @@ step   training   validation
  800      ...
 stopped after step ..., 8 evaluations after the best, at step ...
 with the parameters of the best: validation 0.2...
-without early stopping, after step 1500: training 0.0..., validation 0...
+without early stopping, after step 1200: training 0.0..., validation 0...
 early stopping was better: True
 """
 
@@ -33,7 +33,7 @@ from gpugrad import nn, optim
 from gpugrad.examples._command import new_figure, parse_picture, save
 from gpugrad.train import Patience
 
-LAST, EVERY = 1500, 50
+LAST, EVERY = 1200, 50
 
 
 def sample(count: int) -> tuple[gg.Tensor, gg.Tensor]:

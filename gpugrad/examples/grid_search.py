@@ -75,9 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if picture is not None:
             figure = new_figure(5.0, 4.0)
             axes = figure.subplots()
-            losses = np.array([trial.loss for trial in search.trials], dtype=float).reshape(
-                len(LAYERS), -1
-            )
+            losses = np.array([trial.loss for trial in search.trials], dtype=float)
+            losses = losses.reshape(len(LAYERS), len(RATES))
             square = axes.imshow(losses, cmap="Blues")
             for (row, column), loss in np.ndenumerate(losses):
                 color = "white" if loss > losses.mean() else "black"
@@ -85,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             row, column = divmod(search.trials.index(best), len(RATES))
             axes.plot(column, row - 0.25, "*", color="red", markersize=16)
             axes.set_xticks(range(len(RATES)), [f"{rate:g}" for rate in RATES])
-            axes.set_yticks(range(len(LAYERS)), LAYERS)
+            axes.set_yticks(range(len(LAYERS)), map(str, LAYERS))
             axes.set(xlabel="learning rate", ylabel="layers", title=f"test loss {test.loss:.3f}")
             figure.colorbar(square, label="dev loss")
             save(figure, picture)

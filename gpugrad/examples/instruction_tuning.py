@@ -53,13 +53,10 @@ def conversation(task: str, word: str) -> list[tuple[str, str]]:
 
 def answers(model: GPT, tasks: list[tuple[str, str]]) -> list[str]:
     """Return what the model answers, up to the end of its turn."""
-    prompts = [TEMPLATE.prompt(conversation(*task)[:1]) for task in tasks]
-    texts = []
-    for prompt in prompts:
-        ids = TOKENIZER.encode(prompt)
-        out = model.generate(ids, 4, greedy=True)
-        texts.append(TOKENIZER.decode(np.asarray(out).ravel()[len(ids) :]).split("\n")[0])
-    return texts
+    questions = [TEMPLATE.prompt(conversation(*task)[:1]) for task in tasks]
+    prompts = np.stack([TOKENIZER.encode(question) for question in questions])  # equally long
+    given = model.generate(prompts, 4, greedy=True).numpy()[:, prompts.shape[1] :]
+    return [TOKENIZER.decode(ids).split("\n")[0] for ids in given]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -109,7 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         axes = figure.subplots()
         places = np.arange(1, len(ids))
         axes.bar(places[~counts], surprise[~counts], color="lightgray", label="ignored")
-        axes.bar(places[counts], surprise[counts], color="C0", label="counted in the loss")
+        axes.bar(places[counts], surprise[counts], color="C0")
+        start, end = places[counts][[0, -1]] + [-0.5, 0.5]
+        axes.axvspan(start, end, color="C0", alpha=0.2, label="counted in the loss")
         axes.set_xticks(range(len(ids)), [repr(c)[1:-1].replace(" ", "␣") for c in text])
         axes.set(xlabel="the conversation", ylabel="-log p of the character, nats")
         axes.legend()

@@ -7,7 +7,7 @@ for the same number of steps. Without positions of some kind attention could not
     python -m gpugrad.examples.transformer_variants [--picture FILE.svg]
 
 >>> main([])
-variant                       parameters   loss at first   after 100 steps   moves when two swap
+variant                       parameters   loss at first   after 70 steps   moves when two swap
 GPT-2: learned positions          16,...
 Vaswani: sinusoidal, post-LN      15,...
 rotary                            15,...
@@ -33,7 +33,7 @@ from gpugrad.models import GPT, GPTConfig
 from gpugrad.text import CharTokenizer, RandomWindows
 
 TEXT = inspect.getsource(textwrap)
-STEPS = 100
+STEPS = 70
 TOKENIZER = CharTokenizer(TEXT)
 PLAIN = GPTConfig(
     vocab_size=TOKENIZER.vocab_size,

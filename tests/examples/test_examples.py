@@ -3,6 +3,8 @@
 import doctest
 import importlib
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -83,6 +85,15 @@ def test_list(monkeypatch, capsys):
     importlib.import_module("gpugrad.examples.__main__").main()
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert listed == NAMES
+
+
+def test_list_whose_reader_has_left():
+    """`python -m gpugrad.examples | head -1` ends without a traceback."""
+    command = [sys.executable, "-m", "gpugrad.examples"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
 
 
 def test_wrong_picture_format(capsys):

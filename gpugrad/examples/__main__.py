@@ -14,7 +14,7 @@ from ._command import command
 
 
 def main() -> None:
-    """List the examples, or run all and draw what can be drawn (``--pictures DIR``)."""
+    """List the examples, or run all and draw their pictures (``--pictures DIR``)."""
     parser = command(documentation)
     parser.add_argument("--pictures", type=Path, metavar="DIR")
     folder: Path | None = parser.parse_args().pictures
@@ -23,8 +23,7 @@ def main() -> None:
         module = importlib.import_module(f"gpugrad.examples.{name}")
         print(f"{name:{width}}  {(module.__doc__ or '').splitlines()[0]}")
         if folder is not None:
-            draws = "--picture" in (module.__doc__ or "")
-            module.main(["--picture", str(folder / f"{name}.svg")] if draws else [])
+            module.main(["--picture", str(folder / f"{name}.svg")])
             print()
 
 

@@ -29,7 +29,7 @@ def load(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_output_is_the_docstrings(name, tmp_path, monkeypatch, capsys):
-    """Run once, with the picture where there is one: it adds a line and nothing else."""
+    """Run once with the picture: it adds a line and nothing else."""
     monkeypatch.chdir(tmp_path)
     module = load(name)
     (promise,) = doctest.DocTestFinder(recurse=False).find(module, name, module)
@@ -37,17 +37,15 @@ def test_output_is_the_docstrings(name, tmp_path, monkeypatch, capsys):
     assert example.source == "main([])\n"
     assert example.want.strip() not in ("", "...")
     picture = Path("new", "picture.svg")
-    draws = "--picture" in module.__doc__
-    module.main(["--picture", str(picture)] if draws else [])
+    module.main(["--picture", str(picture)])
     printed = capsys.readouterr().out
-    if draws:
-        assert f"picture: {picture}\n" in printed
-        printed = printed.replace(f"picture: {picture}\n", "")
-        root = ET.parse(picture).getroot()
-        assert root.tag == "{http://www.w3.org/2000/svg}svg"
-        assert len(list(root.iter())) > 10
+    assert f"picture: {picture}\n" in printed
+    printed = printed.replace(f"picture: {picture}\n", "")
+    root = ET.parse(picture).getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert len(list(root.iter())) > 10
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == ({"new"} if draws else set()), "an example leaves nothing that nobody asked for"
+    assert left == {"new"}, "an example leaves nothing that nobody asked for"
     checker = doctest.OutputChecker()
     assert checker.check_output(example.want, printed, FLAGS), checker.output_difference(
         example, printed, FLAGS

@@ -87,7 +87,7 @@ def _threads() -> _Threads | None:
 
 
 def _loaded(maps: Path = Path("/proc/self/maps")) -> list[str]:
-    """Return what may be NumPy's OpenBLAS: what is loaded, or where no /proc says, what it ships."""
+    """Return what may be NumPy's OpenBLAS: what is loaded; where no /proc says, what it ships."""
     if maps.exists():
         return sorted(set(re.findall(r"/\S*openblas\S*", maps.read_text())))
     package = Path(np.__file__).parent

@@ -9,6 +9,7 @@ identity: what a tensor or an optimiser holds is seen to where it is used.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Mapping, MutableMapping, MutableSequence, Sequence
 from functools import partial
 from itertools import repeat
@@ -163,10 +164,23 @@ def watch_elements(array: np.ndarray, name: str) -> Watch:
     return Watch(lambda: [array.tobytes()], write, lambda i: what)
 
 
-Generator = random.Random | np.random.RandomState | np.random.Generator | np.random.BitGenerator
+def is_generator(value: Any) -> bool:
+    """Return whether random numbers can be drawn from a value."""
+    numpy = sys.modules.get("numpy.random")  # loaded, or nobody has a generator of its kinds
+    kinds = () if numpy is None else (numpy.RandomState, numpy.Generator, numpy.BitGenerator)
+    return isinstance(value, (random.Random, *kinds))
 
 
-def watch_draws(generator: Generator, name: str) -> Watch:
+def everybodys_generator(module: str) -> Any:
+    """Return the generator that the functions of a module draw from, None for other modules."""
+    if module == "random":
+        return random._inst
+    if module == "numpy.random":
+        return np.random.mtrand.get_bit_generator()
+    return None
+
+
+def watch_draws(generator: Any, name: str) -> Watch:
     """Watch for random numbers that are drawn while a step is recorded: others come in replays."""
     kind = f"{type(generator).__module__}.{type(generator).__qualname__}"
     get: Callable[[], Any]

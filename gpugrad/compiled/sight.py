@@ -12,7 +12,6 @@ from __future__ import annotations
 import builtins
 import functools
 import io
-import random
 import sys
 import types
 import weakref
@@ -20,7 +19,6 @@ from collections.abc import Iterator, Mapping, MutableSequence, Sequence, Set
 from typing import Any
 
 import numpy as np
-from numpy.random.mtrand import get_bit_generator
 
 from ..nn import Module
 from ..optim import Optimizer
@@ -29,8 +27,9 @@ from . import code
 from .arguments import NUMBERS
 from .guards import (
     MISSING,
-    Generator,
     Watch,
+    everybodys_generator,
+    is_generator,
     watch_cells,
     watch_draws,
     watch_elements,
@@ -41,10 +40,6 @@ from .guards import (
 
 _BY_STRING = {"getattr", "setattr", "hasattr", "delattr", "attrgetter", "vars", "__dict__"}
 MOST_BYTES = 1 << 20  # of an array whose elements are compared at each call
-_EVERYBODYS = {  # generators that all functions of a module draw from
-    "random": random._inst,
-    "numpy.random": get_bit_generator(),
-}
 # methods that nothing calls which computes with an object
 _ASIDE = {"__del__", "__eq__", "__hash__", "__init__", "__new__", "__post_init__", "__repr__"}
 
@@ -101,7 +96,7 @@ class Sight:
             self._run(value, None)
         elif isinstance(value, types.MethodType):
             self._run(value.__func__, value.__self__)
-            if isinstance(value.__self__, Generator):
+            if is_generator(value.__self__):
                 self._meet(value.__self__, name)
         elif isinstance(value, NUMBERS) or not self._is_new(value):
             return
@@ -111,11 +106,12 @@ class Sight:
         elif isinstance(value, np.ndarray):
             if value.nbytes <= MOST_BYTES:
                 self.arrays.append((value, watch_elements(value, name)))
-        elif isinstance(value, Generator):
+        elif is_generator(value):
             self._watched.append(watch_draws(value, name))
         elif isinstance(value, types.ModuleType):
-            if value.__name__ in _EVERYBODYS:
-                self._meet(_EVERYBODYS[value.__name__], value.__name__)
+            generator = everybodys_generator(value.__name__)
+            if generator is not None:
+                self._meet(generator, value.__name__)
         elif isinstance(value, (tuple, frozenset)):
             for part in value:
                 self._meet(part, name)
@@ -136,7 +132,7 @@ class Sight:
                 self._meet(group["params"], "params")
             for method in self._methods(value):
                 self._attribute(value, method, named=False)
-        elif isinstance(value, types.BuiltinMethodType) and isinstance(value.__self__, Generator):
+        elif isinstance(value, types.BuiltinMethodType) and is_generator(value.__self__):
             self._meet(value.__self__, name)
         elif hasattr(value, "__wrapped__"):  # a compiled function, a cached one
             self._meet(value.__wrapped__, name)
@@ -193,8 +189,8 @@ class Sight:
         if names & _BY_STRING:
             self._loose |= strings
         if "random" in names:
-            for module, generator in _EVERYBODYS.items():
-                self._meet(generator, module)
+            for module in ("random", "numpy.random"):
+                self._meet(everybodys_generator(module), module)
         if cells:
             self._watched.append(watch_cells(written.co_freevars, cells, name))
         scope = {

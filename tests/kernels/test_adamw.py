@@ -334,7 +334,7 @@ def test_a_prepared_launch_follows_the_schedule():
         for lr in (0.1, 0.01, 0.02):
             optimizer.param_groups[0]["lr"] = group["lr"] = lr
             optimizer.step()
-            other._write(settings, [group], [other.slots(group)])
+            other._write(settings, [group])
             clip.count_steps(table, None)
             arrays = ("x", "first", "second")
             table.launch(

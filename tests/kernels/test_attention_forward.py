@@ -349,7 +349,6 @@ def test_the_kernel_is_launched_once():
     [
         ((1, 1, 3, 4, 8), "float64", {}),
         ((1, 1, 3, 4, 257), "float32", {}),
-        ((1, 1, 3, 4, 8), "float32", {"attn_mask": np.ones((3, 4), bool)}),
         ((1, 1, 3, 4, 8), "float32", {"scale": -1.0}),
         ((1, 1, 3, 4, 8), "float32", {"scale": math.nan}),
         ((1, 1, 3, 4, 8), "float32", {"dropout_p": 1.0}),
@@ -365,6 +364,19 @@ def test_what_does_not_fit_is_for_numpy(shape, dtype, given):
         found = fused.scaled_dot_product_attention(*inputs, **given)
     assert op.launches - before == {"numpy": 1}
     np.testing.assert_array_equal(found.data, expected.data)
+
+
+def test_masks_are_for_products_and_a_softmax():
+    inputs = [gg.Tensor(x) for x in drawn((1, 1, 3, 4, 8), "float32")]
+    mask = np.array([[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 0]], bool)
+    expected = fused.scaled_dot_product_attention(*inputs, attn_mask=mask)
+    before = FUSED[NAME].launches.copy(), FUSED["softmax"].launches.copy()
+    with emulator.enabled():
+        found = fused.scaled_dot_product_attention(*inputs, attn_mask=mask)
+    assert FUSED[NAME].launches == before[0]
+    assert FUSED["softmax"].launches - before[1] == {"cuda": 1}
+    np.testing.assert_allclose(found.data, expected.data, atol=1e-6)
+    assert not found.data[0, 0, 1].any()
 
 
 def test_values_of_another_width_are_for_numpy():

@@ -330,7 +330,7 @@ def measure(text: Text, budget: int, seconds: float, only: Sequence[str]) -> lis
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "--seconds", type=float, default=150, help="of CPU time to train, per model"
+        "--seconds", type=float, default=100, help="of CPU time to train, per model"
     )
     parser.add_argument("--parameters", type=int, default=200_000)
     parser.add_argument("--data", default="python-stdlib")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import backend, cuda, malloc, registry
+from ._where import user_line
 from .backend import Array
 from .cuda.column_sums import sums
 from .cuda.emulation import expected
@@ -84,13 +84,6 @@ class detect_anomaly(no_grad):
     """
 
     make_node = AnomalyNode
-
-
-def user_line() -> str:
-    """Return the line outside of gpugrad that is being run, with its file and number."""
-    package = __file__.rpartition("engine.py")[0]
-    frames = [f for f in traceback.extract_stack() if not f.filename.startswith(package)]
-    return f"{frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else "?"
 
 
 def _refuse_non_finite(array: Array, where: str, line: str) -> None:

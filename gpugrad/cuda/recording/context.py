@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import importlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..._where import user_line
 from .lifted import Held
 
 if TYPE_CHECKING:
@@ -73,13 +73,12 @@ def described(array: Any) -> str:
 
 def not_recordable(what: str) -> NotRecordable:
     """Return the error that says what a step did, and in which line."""
-    engine = importlib.import_module("gpugrad.engine")
     trace = _current.get()
     if trace is None:
         return NotRecordable(ESCAPED)
     inside = f" (in {trace.operations[-1]})" if trace.operations else ""
     error = NotRecordable(
-        f"{NAME}: {what} cannot be recorded{inside}, at {engine.user_line()}. A recorded step is a "
+        f"{NAME}: {what} cannot be recorded{inside}, at {user_line()}. A recorded step is a "
         "list of launches over static shapes: do it outside of the step, or with operations that "
         "have kernels"
     )

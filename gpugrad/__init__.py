@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
+from . import _startup as _startup  # isort: skip  (before all that takes time)
 from . import cuda, nn, optim
+from .anomaly import detect_anomaly
 from .backend import (
     bfloat16,
     cuda_is_available,
@@ -41,7 +43,6 @@ from .compiled import compile
 from .derivatives import hessian, jacobian
 from .engine import (
     backward,
-    detect_anomaly,
     enable_grad,
     grad,
     is_grad_enabled,

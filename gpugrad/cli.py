@@ -11,10 +11,12 @@ import secrets
 import shlex
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+from . import _startup
 from .cuda.source import shipped
 from .flags import make_parser
 from .generate import log_probability
@@ -22,6 +24,7 @@ from .train import evaluation, plan, search, session, space
 from .train.config import FIELDS, nearest, resolve
 from .train.config_file import read_config_file
 from .train.devices import device
+from .train.folder import RunFolder
 from .train.loop import DivergedError
 from .train.sampling import beam_text, load_model, opening, sample_text
 
@@ -35,9 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: it could not be done; standard error says why. 2: the command line is wrong.
     128 + n: stopped by signal n (130: Ctrl-C), after saving.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    return _interruptible(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] == "bench":
-        return _interruptible(lambda: _bench(arguments[1:]))
+        return _bench(arguments[1:])
     runs = {
         "train": _train,
         "search": _search,
@@ -53,19 +59,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         names = (*vars(given), *(FIELDS if given.command in ("train", "search", "plan") else ()))
         near = nearest(unknown[0], [f"--{name.replace('_', '-')}" for name in names])
         given.parser.error(f"unrecognized argument {unknown[0]}{near}")
-    return _interruptible(lambda: given.run(given))
+    return given.run(given)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: what is half done is cleared away as after Ctrl-C."""
 
 
 def _interruptible(run: Callable[[], int]) -> int:
     try:
-        with _short_warnings():
+        with _short_warnings(), _terminable():
+            _startup.done()
             return run()
+    except _Terminated:
+        print("terminated", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:  # `gpugrad sample ... | head`: nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM raise _Terminated, unless the process ignores it or handles it otherwise."""
+
+    def terminate(number: int, frame: object) -> NoReturn:
+        raise _Terminated
+
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _train(given: argparse.Namespace) -> int:
@@ -75,9 +107,9 @@ def _train(given: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         try:
             file = read_config_file(given.config) if given.config else {}
-            if given.resume:
-                changes = {**file, **flags}
-                out = changes.get("out") or os.path.join("runs", changes.get("preset", "default"))
+            changes = {**file, **flags}
+            out = changes.get("out") or os.path.join("runs", changes.get("preset", "default"))
+            if given.resume == "always" or (given.resume and RunFolder(out).holds_run):
                 run = stack.enter_context(session.go_on(out, changes))
             else:
                 run = stack.enter_context(session.begin(resolve(flags, file), given.overwrite))

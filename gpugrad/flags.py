@@ -33,7 +33,14 @@ def _add_train(commands: Any) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="settings from a .toml, .json or .yaml")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="always",
+        choices=("always", "auto"),
+        metavar="auto",
+        help="go on with the run in --out; auto: if there is one, or start it",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     _add_settings(parser)
     return parser

@@ -1,11 +1,17 @@
-"""Ctrl-C and SIGTERM as a wish that is granted at the next good moment."""
+"""Ctrl-C and SIGTERM as a wish that is granted where nothing is lost by it."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
+
+
+class Stopped(BaseException):
+    """A signal came while work was done that may be left half done: see StopSignals.leaving."""
 
 
 class StopSignals:
@@ -13,10 +19,13 @@ class StopSignals:
 
     Signals that the process was started to ignore (`nohup`, a background job) stay ignored.
     Outside the main thread, where Python handles no signals, nothing changes.
+
+    at_once: whether work may be left at any moment, or not before it is done.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: bool = True) -> None:
         self.received: signal.Signals | None = None
+        self._at_once, self._leaving = at_once, False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
@@ -34,9 +43,25 @@ class StopSignals:
     ) -> None:
         self._restore()
 
+    @contextmanager
+    def leaving(self) -> Iterator[None]:
+        """Context of work that may be left half done: a signal before or within raises Stopped.
+
+        Between any two lines of Python, that is: one call of NumPy comes to its end.
+        """
+        if self.received:
+            raise Stopped
+        self._leaving = self._at_once
+        try:
+            yield
+        finally:
+            self._leaving = False
+
     def _take(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         self._restore()
+        if self._leaving:
+            raise Stopped
 
     def _restore(self) -> None:
         while self._previous:

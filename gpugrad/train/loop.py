@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from ..text import RandomWindows, fixed_windows
 from . import checkpoint
 from .config import TrainConfig
 from .data import Data
+from .interrupt import Stopped
 from .model import make_model, parameter_groups
 from .speed import device_name, peak_flops
 from .state import ANY, check_parts
@@ -83,6 +85,7 @@ class Trainer:
         self.evaluated = -1  # the step of the last evaluation
         self.change: float | None = None  # how far the last update moved, where that is measured
         self.seconds = 0.0  # spent in updates
+        self.leaving: Callable[[], AbstractContextManager[None]] = nullcontext  # see update
         self._take, self._measure = self._take_step, self._loss
         if config.compile and config.precision != "float64":  # for which there are no kernels
             self._take, self._measure = (
@@ -105,6 +108,9 @@ class Trainer:
         A gradient whose norm is not finite changes no parameter and raises DivergedError; on a GPU,
         which is not waited for here, the next report or checkpoint raises it. With float16 it only
         shrinks the scale of the loss.
+
+        Forward and backward pass, which change nothing that lasts, run within the context that
+        ``leaving`` makes. If it raises Stopped the trainer is as it was before.
         """
         started = time.perf_counter()
         lr = self.schedule(self.step)
@@ -113,8 +119,14 @@ class Trainer:
         self.model.train()
         if self._movement:
             self._movement.start()
-        batches, shares = self._next_batches()
-        loss, norm = self._take(batches, shares)
+        draws, position = random.get_state(), self.batches.state_dict()
+        try:
+            batches, shares = self._next_batches()
+            loss, norm = self._take(batches, shares)
+        except Stopped:
+            random.set_state(draws)
+            self.batches.load_state_dict(position)
+            raise
         self._losses.append(loss._data)
         if norm is not None:
             if isinstance(norm._data, np.ndarray) and self.scaler is None:
@@ -133,8 +145,9 @@ class Trainer:
         This is what is recorded once and replayed (``gg.compile``): it looks at no values.
         """
         memory = {"recompute": self.config.recompute, "head_chunk": self.config.head_chunk or None}
-        self.optimizer.zero_grad()
-        loss = backward(self.model, batches, shares, self.scaler, **memory)
+        with self.leaving():
+            self.optimizer.zero_grad()
+            loss = backward(self.model, batches, shares, self.scaler, **memory)
         norm = self.optimizer.step(max_norm=self.config.grad_clip or None, scaler=self.scaler)
         self.optimizer.zero_grad()
         return loss, norm
@@ -169,17 +182,15 @@ class Trainer:
         self._losses, self._norms, self._reported = [], [], self.seconds
         return report
 
-    def evaluate(self, stop: Callable[[], bool] = lambda: False) -> float | None:
-        """Return the loss on the held-out windows, None if `stop` says so in between."""
+    def evaluate(self) -> float:
+        """Return the loss on the held-out windows; each batch runs within ``leaving``'s context."""
         x, y = self.held_out
         size = self.config.batch_size
         total = 0.0
         self.model.eval()
         for start in range(0, len(x), size):
-            if stop():
-                return None
             rows = slice(start, start + size)
-            with no_grad():
+            with self.leaving(), no_grad():
                 total += float(self._measure(x[rows], y[rows])) * len(x[rows])
         return total / len(x)
 

@@ -19,7 +19,7 @@ from .config import TrainConfig, resumed
 from .data import baselines, open_data, read_corpus, store
 from .folder import RunFolder
 from .initial import Source, read_source, start
-from .interrupt import StopSignals
+from .interrupt import Stopped, StopSignals
 from .loop import Trainer, find_device
 from .metrics import append_metrics, keep_metrics, read_metrics, sync_metrics
 from .progress import Progress, duration
@@ -105,16 +105,21 @@ class Session:
         self._introduce()
         launched = cuda.launches.copy()
         trainer, config = self.trainer, self.config
-        with StopSignals() as signals, Progress(config.max_steps, trainer.step) as progress:
-            while True:
-                if trainer.evaluation_due and not signals.received:
-                    self._evaluate(signals, progress)
-                if signals.received or trainer.finished:
-                    break
-                trainer.update()
-                progress.advance()
-                if trainer.step % config.log_interval == 0:
-                    self._report(progress)
+        plain = trainer.device == "cpu" and not emulation.active()  # no recorded step that runs on
+        with StopSignals(plain) as signals, Progress(config.max_steps, trainer.step) as progress:
+            trainer.leaving = signals.leaving
+            try:
+                while True:
+                    if trainer.evaluation_due:
+                        self._evaluate(progress)
+                    if signals.received or trainer.finished:
+                        break
+                    trainer.update()
+                    progress.advance()
+                    if trainer.step % config.log_interval == 0:
+                        self._report(progress)
+            except Stopped:  # what was left is done again on resuming
+                pass
             stopped = signals.received
             if stopped:
                 self._save()
@@ -158,11 +163,9 @@ class Session:
         mode = emulation.active()
         return f"the CPU by the emulator ({mode})" if mode else device_name(self.trainer.device)
 
-    def _evaluate(self, signals: StopSignals, progress: Progress) -> None:
+    def _evaluate(self, progress: Progress) -> None:
         trainer = self.trainer
-        loss = trainer.evaluate(stop=lambda: signals.received is not None)
-        if loss is None:  # to be done again on resuming
-            return
+        loss = trainer.evaluate()
         best = trainer.take_evaluation(loss)
         append_metrics(
             self.folder.metrics, kind="validation", step=trainer.step, loss=loss, best=best

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from gpugrad.train.interrupt import StopSignals
+from gpugrad.train.interrupt import Stopped, StopSignals
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM]
 
@@ -61,3 +61,33 @@ def test_other_threads_change_nothing(handled):
     thread.start()
     thread.join()
     assert seen == [handled]
+
+
+def struck(signals, number):
+    """Return True if work gets past a signal."""
+    with signals.leaving():
+        signal.raise_signal(number)
+        return True
+    raise AssertionError("contexts pass errors on")
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda n: n.name)
+def test_work_is_left_at_once(handled, number):
+    with StopSignals() as signals:
+        with pytest.raises(Stopped):
+            struck(signals, number)
+        assert signals.received is number
+        with pytest.raises(Stopped):  # nor is other work begun
+            struck(signals, number)
+
+
+def test_other_work_is_not_left(handled):
+    with StopSignals() as signals:
+        with signals.leaving():
+            pass
+        signal.raise_signal(signal.SIGTERM)
+    assert signals.received is signal.SIGTERM
+    with StopSignals(at_once=False) as signals:
+        assert struck(signals, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            struck(signals, signal.SIGTERM)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import signal
+import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from gpugrad import backend, emulator
 from gpugrad.models import GPT, GPTConfig
 from gpugrad.nn import functional as F
 from gpugrad.train import checkpoint
+from gpugrad.train.interrupt import Stopped, StopSignals
 from gpugrad.train.loop import (
     IGNORED,
     DivergedError,
@@ -160,9 +164,53 @@ def test_evaluation_is_the_mean_over_windows_and_changes_nothing(make_trainer):
     assert loss == pytest.approx(np.mean(losses), abs=1e-5)
 
 
-def test_evaluation_can_be_broken_off(make_trainer):
-    answers = iter([False, True])
-    assert make_trainer().evaluate(stop=lambda: next(answers)) is None
+@pytest.mark.parametrize("work", [Trainer.update, Trainer.evaluate], ids=["update", "evaluate"])
+def test_what_is_left_half_done_never_was(make_trainer, work):
+    """Left at one line of Python after the other, it ends as if it had begun once."""
+    straight = make_trainer(dropout=0.2, accumulate=2)
+    expected = work(straight), bits(straight.state_dict())
+    trainer = make_trainer(dropout=0.2, accumulate=2)
+    lines = left_at = 0
+
+    def stop(frame, event, argument):
+        nonlocal lines
+        lines += event == "line"
+        if lines == left_at:
+            raise Stopped
+        return stop
+
+    @contextmanager
+    def stopped_within():
+        nonlocal lines
+        lines, before = 0, sys.gettrace()
+        sys.settrace(stop)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+    trainer.leaving = stopped_within
+    left = 0
+    while True:
+        left_at += 397
+        try:
+            found = work(trainer)
+        except Stopped:
+            left += 1
+        else:
+            break
+    assert left > 5
+    assert (found, bits(trainer.state_dict())) == expected
+
+
+def test_stopping_an_evaluation(make_trainer):
+    trainer = make_trainer()
+    with StopSignals(at_once=False) as signals:
+        trainer.leaving = signals.leaving
+        assert trainer.evaluate() > 0
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Stopped):
+            trainer.evaluate()
 
 
 def test_it_learns(make_trainer):

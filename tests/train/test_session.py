@@ -120,10 +120,10 @@ def test_an_interrupted_evaluation_is_done_again(make_config, tmp_path, monkeypa
     train(straight)
     original = Trainer.evaluate
 
-    def evaluate(self, stop):
+    def evaluate(self):
         if self.step == 8:
             signal.raise_signal(signal.SIGTERM)
-        return original(self, stop)
+        return original(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "evaluate", evaluate)
@@ -155,7 +155,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(make_config, tmp_path, mo
 def test_a_run_killed_before_its_first_checkpoint_starts_again(make_config, monkeypatch):
     config = make_config()
 
-    def evaluate(self, stop):
+    def evaluate(self):
         raise MemoryError
 
     with monkeypatch.context() as patch:
@@ -211,7 +211,7 @@ def test_what_cannot_change_is_refused_and_the_run_stays(make_config):
 
 def test_patience_ends_a_run_and_the_best_checkpoint_stays(make_config, monkeypatch, capsys):
     losses = iter([3.0, 2.0, 2.5, 2.5, 2.5])
-    monkeypatch.setattr(Trainer, "evaluate", lambda self, stop: next(losses))
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: next(losses))
     config = make_config(patience=3, max_steps=100)
     train(config)
     out = capsys.readouterr().out
@@ -314,7 +314,7 @@ def test_one_process_at_a_time(make_config):
 
 def test_the_model_of_a_run(make_config, monkeypatch):
     losses = iter([3.0, 1.0, 2.0, 2.0])
-    monkeypatch.setattr(Trainer, "evaluate", lambda self, stop: next(losses))
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: next(losses))
     config = make_config()
     train(config)
     newest, tokenizer = load_model(config.out, "cpu")

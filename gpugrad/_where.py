@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 
 _PACKAGE = os.path.dirname(__file__) + os.sep
 _EXAMPLES = os.path.join(_PACKAGE, "examples", "")  # written as users write
-_MODULE = os.path.join(_PACKAGE, "nn", "module.py")
 
 
 class Place(NamedTuple):
-    """A line outside of the package, and the modules being called there, outermost first."""
+    """A line outside of the package, and the modules whose methods run, outermost first."""
 
     file: str
     number: int
@@ -51,14 +50,17 @@ def here() -> Place:
     """Return where the thread is."""
     frame: Any = sys._getframe(1)
     file, number = "", 0
-    modules = []
+    modules: list[Any] = []
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith(_PACKAGE) or name.startswith(_EXAMPLES):
-            if not file:
-                file, number = name, frame.f_lineno
-        elif name == _MODULE and frame.f_code.co_name == "__call__":
-            modules.append(frame.f_locals["self"])
+        inside = name.startswith(_PACKAGE) and not name.startswith(_EXAMPLES)
+        if not inside and not file:
+            file, number = name, frame.f_lineno
+        if frame.f_code.co_varnames[:1] == ("self",):
+            owner = frame.f_locals.get("self")
+            is_module = hasattr(type(owner), "named_modules")
+            if is_module and not (modules and modules[-1] is owner):
+                modules.append(owner)
         frame = frame.f_back
     return Place(file, number, tuple(reversed(modules)))
 

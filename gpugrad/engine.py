@@ -3,7 +3,7 @@
 The engine owns everything general, so that pullbacks stay pure maths: the order (reachable nodes,
 newest first), accumulation where a value was used twice, summing a gradient back to the shape of a
 broadcast argument, dropping saved arrays as the sweep passes, hooks, recording the gradient itself
-(``create_graph``), and the checks of anomaly mode. It never mutates a gradient that was handed
+(``create_graph``), and showing it all to anomaly mode. It never mutates a gradient that was handed
 over, and iterates, so depth is limited by memory only.
 """
 
@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from . import backend, cuda, malloc, registry
-from ._where import user_line
 from .backend import Array
 from .cuda.column_sums import sums
 from .cuda.emulation import expected
@@ -44,10 +43,13 @@ class no_grad:
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            with type(self)():  # one per call: threads may be inside at the same time
+            with self._again():  # one per call: threads may be inside at the same time
                 return function(*args, **kwargs)
 
         return wrapped
+
+    def _again(self) -> no_grad:
+        return type(self)()
 
 
 class enable_grad(no_grad):
@@ -56,45 +58,12 @@ class enable_grad(no_grad):
     def __enter__(self) -> None:
         self._outer.append(state.make_node)
         if state.make_node is None:
-            state.make_node = Node
+            state.make_node = Node if state.watch is None else state.watch.node
 
 
 def is_grad_enabled() -> bool:
     """Return whether operations of this thread are being recorded."""
     return state.make_node is not None
-
-
-class AnomalyNode(Node):
-    """A node that checks its result and remembers the line that made it."""
-
-    __slots__ = ("trace",)
-
-    def __init__(self, op: Any, parents: tuple, values: tuple, shapes: tuple | None) -> None:
-        super().__init__(op, parents, values, shapes)
-        self.trace: str = user_line()
-        for value in values:
-            if backend.is_array(value) and backend.is_float(value.dtype):
-                _refuse_non_finite(value, f"forward of {op.name}", self.trace)
-
-
-class detect_anomaly(no_grad):
-    """Context: the first NaN or infinity in forward or backward raises FloatingPointError.
-
-    The message names the operation and the line that called it. Costs one pass over every result.
-    """
-
-    make_node = AnomalyNode
-
-
-def _refuse_non_finite(array: Array, where: str, line: str) -> None:
-    xp = backend.xp_of(array)
-    finite = xp.isfinite(array)
-    if not finite.all():
-        first = tuple(int(i) for i in np.argwhere(~backend.to_numpy(finite))[0])
-        raise FloatingPointError(
-            f"{where}: {int((~finite).sum())} of {array.size} values are NaN or infinite, the "
-            f"first at index {first} ({array.dtype}{list(array.shape)}), made at {line}"
-        )
 
 
 class Mutations:
@@ -227,6 +196,7 @@ def sweep(
     needed = None if wanted is None else _leading_to(wanted, order)
     finished: dict[Any, Any] = {}
     pop, ndarray, emulated = gradients.pop, np.ndarray, expected()  # names of the hot loop
+    watch = state.watch
     for node in order:
         g = pop(node, None)
         if g is None:
@@ -256,6 +226,8 @@ def sweep(
         else:
             one = next(iter(g.values())) if g.__class__ is dict else g
             xp = np if one.__class__ is ndarray else backend.xp_of(one)
+        if watch is not None:
+            watch.pulls(node, g, saved)
         if (emulated or xp is not np) and (found := _pulled_by_kernel(node, g, xp, needed)):
             pulled = found
         else:
@@ -267,8 +239,8 @@ def sweep(
                 p = pulled[i]
                 if p is not None and p.shape != shape:
                     pulled[i] = unbroadcast(xp, p, shape)
-        if node.__class__ is not Node and isinstance(node, AnomalyNode):
-            _check_gradients(node, pulled, create_graph)
+        if watch is not None:
+            watch.pulled(pulled)
         for i, parent in enumerate(node.parents):
             p = pulled[i]
             if p is None:
@@ -295,13 +267,6 @@ def _pulled_by_kernel(node: Node, g: Any, xp: Any, needed: set | None) -> list |
     if not isinstance(node.op, registry.Pullback) or (xp is np and not cuda.emulated()):
         return None
     return node.op.pull_by_kernel(node, g, needed)
-
-
-def _check_gradients(node: AnomalyNode, pulled: Sequence[Any], recorded: bool) -> None:
-    for p in pulled:
-        if p is not None and p.__class__ is not dict:
-            array = p._data if recorded else as_array(p)
-            _refuse_non_finite(array, f"backward of {node.op.name}", node.trace)
 
 
 def as_array(g: Any) -> Array:
@@ -404,6 +369,8 @@ def _seeds(
     outputs: Sequence[Any], gradients: Sequence[Any], create_graph: bool, where: str
 ) -> list:
     seeds = []
+    if state.watch is not None:
+        state.watch.outputs(outputs)
     for output, gradient in zip(outputs, gradients, strict=True):
         seed = seed_of(output, gradient, where)
         if create_graph:
@@ -418,7 +385,8 @@ def _seeds(
 def _sweeping(create_graph: bool) -> Iterator[None]:
     malloc.keep_freed()
     mode = enable_grad() if create_graph else no_grad()
-    with mode, np.errstate(all="ignore"):
+    watched = state.watch.sweeping() if state.watch is not None else contextlib.nullcontext()
+    with mode, watched, np.errstate(all="ignore"):
         yield
 
 

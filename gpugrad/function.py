@@ -90,6 +90,9 @@ class Function:
         parents = tuple(a._node or a for a, n in zip(args, needs, strict=True) if n)
         arrays = tuple(None if t is None else t._data for t in ctx._saved)
         node = make_node(call, parents, arrays, None)
+        if state.watch is not None:
+            given = {f"argument {i}": t for i, t in enumerate(inputs) if t is not None}
+            state.watch.called(node, list(given), list(given.values()), outs)
         ctx._saved = ()
         if not isinstance(result, tuple):
             return _result(result, node)

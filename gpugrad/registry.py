@@ -62,10 +62,14 @@ def lifting(function: Callable[[Sequence[Any]], None]) -> Iterator[None]:
 
 
 class State(threading.local):
-    """What a thread does with the operations it runs; ``make_node`` is None under no_grad."""
+    """What a thread does with the operations it runs; ``make_node`` is None under no_grad.
+
+    ``watch`` is who looks at their arrays under detect_anomaly (anomaly.py), else None.
+    """
 
     def __init__(self) -> None:
         self.make_node: Callable[..., Node] | None = Node
+        self.watch: Any = None
 
 
 class Node:

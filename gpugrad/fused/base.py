@@ -136,6 +136,8 @@ class Fused:
         )
         op = _Launch(self, chosen, wanted, statics, len(outs) if isinstance(out, tuple) else 0)
         node = make_node(op, parents, (*arrays, *residuals), None)
+        if state.watch is not None:
+            state.watch.called(node, self.arguments, arrays, outs)
         if not isinstance(out, tuple):
             return Tensor._wrap(out, node)
         return tuple(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,17 +27,32 @@ class AnomalyNode(Node):
     place: _where.Place
 
 
+class _Maker(NamedTuple):
+    """An operation's name and where it was called; keeps no graph alive, as its node would."""
+
+    name: str
+    place: _where.Place
+
+    @staticmethod
+    def of(node: Node) -> _Maker:
+        """Return what to remember of a node."""
+        return _Maker(node.op.name, node.place if isinstance(node, AnomalyNode) else UNKNOWN)
+
+
 @dataclass
 class _Seen:
     """One call of an operation, or one step of the reverse sweep, and the arrays it saw.
 
     ``inputs`` and ``results`` are (name, dtype and shape, shape, extremes), extremes being those
-    or, on a device, the row they will be found in. ``excused``: infinities are no anomaly.
+    or, on a device, the row they will be found in. ``makers`` has the operation that made an input,
+    or None for a leaf that requires a gradient. ``within`` are the nodes that are being pulled
+    back, innermost first. ``excused``: infinities are no anomaly.
     """
 
     title: str
     place: _where.Place
-    within: Node | None
+    within: list[_Maker]
+    makers: dict[str, _Maker | None]
     excused: bool
     inputs: list[tuple] = field(default_factory=list)
     results: list[tuple] = field(default_factory=list)
@@ -129,9 +144,12 @@ class Watch:
         if at_once and all(np.isfinite(a).all() for a in results.values()):
             return
         inputs = _floating(inputs)
-        within = self._pulled[-1][0] if self._pulled else None
-        place = node.place if isinstance(node, AnomalyNode) else UNKNOWN
-        seen = _Seen(title, place, within, excused)
+        within = [_Maker.of(pulled) for pulled, _, _ in reversed(self._pulled)]
+        makers = {
+            name: _Maker.of(parent) if isinstance(parent, Node) else None
+            for name, parent in zip(_arguments(node.op), node.parents, strict=False)
+        }
+        seen = _Seen(title, _Maker.of(node).place, within, makers, excused)
         if not at_once and self._used + len(inputs) + len(results) > ROWS:
             self.look()
         find: Callable[[Any], Any] = extremes.of_numpy if at_once else self._queue
@@ -182,16 +200,20 @@ def _arguments(op: Any) -> Sequence[str]:
     """Return what messages call the arguments that get a gradient."""
     if isinstance(op, Pullback):
         return op.wanted
-    fused = getattr(op, "fused", None)
-    if fused is None:
-        return ()
-    return [name for name, wanted in zip(fused.arguments, op.wanted, strict=True) if wanted]
+    if hasattr(op, "fused"):
+        return [name for name, wanted in zip(op.fused.arguments, op.wanted, strict=True) if wanted]
+    if hasattr(op, "ctx"):
+        return [f"argument {i}" for i, wanted in enumerate(op.ctx.needs_input_grad) if wanted]
+    return ()
 
 
 def _judge(seen: _Seen) -> None:
     """Raise FloatingPointError if what was seen is an anomaly."""
+    infinite = [name for name, _, _, found in seen.inputs if found.infinite]
     excused = seen.excused or (
-        seen.title.startswith("forward") and any(e.infinite for *_, e in seen.inputs)
+        seen.title.startswith("forward")
+        and bool(infinite)
+        and all(seen.makers.get(name, UNKNOWN) is not None for name in infinite)
     )
     for what, _, shape, found in seen.results:
         if found.nan or (found.infinite and not excused):
@@ -207,24 +229,32 @@ def _message(seen: _Seen, what: str, shape: tuple[int, ...], bad: Extremes) -> s
         f"{seen.title}: {bad.nan + bad.infinite} of {size} values are NaN or infinite, {at}",
         *_place(seen.place, "made at"),
     ]
-    if seen.within is not None and isinstance(seen.within, AnomalyNode):
-        lines.append(f"  in the backward pass of {seen.within.op.name}, which was")
-        lines += _place(seen.within.place, "made at")
+    for outer in seen.within:
+        lines.append(f"  in the backward pass of {outer.name}, which was")
+        lines += _place(outer.place, "made at")
     rows = [(name, kind, _range(found)) for name, kind, _, found in (*seen.inputs, *seen.results)]
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     lines += [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows]
-    held = [name for name, _, _, found in seen.inputs if found.nan or found.infinite]
-    if held:
-        lines.append(
-            f"  {' and '.join(held)} held such values before: they come from data, a constant, "
-            "or an operation that is not recorded"
-        )
+    for name, _, _, found in seen.inputs:
+        if found.nan or found.infinite:
+            lines += _origin(name, seen)
     return "\n".join(lines)
 
 
 def _place(place: _where.Place, word: str) -> list[str]:
     lines = [f"  {word} {place.line}" if place.file else "  recorded outside of detect_anomaly"]
     return [f"  in module {place.path}", *lines] if place.modules else lines
+
+
+def _origin(name: str, seen: _Seen) -> list[str]:
+    """Return where an input came from that was not finite already."""
+    maker = seen.makers.get(name, _Maker("", UNKNOWN))
+    if seen.title.startswith("backward") or (maker is not None and not maker.name):
+        return [f"  {name} held such values before"]
+    if maker is None:
+        return [f"  {name} held such values before: a parameter, or another leaf"]
+    words = f"  {name} held such values before: the result of {maker.name}, which was"
+    return [words, *_place(maker.place, "made at")]
 
 
 def _range(found: Extremes) -> str:
@@ -246,11 +276,12 @@ class detect_anomaly(no_grad):
     made.
 
     Forward, a NaN is an anomaly. An infinity is one where the operation made it out of finite
-    numbers, as log(0), 1 / 0 and overflow do; not where an input or a number given (``where(mask,
-    x, -inf)``) was infinite, as in masked logits; but in what ``backward`` starts from, such as a
-    loss, always. Backward, both are anomalies. Operations under ``no_grad``, of arguments that
-    require no gradient, and within the forward of a ``gg.Function``, are not recorded: what they
-    made is blamed on the first recorded operation that takes it, which the message says.
+    numbers, as log(0), 1 / 0 and overflow do, or of a parameter that is infinite; not where another
+    input or a number given (``where(mask, x, -inf)``) was infinite, as in masked logits; but in
+    what ``backward`` starts from, such as a loss, always. Backward, both are anomalies. Operations
+    under ``no_grad``, of arguments that require no gradient, and within the forward of a
+    ``gg.Function``, are not recorded: what they made is found in the first recorded operation that
+    takes it, and the message says that its input held it before.
 
     ``gradients=False`` looks at the forward only: with a LossScaler a gradient may overflow.
 

@@ -33,8 +33,9 @@ from gpugrad.fused import FUSED, Cost, Fused
 from gpugrad.registry import Sample
 
 FOLDER = Path(__file__).resolve().parent
-OTHERS = {"bench", "harness", "gpu_session", "overhead", "small_gpt", "torch_gpt", "torch_parity"}
-OTHERS |= {"language_models", "train_peers", "train_step"}
+OTHERS = {"bench", "harness", "gpu_session", "overhead", "torch_parity", "language_models"}
+OTHERS |= {"training", "train_peers", "train_step", "small_gpt"}
+OTHERS |= {"gpugrad_gpt", "torch_gpt", "jax_gpt", "tinygrad_gpt"}
 DIRECTIONS = ("forward", "backward")
 # The relative difference between two results below which they count as the same.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}

@@ -42,6 +42,7 @@ import harness
 import numpy as np
 import small_gpt
 import train_step
+from training import Run
 
 import gpugrad as gg
 from gpugrad import backend, cuda, emulator
@@ -121,12 +122,12 @@ def gemm(dtype: str, device: str, tiny: bool, seconds: float) -> Rows:
 
 def train(device: str, tiny: bool, seconds: float) -> Rows:
     """Train a small GPT on the device and, for comparison, the same run with NumPy."""
-    run = small_gpt.Run()
+    run = Run()
     if tiny:
-        run = small_gpt.Run(layers=1, heads=2, width=16, block=8, batch=4, steps=12, lr=1e-2)
+        run = Run(layers=1, heads=2, width=16, block=8, batch=4, steps=12, lr=1e-2)
     outcomes = {}
     for name, where in {"numpy": "cpu", "measured": device}.items():
-        outcomes[name] = outcome = small_gpt.train(run, run.model(device=where))
+        outcomes[name] = outcome = small_gpt.train(run, small_gpt.build(run, device=where))
         each = float(np.median(outcome.seconds[1:]))  # the first step compiles
         yield {
             "what": f"GPT {run.layers}x{run.width} on {where}",
@@ -153,7 +154,7 @@ def step(names: Sequence[str], device: str, tiny: bool, seconds: float) -> Rows:
     how: dict[str, Any] = {}
     shared = Path(tempfile.gettempdir(), "gpugrad-train-step")  # by all sections of a session
     if tiny:
-        run = small_gpt.Run(layers=1, heads=2, width=16, block=8, batch=2, vocabulary=31)
+        run = Run(layers=1, heads=2, width=16, block=8, batch=2, vocabulary=31)
         cases, how = {names[0]: run}, {"rounds": 1, "seconds": 0.0}
         several = ["gpugrad-eager", "gpugrad-compiled", "torch-eager-default-float32"]
         peers = {names[0]: several[: 3 if len(names) > 1 else 1]}

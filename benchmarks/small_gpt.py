@@ -5,59 +5,37 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from training import Run
 
 import gpugrad as gg
 from gpugrad.models import GPT, GPTConfig
 from gpugrad.optim import AdamW, decay_groups
 from gpugrad.text import RandomWindows
 
-VOCABULARY = 256  # bytes
+
+def batches(run: Run) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the inputs and targets of every step, int64 of shape (batch, block)."""
+    tokens = np.frombuffer(Path(argparse.__file__).read_bytes(), np.uint8)
+    windows = RandomWindows(tokens, run.block, run.batch, run.seed)
+    return (next(windows) for _ in range(run.steps))
 
 
-@dataclass(frozen=True)
-class Run:
-    """Sizes and settings. GPT-2's architecture on bytes, without dropout."""
-
-    layers: int = 4
-    heads: int = 4
-    width: int = 128
-    block: int = 64
-    batch: int = 12
-    steps: int = 50
-    vocabulary: int = VOCABULARY
-    lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    seed: int = 1337
-
-    def settings(self) -> dict[str, Any]:
-        """Return the fields by name."""
-        return asdict(self)
-
-    def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the inputs and targets of every step, int64 of shape (batch, block)."""
-        tokens = np.frombuffer(Path(argparse.__file__).read_bytes(), np.uint8)
-        windows = RandomWindows(tokens, self.block, self.batch, self.seed)
-        return (next(windows) for _ in range(self.steps))
-
-    def model(self, dtype: str = "float32", device: str = "cpu") -> GPT:
-        """Return the model with the initial weights of this seed, equal on every device."""
-        gg.manual_seed(self.seed)
-        config = GPTConfig(
-            vocab_size=self.vocabulary,
-            block_size=self.block,
-            n_layer=self.layers,
-            n_head=self.heads,
-            n_embd=self.width,
-            dtype=dtype,
-        )
-        return GPT(config, device)
+def build(run: Run, dtype: str = "float32", device: str = "cpu") -> GPT:
+    """Return the model with the initial weights of this seed, equal on every device."""
+    gg.manual_seed(run.seed)
+    config = GPTConfig(
+        vocab_size=run.vocabulary,
+        block_size=run.block,
+        n_layer=run.layers,
+        n_head=run.heads,
+        n_embd=run.width,
+        dtype=dtype,
+    )
+    return GPT(config, device)
 
 
 @dataclass(frozen=True)
@@ -74,7 +52,7 @@ def train(run: Run, model: GPT) -> Outcome:
         decay_groups(model, run.weight_decay), lr=run.lr, betas=run.betas, eps=run.eps
     )
     losses, seconds = [], []
-    for x, y in run.batches():
+    for x, y in batches(run):
         start = time.perf_counter()
         loss = model.loss(x, y)
         optimizer.zero_grad()

@@ -20,16 +20,17 @@ from typing import Any
 import harness
 import numpy as np
 import small_gpt
+from training import Run
 
 TOLERANCES = {"float32": 1e-4, "float64": 1e-9}
 
 
-def measure(run: small_gpt.Run, dtype: str, torch_gpt: Any) -> dict[str, Any]:
+def measure(run: Run, dtype: str, torch_gpt: Any) -> dict[str, Any]:
     """Return the row of one dtype; differences are the largest of all steps."""
-    model = run.model(dtype)
+    model = small_gpt.build(run, dtype)
     weights = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
     ours = small_gpt.train(run, model).losses
-    theirs = torch_gpt.train(run, weights)
+    theirs = torch_gpt.train(run, weights, small_gpt.batches(run))
     differences = np.abs(np.subtract(ours, theirs))
     return {
         "what": f"GPT {run.layers}x{run.width}, {run.steps} steps",
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print('torch_parity: PyTorch is not installed: pip install -e ".[bench]"')
         return 2
-    run = replace(small_gpt.Run(), steps=options.steps)
+    run = replace(Run(), steps=options.steps)
     rows = [measure(run, dtype, torch_gpt) for dtype in TOLERANCES]
     harness.write_json(harness.record("torch_parity", rows, **run.settings()), options.out)
     hidden = ("losses", "torch_losses")

@@ -1,4 +1,4 @@
-"""A whole training step of a GPT, side by side: gpugrad and PyTorch, each in its best forms.
+"""A whole training step of a GPT, side by side: gpugrad and others, each in its best forms.
 
     python benchmarks/train_step.py [--device cpu|cuda] [--cases NAME ...] [--peers PATTERN ...]
                                     [--rounds N] [--seconds S] [--budget S] [--json FILE]
@@ -30,10 +30,10 @@ from typing import Any
 import bench
 import harness
 import numpy as np
+import small_gpt
 import train_peers
 from harness import Timing
-from small_gpt import Run
-from train_peers import MIB, PEERS, Peer
+from training import MIB, PEERS, Peer, Run
 
 from gpugrad import backend
 from gpugrad.train.speed import device_name, peak_flops
@@ -58,6 +58,7 @@ CASES = {
     "cpu": {
         "small-t64-b12": _small(64, 12),
         "gpt-6x384-t256-b8": Run(6, 6, 384, 256, 8),
+        "small-t64-b1": _small(64, 1),
     },
     "cuda": {
         "small-t64-b8": _small(64, 8),
@@ -72,7 +73,7 @@ DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 def default_peers(device: str, run: Run) -> list[str]:
     """Return what is measured unless somebody asks for more, the most important first."""
     if device == "cpu":
-        return [name for name in PEERS[device] if name != "gpugrad-compiled"]
+        return [name for name in PEERS[device] if not Peer(name).instructions or mkl_holds_back()]
     torch = ["compile-flash-autocast"]
     if tokens(run) <= 8192:  # where launches may cost more than what they launch
         torch += ["captured-flash-autocast", "graphs-flash-autocast"]
@@ -137,7 +138,7 @@ def write_inputs(run: Run, dtype: str, folder: Path) -> dict[str, str]:
     shape = f"{run.layers}x{run.width}-{run.heads}-{run.block}-{run.vocabulary}"
     weights = folder / f"{shape}-{dtype}.safetensors"
     if not weights.exists():
-        state = run.model("float32", "cpu").state_dict()
+        state = small_gpt.build(run, "float32", "cpu").state_dict()
         kind = backend.as_dtype(dtype)
         arrays = {n: t.numpy().astype(kind).astype(np.float32) for n, t in state.items()}
         save_file(arrays, weights.with_suffix(".part"))
@@ -160,6 +161,27 @@ class Failed(Exception):
         self.kind, self.trace = kind, trace
 
 
+def mkl_holds_back(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether the CPU has AVX-512 and MKL does not choose it, as it is not made by Intel."""
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    return "avx512f" in text and "GenuineIntel" not in text
+
+
+def mkl_as_on_intel(folder: Path) -> Path:
+    """Return a library to preload, with which MKL takes any CPU for one of Intel's.
+
+    MKL chooses instructions by what its function mkl_serv_intel_cpu_true says. Raises Failed where
+    there is no compiler.
+    """
+    source, library = folder / "intel.c", folder / "intel.so"
+    source.write_text("int mkl_serv_intel_cpu_true(void) { return 1; }\n")
+    try:
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    except FileNotFoundError:
+        raise Failed("not there", "cc, a C compiler, is not installed") from None
+    return library
+
+
 class Worker:
     """The process of one peer, which answers one question after the other."""
 
@@ -170,6 +192,8 @@ class Worker:
         own = {name: str(caches / name.lower()) for name in names}
         self.cold = not caches.exists()
         caches.mkdir(parents=True, exist_ok=True)
+        if Peer(task["peer"]).instructions:
+            own["LD_PRELOAD"] = str(mkl_as_on_intel(caches))
         descriptor, self.log = tempfile.mkstemp(dir=caches)
         self.begun = time.time()
         with open(descriptor, "wb") as log:
@@ -273,9 +297,9 @@ def _first_steps(task: Mapping[str, Any], folder: Path, deadline: float) -> Meas
         one.row |= {"failure": "not run", "why": "no time left"}
         return one
     free = _free_mib(task["device"])
-    one.worker = worker = Worker(task, folder / "caches" / one.peer.library)
-    one.row["caches"] = "cold" if worker.cold else "warm"
     try:
+        one.worker = worker = Worker(task, folder / "caches" / one.peer.library)
+        one.row["caches"] = "cold" if worker.cold else "warm"
         ready = worker.ask(deadline)
         one.row |= ready["about"]
         done = worker.ask(deadline, do="losses", steps=FIRST)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import small_gpt
 import torch_parity
-from small_gpt import Run
+from training import VOCABULARY, Run
 
 from gpugrad.models import GPT, GPTConfig
 
@@ -20,7 +20,7 @@ TINY = Run(layers=1, heads=2, width=8, block=6, batch=2, steps=4)
 def stand_in(offset: float) -> SimpleNamespace:
     """Return a module like torch_gpt that trains with gpugrad and shifts the last loss."""
 
-    def train(run: Run, weights: Mapping[str, np.ndarray]) -> list[float]:
+    def train(run: Run, weights: Mapping[str, np.ndarray], batches: Iterable) -> list[float]:
         dtype = next(iter(weights.values())).dtype.name
         model = GPT(GPTConfig(256, run.block, run.layers, run.heads, run.width, dtype=dtype))
         model.load_state_dict(weights)
@@ -38,7 +38,7 @@ def stand_in(offset: float) -> SimpleNamespace:
 def test_verdict(
     offset: float, agrees: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(small_gpt, "Run", lambda: TINY)
+    monkeypatch.setattr(torch_parity, "Run", lambda: TINY)
     monkeypatch.setitem(sys.modules, "torch_gpt", stand_in(offset))
     out = tmp_path / "parity.json"
     assert torch_parity.main(["--steps", "3", "--out", str(out)]) == int(not all(agrees))
@@ -58,14 +58,14 @@ def test_without_torch_it_says_what_to_install(
 
 def test_the_model_learns_and_every_run_is_the_same() -> None:
     run = Run(layers=1, heads=2, width=16, block=8, batch=4, steps=20, lr=1e-2)
-    first, second = (small_gpt.train(run, run.model()).losses for _ in range(2))
+    first, second = (small_gpt.train(run, small_gpt.build(run)).losses for _ in range(2))
     assert first == second
-    assert first[0] == pytest.approx(np.log(small_gpt.VOCABULARY), abs=0.1)
+    assert first[0] == pytest.approx(np.log(VOCABULARY), abs=0.1)
     assert first[-1] < first[0] - 1
 
 
 def test_batches_are_bytes_of_real_text_and_targets_follow_inputs() -> None:
-    batches = list(TINY.batches())
+    batches = list(small_gpt.batches(TINY))
     assert len(batches) == TINY.steps
     for x, y in batches:
         assert x.shape == y.shape == (TINY.batch, TINY.block)

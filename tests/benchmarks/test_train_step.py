@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import io
 import json
@@ -15,8 +16,7 @@ import pytest
 import train_peers
 import train_step
 from safetensors.numpy import load_file
-from small_gpt import Run
-from train_peers import PEERS, Peer
+from training import PEERS, NotThereError, Peer, Run
 
 import gpugrad as gg
 
@@ -95,7 +95,8 @@ def test_cases_and_peers_are_what_they_are_called() -> None:
             assert name.endswith(f"-b{run.batch}")
             default = train_step.default_peers(device, run)
             assert set(default) <= set(PEERS[device])
-            assert {Peer(peer).library for peer in default} == {"gpugrad", "torch"}
+            libraries = {"gpugrad", "torch"} | ({"jax", "tinygrad"} if device == "cpu" else set())
+            assert {Peer(peer).library for peer in default} == libraries
     peer = Peer("torch-compile-flash-autocast")
     parts = peer.library, peer.mode, peer.attention, peer.precision
     assert parts == ("torch", "compile", "flash", "autocast")
@@ -111,8 +112,33 @@ def test_patterns_name_peers_in_order() -> None:
         "gpugrad-compiled",
         "gpugrad-eager",
     ]
-    with pytest.raises(ValueError, match="no peer 'jax'; there are gpugrad-eager, gpugrad-comp"):
-        train_step.chosen_peers(["jax"], "cpu", TINY)
+    with pytest.raises(ValueError, match="no peer 'mlx'; there are gpugrad-eager, gpugrad-comp"):
+        train_step.chosen_peers(["mlx"], "cpu", TINY)
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "held_back"),
+    [
+        ("vendor_id : AuthenticAMD\nflags : avx2 avx512f", True),
+        ("vendor_id : GenuineIntel\nflags : avx2 avx512f", False),
+        ("vendor_id : AuthenticAMD\nflags : avx2", False),
+    ],
+)
+def test_avx512_is_forced_where_mkl_does_not_choose_it(
+    cpuinfo: str, held_back: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(cpuinfo)
+    assert train_step.mkl_holds_back(path) == held_back
+    assert not train_step.mkl_holds_back(tmp_path / "none")
+    monkeypatch.setattr(train_step, "mkl_holds_back", lambda: held_back)
+    forced = [name for name in train_step.default_peers("cpu", TINY) if "avx512" in name]
+    assert len(forced) == (2 if held_back else 0)
+
+
+def test_what_is_preloaded_answers_as_an_intel_cpu(tmp_path: Path) -> None:
+    library = ctypes.CDLL(str(train_step.mkl_as_on_intel(tmp_path)))
+    assert library.mkl_serv_intel_cpu_true() == 1
 
 
 def test_batches_are_ids_as_frequent_as_words() -> None:
@@ -291,7 +317,7 @@ class OutOfMemoryError(RuntimeError):
             "out of memory",
         ),
         (RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "out of memory"),
-        (train_peers.NotThereError("no"), "not there"),
+        (NotThereError("no"), "not there"),
         (RuntimeError("No available kernel"), "failed"),
     ],
 )

@@ -178,6 +178,11 @@ def is_array(value: object) -> bool:
     return cupy is not None and isinstance(value, cupy.ndarray)
 
 
+def is_numpy(array: object) -> bool:
+    """Return whether NumPy computes with an array: one of its own, or one that stands for such."""
+    return isinstance(array, np.ndarray) or (isinstance(array, Symbolic) and array.device == "cpu")
+
+
 def xp_of(array: Array) -> ModuleType:
     """Return the library that owns an array: numpy or cupy."""
     if isinstance(array, (np.ndarray, np.generic)):

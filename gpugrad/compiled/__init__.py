@@ -117,7 +117,7 @@ class Compiled:
         except TypeError as error:
             raise TypeError(f"{NAME} {self._name}: {error}") from None
         device = _device(arrays, self._device)
-        if (device == "cpu" and not cuda.emulated()) or _capability(device) < OLDEST:
+        if device != "cpu" and _capability(device) < OLDEST:
             return self._function(*args, **kwargs)
         with self._lock:
             return self._replayed(device, shapes, arrays, args, kwargs)
@@ -126,11 +126,16 @@ class Compiled:
         self, device: str, shapes: Any, arrays: list[Any], args: tuple, kwargs: dict[str, Any]
     ) -> Any:
         """Run the step from a recording, a new one if none holds."""
-        key = (device, state.make_node is None, shapes)
+        by_numpy = device == "cpu" and not cuda.emulated()
+        key = (device, by_numpy, state.make_node is None, shapes)
         chosen = next((r for r in self._found.get(key, ()) if r.holds()), None)
         if chosen is None:
             self._make_room()
-            trace = Trace(_capability(device), on_gpu=device != "cpu")
+            trace = (
+                recording.NumpyTrace()
+                if by_numpy
+                else Trace(_capability(device), on_gpu=device != "cpu")
+            )
             try:
                 chosen = self._record(trace, device, args, kwargs)
             except recording.NotRecordable as error:
@@ -243,8 +248,9 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     Data that the step assigns (``w.data = ...``) is written to the array that there was.
 
     ``device`` is where the step runs, by default where its tensors are; arguments on the CPU are
-    copied there. On GPUs before compute capability 8.0, on the CPU without the emulator, and under
-    ``detect_anomaly`` the function is called as it is.
+    copied there. On the CPU what is launched are calls of NumPy, kernels while the emulator is
+    active. On GPUs before compute capability 8.0 and under ``detect_anomaly`` the function is
+    called as it is.
 
     Threads may share a step, and take turns; a model may be used by other threads while a step with
     it is recorded. At most 16 recordings are kept, those used last.

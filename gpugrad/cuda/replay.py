@@ -223,16 +223,18 @@ class Replay:
 
     def _bound(self, launch: Launch) -> Callable[[], None]:
         args, kwargs = self._concrete(launch.args), self._concrete(launch.kwargs)
-        if launch.function.__name__ == "launch":
+        if getattr(launch.function, "__name__", "") == "launch":
             self.counts[launch.name] += 1
-        return lambda: launch.function(*args, **kwargs)
+        return functools.partial(launch.function, *args, **kwargs)
 
     def _concrete(self, value: Any) -> Any:
         if isinstance(value, Buffer):
             return self.array(value)
         if isinstance(value, Strided):
             return value._replace(array=self._concrete(value.array))
-        if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*(self._concrete(v) for v in value))
+        if isinstance(value, (list, tuple)):
             return type(value)(self._concrete(v) for v in value)
         if isinstance(value, dict):
             return {k: self._concrete(v) for k, v in value.items()}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend
+from ..cuda import recording
 from ..registry import describe
 from ..tensor import Tensor
 
@@ -45,8 +46,13 @@ def refuse_out_of_range(
     ids on the CPU are checked.
     """
     array = ids._data
-    if not isinstance(array, np.ndarray):
-        return
+    if backend.is_numpy(array):
+        recording.as_one(_refuse, op, name, array, count, what, allowed)
+
+
+def _refuse(
+    op: str, name: str, array: np.ndarray, count: int, what: str, allowed: int | None
+) -> None:
     bad = (array < 0) | (array >= count)
     if allowed is not None:
         bad &= array != allowed

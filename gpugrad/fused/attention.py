@@ -176,7 +176,7 @@ def _repeated(x: Tensor, query: Tensor) -> Tensor:
 
 
 def _by_kernels(x: Tensor) -> bool:
-    return cuda.emulated() or not isinstance(x._data, np.ndarray)
+    return cuda.emulated() or not backend.is_numpy(x._data)
 
 
 def _with_mask(

@@ -15,10 +15,9 @@ was not given is None among the arrays.
 from __future__ import annotations
 
 import collections
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from .. import backend, cuda, engine, registry
 from ..cuda import recording
@@ -72,7 +71,7 @@ class Fused:
         if name in OPS or name in FUSED:
             raise ValueError(f"an operation named {name!r} is registered already")
         self.name = name
-        self.spec = spec
+        self.spec = self.definition = spec
         self.arguments = tuple(arguments)
         self.differentiable = tuple(differentiable)
         self.implementations = implementations
@@ -88,7 +87,7 @@ class Fused:
         Arrays on the CPU go to the CUDA kernels too while the emulator is active. Kernels get no
         empty arrays. A traced function becomes a kernel itself, so there it is the spec.
         """
-        on_cpu = all(a is None or isinstance(a, np.ndarray) for a in arrays)
+        on_cpu = all(a is None or backend.is_numpy(a) for a in arrays)
         if not on_cpu and any(
             isinstance(a, backend.Symbolic) and a.device == "symbolic" for a in arrays
         ):
@@ -119,7 +118,10 @@ class Fused:
             return self.spec(*args, **statics)
         try:
             with recording.operation(self.name):
-                out, residuals = self.implementations[chosen].forward(*arrays, **statics)
+                forward = self.implementations[chosen].forward
+                if chosen == "numpy":
+                    forward = _as_launch(self.name, forward)
+                out, residuals = forward(*arrays, **statics)
         except (ValueError, TypeError, IndexError) as error:
             raise explained(error, self.name, self.arguments, arrays, statics) from error
         wanted = tuple(
@@ -144,6 +146,23 @@ class Fused:
             Tensor._wrap(o, make_node(engine.Output(self.name, i), (node,), (), None))
             for i, o in enumerate(out)
         )
+
+
+def _as_launch(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a NumPy implementation that is one launch of a step while that is recorded.
+
+    What it keeps for a gradient depends on whether one may be asked for, then as now.
+    """
+    if registry.lift is None:
+        return function
+    mode = engine.enable_grad if engine.is_grad_enabled() else engine.no_grad
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with mode():
+            return function(*args, **kwargs)
+
+    run.__name__ = name
+    return functools.partial(recording.as_one, run)
 
 
 class _Launch:
@@ -188,6 +207,8 @@ class _Launch:
         parents = iter(node.parents)
         wanted = tuple(w and (needed is None or next(parents) in needed) for w in self.wanted)
         with recording.operation(f"{self.fused.name}_backward"):
+            if self.chosen == "numpy":
+                backward = _as_launch(f"{self.name}_backward", backward)
             grads = backward(wanted, g, arrays, residuals, **self.statics)
         return [
             grad if still else None

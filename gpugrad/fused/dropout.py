@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import cuda
+from .. import cuda, memory
+from ..cuda import recording
 from ..ops import asarray, random
 from ..ops._random import THREADS, active, grid
 from ..ops.philox import blocks_used, keep_mask
@@ -33,10 +34,16 @@ def _dropped(xp: Any, x: Any, p: float, draw: Draw, residual: Any = None) -> Any
     """Return dropout of x, added to the residual if there is one."""
     if x.size and active(xp) and cuda.fits(x):
         return _launched(xp, x, p, draw, residual)
+    return recording.as_one(_computed, xp, x, p, draw, residual)
+
+
+def _computed(xp: Any, x: Any, p: float, draw: Draw, residual: Any) -> Any:
+    """Return the same by the array library."""
     keep = keep_mask(xp, draw.seed, draw.offset, x.size, p, draw.state).reshape(x.shape)
     wide = wide_dtype(x.dtype)
     if xp is np:
-        out = keep.astype(wide)  # NumPy's where is ten times slower than these products
+        out = memory.empty(x.shape, wide)
+        out[...] = keep  # NumPy's where is ten times slower than these products
         out *= rescale(p)
         with np.errstate(invalid="ignore"):
             out *= x

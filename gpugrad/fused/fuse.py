@@ -50,7 +50,7 @@ class Fusion(Followed):
         """Run the function, as kernels if the tensors among the arguments can go there."""
         values = (*args, *kwargs.values()) if kwargs else args
         tensors = [a for a in values if isinstance(a, Tensor)]
-        if tensors and (expected() or tensors[0]._data.__class__ is not np.ndarray):
+        if tensors and (expected() or not backend.is_numpy(tensors[0]._data)):
             traced = self._found(values, tensors, len(args), tuple(kwargs))
             if traced is not None:
                 return traced(*tensors)
@@ -205,7 +205,7 @@ class Traced(Fused):
     ) -> Sequence[Any]:
         upstream = list(g) if self.several else [g]
         given = tuple(x is not None for x in upstream)
-        if isinstance(arrays[0], np.ndarray) and not cuda.emulated():
+        if backend.is_numpy(arrays[0]) and not cuda.emulated():
             return self._by_definition(wanted, upstream, arrays)
         symbols = self._gradient_symbols(given)
         here = tuple(w and s is not None for w, s in zip(wanted, symbols, strict=True))

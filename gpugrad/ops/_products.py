@@ -7,10 +7,12 @@ one thread of BLAS. How a product is cut depends on its shape alone, and with it
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
-from .. import openblas
+from .. import memory, openblas
+from ..cuda import recording
 from ..threads import for_rows
 
 # Multiplications in a product that OpenBLAS gives to one thread anyway
@@ -35,7 +37,7 @@ def matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.nd
         with openblas.serial:
             return np.matmul(x, y, out=out)
     if out is None:
-        out = np.empty((*x.shape[:-1], y.shape[-1]), x.dtype)
+        out = memory.empty((*x.shape[:-1], y.shape[-1]), x.dtype)
     made = out
     if batched:
         grain = -(-len(x) * WHOLE // (2 * work))
@@ -45,10 +47,17 @@ def matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.nd
     return made
 
 
+def product(x: Any, y: Any) -> Any:
+    """Return ``matmul`` of arrays; in a step that is being recorded that is a launch."""
+    if x.__class__ is np.ndarray and y.__class__ is np.ndarray:
+        return matmul(x, y)
+    return recording.as_one(matmul, x, y)
+
+
 def affine(x: np.ndarray, y: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Return x @ y + bias: x (N, K), y (K, M), bias (M); added while a piece is in the cache."""
     if x.dtype == y.dtype == bias.dtype and x.size * y.shape[1] >= WHOLE and openblas.available():
-        out = np.empty((len(x), y.shape[1]), x.dtype)
+        out = memory.empty((len(x), y.shape[1]), x.dtype)
         _in_pieces(x, y, out, bias)
     else:
         out = matmul(x, y)

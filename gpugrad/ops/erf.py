@@ -22,7 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import FLOATS, Symbolic
+from .. import memory
+from ..backend import FLOATS, Symbolic, is_numpy
+from ..cuda import recording
 
 __all__ = ["erf"]
 
@@ -89,13 +91,13 @@ def erf(x: Any, xp: ModuleType = np, out: Any = None) -> Any:
 
     Raises TypeError where x is not floating, ValueError where out does not match x.
     """
-    x = xp.asarray(x)
+    x = x if isinstance(x, Symbolic) else xp.asarray(x)
     if x.dtype not in FLOATS:
         raise TypeError(f"erf: x must be {', '.join(d.name for d in FLOATS)}, got {x.dtype}")
     if isinstance(x, Symbolic):
-        return x.namespace.erf(x)
+        return recording.as_one(erf, x) if is_numpy(x) else x.namespace.erf(x)
     if out is None:
-        out = xp.empty(x.shape, dtype=x.dtype)
+        out = memory.empty(x.shape, x.dtype) if xp is np else xp.empty(x.shape, dtype=x.dtype)
     elif out.shape != x.shape or out.dtype != x.dtype or not out.flags.c_contiguous:
         raise ValueError(
             f"erf: out must be C-contiguous with shape {x.shape} and dtype {x.dtype} as x, "

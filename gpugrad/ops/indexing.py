@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, registry
+from .. import backend, memory, registry
+from ..boundary import REFUSALS, refuse
+from ..cuda import recording
 from ..registry import OPS, Sample, describe, primitive
 from ._axes import along, normalize_axis
 from .shape import asarray, moveaxis, ravel
@@ -61,19 +63,25 @@ def _axes_used(part: Any) -> int:
 
 def _scatter(xp: Any, g: Any, index: Any, shape: tuple[int, ...]) -> Any:
     if _is_basic(index) or (backend.is_array(index) and index.dtype.kind == "b"):
-        out = xp.zeros(shape, g.dtype)
+        out = memory.zeros(shape, g.dtype) if xp is np else xp.zeros(shape, g.dtype)
         out[index] = g
         return out
     wide = g.astype(backend.float32) if g.dtype in backend.NARROW else g
-    out = xp.zeros(shape, wide.dtype)
+    out = memory.zeros(shape, wide.dtype) if xp is np else xp.zeros(shape, wide.dtype)
     xp.add.at(out, index, wide)  # CuPy's does not take bfloat16
     return out.astype(g.dtype, copy=False)
+
+
+def _scatter_arrays(xp: Any, g: Any, index: Any, shape: tuple[int, ...]) -> Any:
+    if xp is np:
+        return recording.as_one(_scatter, np, g, index, shape)
+    return _scatter(xp, g, index, shape)
 
 
 def _scattered(g: Any, index: Any, shape: tuple[int, ...]) -> Any:
     if isinstance(g, registry.Tensor):
         return _scatter_row(g, index=index, shape=shape)
-    return _scatter(backend.xp_of(g), g, index, shape)
+    return _scatter_arrays(backend.xp_of(g), g, index, shape)
 
 
 @primitive(
@@ -106,7 +114,7 @@ def _getitem(xp, x, index=None):
     x=lambda g, index: g[index],
 )
 def _scatter_row(xp, x, index=None, shape=None):
-    return _scatter(xp, x, index, shape)
+    return _scatter_arrays(xp, x, index, shape)
 
 
 @primitive(
@@ -122,9 +130,12 @@ def _getitem_view(xp, x, index=None):
 
 def getitem(x: Any, index: Any) -> Any:
     """Return x[index]: a view for integers and slices, a copy for arrays of indices."""
-    index = raw_index(index)
-    op = OPS["getitem_view" if _is_basic(index) else "getitem"]
-    return op.of_one(asarray(x), {"index": index})
+    try:
+        index = raw_index(index)
+        op = OPS["getitem_view" if _is_basic(index) else "getitem"]
+        return op.of_one(asarray(x), {"index": index})
+    except REFUSALS as error:
+        refuse(error, "getitem", {"x": x, "index": index})
 
 
 def _put(xp: Any, x: Any, index: Any, value: Any) -> Any:

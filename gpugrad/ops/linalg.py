@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from .. import backend, cuda
+from ..boundary import named
+from ..cuda import recording
 from ..cuda.column_sums import column_sums
 from ..cuda.emulation import expected
 from ..cuda.kernel import DTYPE_CODES
@@ -31,13 +33,13 @@ from .shape import asarray, expand_dims, permute_dims, reshape, squeeze
 def _times(x: Any, y: Any, xp: Any) -> Any:
     """Return the matrix product of arrays or of tensors."""
     if xp is np and x.dtype.itemsize != 2 and not expected():
-        return _products.matmul(x, y)
+        return _products.product(x, y)
     return xp.matmul(x, y) if isinstance(x, Tensor) else _matmul_arrays(xp, x, y)
 
 
 def _takes_gemm(x: Any, y: Any) -> bool:
     """Return whether arrays are multiplied by cuda.gemm: not NumPy's unless they are emulated."""
-    if x.__class__ is np.ndarray and y.__class__ is np.ndarray:
+    if backend.is_numpy(x) and backend.is_numpy(y):
         if not (expected() and cuda.emulated()):
             return False
     elif isinstance(x, Symbol) or isinstance(y, Symbol):
@@ -70,12 +72,13 @@ def _matmul_arrays(xp: Any, x: Any, y: Any) -> Any:
     if x.dtype.itemsize == 2 and x.dtype in backend.NARROW:
         wide = _matmul_arrays(xp, x.astype(backend.float32), y.astype(backend.float32))
         return wide.astype(x.dtype)
-    if x.__class__ is y.__class__ is np.ndarray:
-        return _products.matmul(x, y)
+    if backend.is_numpy(x) and backend.is_numpy(y):
+        return _products.product(x, y)
     return xp.matmul(x, y)
 
 
 _product = binary_function(OPS["matmul"], _products.matmul)
+_factors = named(lambda x, y: (asarray(x), asarray(y)), "matmul")
 
 
 def _by_gemm(x: Tensor, y: Tensor) -> Tensor:
@@ -90,7 +93,7 @@ def matmul(x: Any, y: Any) -> Any:
     y as (K, 1), and that axis is dropped from the result. Raises ValueError naming both shapes.
     """
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
-        x, y = asarray(x), asarray(y)
+        x, y = _factors(x, y)
     xd, yd = x._data, y._data
     xs, ys = xd.shape, yd.shape
     if len(xs) > 1 and len(ys) > 1 and xs[-1] == ys[-2]:
@@ -155,8 +158,8 @@ def _linear(xp, x, weight, bias):
         flat = _flat(x, xp)
         out = cuda.gemm(flat, weight.T, epilogue="bias", bias=cuda.contiguous(bias))
         return out.reshape(*x.shape[:-1], weight.shape[0])
-    if bias is not None and x.__class__ is np.ndarray and x.dtype.itemsize != 2:
-        out = _products.affine(_flat(x, xp), weight.T, bias)
+    if bias is not None and xp is np and x.dtype.itemsize != 2:
+        out = recording.as_one(_products.affine, _flat(x, xp), weight.T, bias)
     else:
         out = _matmul_arrays(xp, _flat(x, xp), weight.T)
         if bias is not None:

@@ -13,8 +13,8 @@ A caller that must not see a number twice advances its offset by `blocks_used` a
 Integers, uniforms and masks are exact integer arithmetic, equal bit for bit on every device.
 Each function takes the array namespace `xp` (numpy or cupy) and returns a 1-d array of n values.
 What is written here for NumPy is the definition; on a GPU and in the emulator one kernel of
-kernels/random.cu computes the same. With `state`, an array {seed, offset} of uint64 that only the
-kernel looks at, the seed is that one and the offset counts from there: a recorded step, whose
+kernels/random.cu computes the same. With `state`, an array {seed, offset} of uint64 that only what
+is launched looks at, the seed is that one and the offset counts from there: a recorded step, whose
 launches are fixed, draws other numbers whenever it is replayed.
 """
 
@@ -24,12 +24,14 @@ import math
 import operator
 import threading
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from .. import backend, memory
+from ..cuda import recording
 from ..threads import for_rows
 from . import _random as kernels
 
@@ -57,12 +59,26 @@ def blocks_used(n: int, words_per_element: int = 1) -> int:
     return -(-n * words_per_element // 4)
 
 
+def _replayable(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a draw that is one launch of a step which is recorded for NumPy."""
+
+    @wraps(draw)
+    def drawn(xp: ModuleType, *args: Any, **kwargs: Any) -> Any:
+        state = kwargs.get("state", args[-1])
+        if state is not None and state.__class__ is not int and backend.is_numpy(state):
+            return recording.as_one(draw, xp, *args, **kwargs)
+        return draw(xp, *args, **kwargs)
+
+    return drawn
+
+
+@_replayable
 def philox_uint32(xp: ModuleType, seed: int, offset: int, n: int, state: Any = None) -> Any:
     """Words 0 to n of the draw, (n,) uint32."""
-    draw = _draw("philox_uint32", seed, offset, n)
+    draw = _draw("philox_uint32", seed, offset, n, 1, state)
     if _launches(xp, state):
         return kernels.words(xp, *draw, state)
-    out = np.empty(n, np.uint32)
+    out = memory.empty((n,), np.uint32)
 
     def fill(part: slice, words: np.ndarray) -> None:
         out[part] = words
@@ -71,6 +87,7 @@ def philox_uint32(xp: ModuleType, seed: int, offset: int, n: int, state: Any = N
     return out
 
 
+@_replayable
 def uniform(
     xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.float32, state: Any = None
 ) -> Any:
@@ -81,14 +98,15 @@ def uniform(
     """
     dtype = _float_dtype("uniform", dtype)
     per = dtype.itemsize // 4
-    draw = _draw("uniform", seed, offset, n, per)
+    draw = _draw("uniform", seed, offset, n, per, state)
     if _launches(xp, state):
         return kernels.uniform(xp, *draw, state, dtype)
-    out = np.empty(n, dtype)
+    out = memory.empty((n,), dtype)
     _for_pieces(*draw, per, lambda part, words: _unit(words, out[part]))
     return out
 
 
+@_replayable
 def normal(
     xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.float32, state: Any = None
 ) -> Any:
@@ -108,10 +126,10 @@ def normal(
     """
     dtype = _float_dtype("normal", dtype)
     per = dtype.itemsize // 4
-    seed, offset, n = _draw("normal", seed, offset, n, per)
+    seed, offset, n = _draw("normal", seed, offset, n, per, state)
     if _launches(xp, state):
         return kernels.normal(xp, seed, offset, n, state, dtype)
-    out = np.empty(n, dtype)
+    out = memory.empty((n,), dtype)
 
     def fill(part: slice, words: np.ndarray) -> None:
         pairs = words.reshape(-1, 2, per)
@@ -139,6 +157,7 @@ def normal(
     return out
 
 
+@_replayable
 def keep_mask(xp: ModuleType, seed: int, offset: int, n: int, p: float, state: Any = None) -> Any:
     """Dropout mask, (n,) bool: True, meaning keep, where word >= round(p * 2**32).
 
@@ -147,12 +166,12 @@ def keep_mask(xp: ModuleType, seed: int, offset: int, n: int, p: float, state: A
     if not 0 <= p <= 1:
         raise ValueError(f"keep_mask: p is a probability, expected 0 <= p <= 1, got {p}")
     threshold = round(p * 2**32)
-    draw = _draw("keep_mask", seed, offset, n)
+    draw = _draw("keep_mask", seed, offset, n, 1, state)
     if _launches(xp, state):
         return kernels.keep_mask(xp, *draw, state, threshold)
     if threshold == 2**32:  # does not fit the 32 bits of a word
         return np.zeros(n, np.bool_)
-    mask = np.empty(n, np.bool_)
+    mask = memory.empty((n,), np.bool_)
 
     def fill(part: slice, words: np.ndarray) -> None:
         np.greater_equal(words, np.uint32(threshold), out=mask[part])
@@ -161,6 +180,7 @@ def keep_mask(xp: ModuleType, seed: int, offset: int, n: int, p: float, state: A
     return mask
 
 
+@_replayable
 def randint(
     xp: ModuleType, seed: int, offset: int, n: int, low: int, high: int, state: Any = None
 ) -> Any:
@@ -175,11 +195,11 @@ def randint(
         raise ValueError(
             f"randint: expected low < high, both within int64, got low={low}, high={high}"
         )
-    draw = _draw("randint", seed, offset, n, 2)
+    draw = _draw("randint", seed, offset, n, 2, state)
     if _launches(xp, state):
         return kernels.integers(xp, *draw, state, low, high)
     span_high, span_low = (np.uint64(half) for half in divmod(high - low, 2**32))
-    out = np.empty(n, np.int64)
+    out = memory.empty((n,), np.int64)
 
     def fill(part: slice, words: np.ndarray) -> None:
         pair = words.view(np.uint64)
@@ -198,7 +218,7 @@ def _launches(xp: ModuleType, state: Any) -> bool:
     """Return whether a kernel draws; raise if NumPy would have to look at the state for it."""
     if kernels.active(xp):
         return True
-    if state is not None:
+    if state is not None and not isinstance(state, np.ndarray):
         raise TypeError(
             "philox: a recorded step draws its numbers on the device; draw those that the host "
             "needs outside of the step"
@@ -206,9 +226,14 @@ def _launches(xp: ModuleType, state: Any) -> bool:
     return False
 
 
-def _draw(name: str, seed: int, offset: int, n: int, per: int = 1) -> tuple[int, int, int]:
-    """Return seed, offset and n of a draw of `per` words per element as Python integers."""
+def _draw(name: str, seed: int, offset: int, n: int, per: int, state: Any) -> tuple[int, int, int]:
+    """Return seed, offset and n of a draw of `per` words per element as Python integers.
+
+    NumPy reads seed and offset from the state, if there is one, itself.
+    """
     seed, offset, n = (operator.index(value) for value in (seed, offset, n))
+    if isinstance(state, np.ndarray) and not kernels.active(np):
+        seed, offset = seed + int(state[0]), offset + int(state[1])
     if n < 0:
         raise ValueError(f"{name}: n is a number of elements, expected n >= 0, got {n}")
     blocks = blocks_used(n, per)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
+import operator
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -87,6 +88,7 @@ def set_state(state: dict[str, int]) -> None:
 
 def reserve(blocks: int) -> Draw:
     """Return where the next draw begins and advance the generator by that many blocks."""
+    blocks = operator.index(blocks)
     draws = _local.get() or _generator
     with _lock:
         draw = draws.next
@@ -120,7 +122,7 @@ def recording(state: Any) -> contextlib.AbstractContextManager[Draws]:
 
 def _size(size: Size) -> tuple[int, ...]:
     lengths = () if size is None else tuple(size) if isinstance(size, (tuple, list)) else (size,)
-    lengths = tuple(int(n) for n in lengths)
+    lengths = tuple(operator.index(n) for n in lengths)
     if any(n < 0 for n in lengths):
         raise ValueError(f"random: a size has no negative lengths: {lengths}")
     return lengths
@@ -175,7 +177,7 @@ def uniform(
         )
     else:
         values = philox.uniform(
-            np, draw.seed, draw.offset, n, backend.promote(wanted, backend.float32)
+            np, draw.seed, draw.offset, n, backend.promote(wanted, backend.float32), draw.state
         )
         if high - low != 1.0:
             values *= high - low
@@ -206,7 +208,7 @@ def normal(
         )
     else:
         values = philox.normal(
-            np, draw.seed, draw.offset, n, backend.promote(wanted, backend.float32)
+            np, draw.seed, draw.offset, n, backend.promote(wanted, backend.float32), draw.state
         )
         if scale != 1.0:
             values *= scale
@@ -251,6 +253,7 @@ def bernoulli(
 
 def permutation(n: int, device: str | None = None) -> Any:
     """Return 0, 1, ..., n - 1 in random order, int64."""
+    n = operator.index(n)
     if n < 0:
         raise ValueError(f"random.permutation: n must be >= 0, got {n}")
     xp, draw = _reserve(n, 2, device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -113,15 +113,18 @@ class ByKernel:
             write()
         elif not isinstance(like, backend.Symbolic):
             trace.before(write)
-            self._guard(trace, groups)
+            self._guard(trace, groups, self.settings)
         return table(rows)
 
-    def _guard(self, trace: recording.Trace, groups: list[Group]) -> None:
+    def _guard(
+        self, trace: recording.Trace, groups: list[Group], settings: Callable[[Group], Any]
+    ) -> None:
         """Have a recording end with the groups it was made for; refuse settings that change in it.
 
-        All steps of a recording read the settings that there are ahead of a run.
+        All steps of a recording read the settings that there are ahead of a run: ``settings``
+        returns those of a group.
         """
-        now = [self.settings(group) for group in groups]
+        now = [settings(group) for group in groups]
         if trace.settings.setdefault(self, now) != now:
             raise recording.not_recordable(
                 f"changing the settings of {self._name} between two steps of it"
@@ -138,7 +141,7 @@ class ByKernel:
             )
 
         def unchanged() -> None:
-            if [self.settings(group) for group in groups] != now:
+            if [settings(group) for group in groups] != now:
                 raise recording.not_recordable(
                     f"changing the settings of {self._name} after a step of it (a schedule goes "
                     "outside, or before)"

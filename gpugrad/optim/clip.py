@@ -49,8 +49,11 @@ def clip_grad_norm_(
             )
     every = [p.grad for p in dict.fromkeys(given)]
     gradients = [g._data for g in every if g is not None]
+    trace = recording.current()
+    if trace is not None and trace.buffer.by_numpy and gradients:
+        return _recorded_by_numpy(gradients, max_norm, error_if_nonfinite)
     found = _table(gradients)
-    if recording.current() is not None and gradients:
+    if trace is not None and gradients:
         return _recorded(found, max_norm, error_if_nonfinite)
     if found is None:
         norm = norm_of(gradients)
@@ -69,6 +72,22 @@ def clip_grad_norm_(
         for g in gradients:
             mutations.record(g, "clip_grad_norm_")
     return norm
+
+
+def _recorded_by_numpy(gradients: list[Array], max_norm: float, error_if_nonfinite: bool) -> Tensor:
+    """Do what ``_recorded`` does where NumPy computes; gradients are those without elements."""
+    if error_if_nonfinite:
+        raise recording.not_recordable("clip_grad_norm_ with error_if_nonfinite")
+    found = recording.changing(gradients, _clipped, gradients, max_norm)
+    return Tensor._wrap(found, None)
+
+
+def _clipped(gradients: list[Array], max_norm: float) -> Array:
+    """Scale gradients on the CPU by the factor that clips them; return their norm before."""
+    norm = norm_of(gradients)
+    if factor_of(norm, max_norm) < 1:
+        _scale(gradients, factor_of(norm, max_norm))
+    return np.array(norm)
 
 
 def _recorded(gradients: Table | None, max_norm: float, error_if_nonfinite: bool) -> Tensor:

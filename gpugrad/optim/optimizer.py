@@ -22,6 +22,7 @@ from ..cuda import recording
 from ..engine import enable_grad, mutations
 from ..ops import zeros_like
 from ..tensor import Tensor
+from . import recorded
 from .blocks import Block, Scratch, blocks, for_pieces
 from .by_kernel import ByKernel, Group, Member
 from .checks import check_max_norm, label_of, leaves, refuse_misfits
@@ -147,6 +148,9 @@ class Optimizer(ByKernel):
     def _moved(self, max_norm: float | None, scaler: LossScaler | None) -> Array | None:
         """Take a step; return the norm and the factor, if there is one."""
         moving = self._ready()
+        trace = recording.current()
+        if trace is not None and trace.buffer.by_numpy:
+            return self._recorded(trace, moving, max_norm, scaler)
         taken, others = self._split(moving)
         tables = {device: self._table(members) for device, members in taken.items()}
         limit = math.inf if max_norm is None else float(max_norm)
@@ -168,6 +172,22 @@ class Optimizer(ByKernel):
         if not math.isnan(factor):
             self._by_pieces(others, factor)
         return clip
+
+    def _recorded(
+        self,
+        trace: recording.Trace,
+        moving: list[Member],
+        max_norm: float | None,
+        scaler: LossScaler | None,
+    ) -> Array | None:
+        """Have each run of a step take this step, as NumPy does; return the norm and the factor."""
+        groups = [group for group in self.param_groups if any(g is group for _, g in moving)]
+        self._guard(trace, groups, lambda group: {k: v for k, v in group.items() if k != "params"})
+        states = [self._states[p] for p, _ in moving]
+        kept = [a for state in states for a in (state.steps, *state.arrays.values())]
+        step = functools.partial(self._moved, max_norm, scaler)
+        found = recorded.record(moving, self.param_groups, kept, scaler, step)
+        return None if max_norm is None and scaler is None else found
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state, as NumPy arrays and plain numbers a checkpoint can hold.

@@ -7,6 +7,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import backend, cuda, emulator
+from gpugrad.cuda import recording
 from gpugrad.models import GPT, GPTConfig
 from gpugrad.ops import _random, philox
 
@@ -43,9 +44,15 @@ def launched(run):
 
 
 @exact
+def test_numpy_draws_from_a_state_that_it_is_given(draw):
+    state = np.array([3, 5], np.uint64)
+    np.testing.assert_array_equal(draw(np, 4, 3, 9, state=state), draw(np, 7, 8, 9))
+
+
+@exact
 def test_numpy_does_not_look_at_a_state_on_the_device(draw):
     with pytest.raises(TypeError, match="draws its numbers on the device"):
-        draw(np, 7, 8, 9, state=np.zeros(2, np.uint64))
+        draw(np, 7, 8, 9, state=recording.new(recording.META, (2,), np.uint64))
 
 
 @exact

@@ -47,6 +47,8 @@ from .notes import (
     uses,
     wraps,
 )
+from .numpy_buffer import NumpyTrace
+from .numpy_calls import as_one, changing
 from .shadow import array_at
 from .trace import Launch, Trace, active, recording
 
@@ -61,15 +63,18 @@ __all__ = [
     "Launch",
     "Leaf",
     "NotRecordable",
+    "NumpyTrace",
     "Storage",
     "Trace",
     "active",
     "address",
     "array_at",
     "array_of",
+    "as_one",
     "assigned",
     "assigns_gradient",
     "changes",
+    "changing",
     "copy_to",
     "created",
     "current",

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ... import backend
+from .context import not_recordable
 from .shadow import extent, lengths_of, merged, shadow_of
 
 ARENA, INPUT, GRADIENT, CONSTANT = "arena", "input", "gradient", "constant"
@@ -41,10 +42,10 @@ def _address(array: np.ndarray) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def new(kind: str, shape: Sequence[int], dtype: Any) -> Buffer:
-    """Return a C-contiguous Buffer of a new storage."""
+def new(kind: str, shape: Sequence[int], dtype: Any, buffer: type[Buffer] | None = None) -> Buffer:
+    """Return a C-contiguous Buffer of a new storage; ``buffer`` is its class."""
     shadow = shadow_of(shape, dtype)
-    return Buffer(Storage(kind, shadow.nbytes), 0, shadow)
+    return (buffer or Buffer)(Storage(kind, shadow.nbytes), 0, shadow)
 
 
 class Buffer(backend.Symbolic):
@@ -64,8 +65,9 @@ class Buffer(backend.Symbolic):
         "_storage",
         "original",
     )
-    __array_ufunc__ = None  # NumPy's arrays and numbers leave operators to the Buffer
+    __array_ufunc__: Any = None  # NumPy's arrays and numbers leave operators to the Buffer
     device = "meta"
+    by_numpy = False  # whether what is computed of it is recorded as calls of NumPy
 
     namespace: Any  # the array library that records: library.py sets it
 
@@ -109,7 +111,7 @@ class Buffer(backend.Symbolic):
     itemsize = property(lambda self: self._shadow.itemsize)
     nbytes = property(lambda self: self._shadow.nbytes)
     flags = property(lambda self: self._shadow.flags)
-    base = None  # nothing but the trace changes it in place
+    base: Any = None  # nothing but the trace changes it in place
 
     def __len__(self) -> int:
         return len(self._shadow)
@@ -134,11 +136,13 @@ class Buffer(backend.Symbolic):
 
     # Views
 
+    def at(self, offset: int, shadow: np.ndarray) -> Buffer:
+        """Return a view that begins so many bytes after this one."""
+        return type(self)(self.storage, self._offset + offset, shadow)
+
     def _view(self, shadow: np.ndarray) -> Buffer:
         self.settle()
-        return Buffer(
-            self._storage, self._offset + _address(shadow) - _address(self._shadow), shadow
-        )
+        return self.at(_address(shadow) - _address(self._shadow), shadow)
 
     @property
     def T(self) -> Buffer:
@@ -169,11 +173,11 @@ class Buffer(backend.Symbolic):
         if lengths == self.shape:
             return self
         if self.flags.c_contiguous:
-            return Buffer(self.storage, self._offset, shadow_of(lengths, self.dtype))
+            return self.at(0, shadow_of(lengths, self.dtype))
         strides = merged(self._shadow, lengths)
         if strides is None:
             return self.copy().reshape(lengths)
-        return Buffer(self.storage, self._offset, shadow_of(lengths, self.dtype, strides))
+        return self.at(0, shadow_of(lengths, self.dtype, strides))
 
     def ravel(self) -> Buffer:
         """Return the elements in one axis."""
@@ -183,7 +187,7 @@ class Buffer(backend.Symbolic):
         items = index if isinstance(index, tuple) else (index,)
         for item in items:
             if not (item is None or item is Ellipsis or isinstance(item, (int, np.integer, slice))):
-                raise self.namespace.not_recordable(f"indexing with {type(item).__name__}")
+                raise not_recordable(f"indexing with {type(item).__name__}")
         if Ellipsis not in items:
             items = (*items, Ellipsis)  # a view of no dimension, where NumPy would read an element
         return self._view(self._shadow[items])
@@ -203,7 +207,7 @@ class Buffer(backend.Symbolic):
     def copy(self, order: str = "C") -> Buffer:
         """Return the elements in C order in memory of their own."""
         if order != "C":
-            raise self.namespace.not_recordable(f"a copy in order {order!r}")
+            raise not_recordable(f"a copy in order {order!r}")
         out = self.namespace.empty(self.shape, self.dtype)
         self.namespace.copy_to(out, self)
         return out
@@ -215,7 +219,7 @@ class Buffer(backend.Symbolic):
     # What cannot be known
 
     def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise self.namespace.not_recordable(
+        raise not_recordable(
             f"reading the values of {self.dtype}{list(self.shape)} (print, float, item, numpy, if)"
         )
 

@@ -13,7 +13,7 @@ from .. import transfer
 from ..arguments import Strided, checked, checked_sizes
 from ..copy import copy_strided
 from .buffer import ARENA, META, Buffer, new
-from .context import current
+from .context import current, not_recordable
 from .trace import active
 
 
@@ -31,6 +31,8 @@ def launch(
     """Append the launch of a kernel, its arguments checked as a launch would check them."""
     arrays = [value.array if isinstance(value, Strided) else value for value in args]
     trace = active(*arrays, *reachable, *written)
+    if trace.buffer.by_numpy:
+        raise not_recordable(f"kernel {kernel!r} in a step that NumPy computes")
     for array in arrays:
         if isinstance(array, Buffer):
             array.settle()
@@ -85,6 +87,9 @@ def product(
 
 def copy_to(out: Buffer, value: Any) -> None:
     """Append a copy of a value, broadcast and cast, to the elements of out."""
+    if out.by_numpy:
+        out[...] = value
+        return
     if current() is None and out.storage.kind == META:
         return  # the initial values of a model without memory
     if not isinstance(value, Buffer):

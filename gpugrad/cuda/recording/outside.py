@@ -25,6 +25,8 @@ class Outside:
     one, it is made anew at each run.
     """
 
+    buffer: type[Buffer] = Buffer  # the class of what is recorded
+
     def __init__(self) -> None:
         self.begun = 0  # nodes with a smaller number are from outside
         self._lifted: dict[int, Buffer] = {}  # real arrays, by their id
@@ -53,7 +55,7 @@ class Outside:
                     self._regions.add(memory)
             offset = address_of(array) - memory.start
             shadow = shadow_of(array.shape, array.dtype, array.strides)
-            found = Buffer(self._anew.get(id(base), memory), offset, shadow)
+            found = self.buffer(self._anew.get(id(base), memory), offset, shadow)
             found.original = array  # held, or its id might become another's
             self._lifted[id(array)] = found
         return found
@@ -62,10 +64,9 @@ class Outside:
         """Return whether a launch may read or write a real array."""
         return id(backend.memory_base(array)) in self._memory
 
-    @staticmethod
-    def _made_anew(constant: Storage) -> Storage:
+    def _made_anew(self, constant: Storage) -> Storage:
         """Return temporary memory that gets the values of a constant at each run."""
-        whole = Buffer(constant, 0, shadow_of((constant.nbytes,), np.uint8))
+        whole = self.buffer(constant, 0, shadow_of((constant.nbytes,), np.uint8))
         return whole.copy().storage
 
     def lift_tensors(self, tensors: Sequence[Any]) -> None:
@@ -113,7 +114,7 @@ class Outside:
             return gradient
         if gradient._node is not None:
             raise not_recordable(f"a gradient with a graph (that of {described(leaf.tensor)})")
-        leaf.slot = new(GRADIENT, gradient.shape, gradient.dtype)
+        leaf.slot = new(GRADIENT, gradient.shape, gradient.dtype, self.buffer)
         return type(gradient)._wrap(leaf.slot, None)
 
     def restore(self) -> None:

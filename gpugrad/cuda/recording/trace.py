@@ -68,7 +68,7 @@ class Trace(Outside):
 
     def input(self, shape: Sequence[int], dtype: Any) -> Buffer:
         """Return an argument of the step: filled before each run."""
-        buffer = new(INPUT, shape, dtype)
+        buffer = new(INPUT, shape, dtype, self.buffer)
         self.inputs.append(buffer)
         return buffer
 
@@ -79,7 +79,7 @@ class Trace(Outside):
 
         ``address_of`` takes a Buffer or a real array and returns where it begins.
         """
-        buffer = new(CONSTANT, shape, dtype)
+        buffer = new(CONSTANT, shape, dtype, self.buffer)
         buffer.storage.build = build
         return buffer
 
@@ -124,12 +124,14 @@ class Trace(Outside):
     def drop_unread(self, results: Sequence[Buffer]) -> None:
         """Forget launches that write only temporaries which nothing reads, nor are results.
 
-        Such are the last products of what is computed again for its gradients.
+        Such are the last products of what is computed again for its gradients. What writes nothing
+        at all is a check, and stays.
         """
         wanted = {b.storage for b in results}
         kept = []
         for launch in reversed(self.launches):
-            if any(b.storage.kind != ARENA or b.storage in wanted for b in launch.writes):
+            storages = [b.storage for b in launch.writes]
+            if not storages or any(s.kind != ARENA or s in wanted for s in storages):
                 # what is written may be read too, and may have been written before
                 wanted.update(b.storage for b in (*launch.reads, *launch.writes))
                 kept.append(launch)

@@ -1,0 +1,104 @@
+"""Memory for the results of functions on NumPy arrays: new, or what a recorded step has laid out.
+
+A function that makes its results by ``empty`` and ``zeros`` need not know which::
+
+    def normalised(x):
+        out = memory.empty(x.shape, x.dtype)
+        ...
+        return out
+
+Called as it is, it returns new arrays. While ``gg.compile`` records it, what it asks for is noted
+(``Noted``), and in every replay it is handed parts of one arena (``Planned``). It should ask in the
+same order for the same shapes whenever it is called on arrays of the same shapes, and not within
+the pieces that threads share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+
+class Noted:
+    """New arrays, and which these were."""
+
+    def __init__(self) -> None:
+        self.arrays: list[np.ndarray] = []
+
+    def __call__(self, shape: Any, dtype: Any) -> np.ndarray:
+        """Return a new array."""
+        self.arrays.append(np.zeros(shape, dtype))
+        return self.arrays[-1]
+
+
+class Planned:
+    """Arrays that were there before, one after the other; new ones where they do not fit.
+
+    ``fits`` says whether all that was asked for was there.
+    """
+
+    __slots__ = ("_arrays", "_next", "fits")
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self._arrays = arrays
+        self._next = 0
+        self.fits = True
+
+    def __call__(self, shape: Any, dtype: Any) -> np.ndarray:
+        """Return the next array if it has this shape and dtype."""
+        if self._next < len(self._arrays):
+            found = self._arrays[self._next]
+            wanted = shape if shape.__class__ is tuple else np.broadcast_shapes(shape)
+            if found.shape == wanted and found.dtype == dtype:
+                self._next += 1
+                return found
+        self.fits = False
+        return np.empty(shape, dtype)
+
+
+class _Local(threading.local):
+    source: Noted | Planned | None = None  # None: NumPy
+
+
+_local = _Local()
+
+
+def empty(shape: Any, dtype: Any) -> np.ndarray:
+    """Return a C-contiguous array to be filled, as ``np.empty`` does."""
+    source = _local.source
+    return np.empty(shape, dtype) if source is None else source(shape, dtype)
+
+
+def zeros(shape: Any, dtype: Any) -> np.ndarray:
+    """Return a C-contiguous array of zeros, as ``np.zeros`` does."""
+    source = _local.source
+    if source is None:
+        return np.zeros(shape, dtype)
+    made = source(shape, dtype)
+    made.fill(0)
+    return made
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[Noted]:
+    """Note what is asked for in this thread inside the ``with`` block."""
+    before, noting = _local.source, Noted()
+    _local.source = noting
+    try:
+        yield noting
+    finally:
+        _local.source = before
+
+
+def run_in(arrays: Sequence[np.ndarray], function: Any, args: Any, kwargs: Any) -> tuple[Any, bool]:
+    """Return what a function returns that is handed these arrays, and whether they all fitted."""
+    before, planned = _local.source, Planned(arrays)
+    _local.source = planned
+    try:
+        return function(*args, **kwargs), planned.fits
+    finally:
+        _local.source = before

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..memory import empty, zeros
 from ._tiles import Scores, Tile, as_matrices, zeros_laid_out_like
 from .dropout import rescale
 
@@ -26,10 +27,10 @@ def forward(
     """Return the result, and (maximum, 1 / sum) of every row and its powers if they are few."""
     scores, v = Scores(query, key, attn_mask, **statics), as_matrices(value)
     out = zeros_laid_out_like(scores.query, v.shape[3])
-    tops, inverse = np.zeros((2, *out.shape[:3]), out.dtype)
+    tops, inverse = zeros((2, *out.shape[:3]), out.dtype)
     ones = np.ones(v.shape[2], out.dtype)
     rescaled = out.dtype.type(rescale(scores.dropout_p))
-    powers = np.empty(math.prod(scores.shape), out.dtype) if scores.kept else None
+    powers = empty(math.prod(scores.shape), out.dtype) if scores.kept else None
 
     def fill(tiles: Iterator[Tile]) -> None:
         memory = np.empty(scores.largest, out.dtype) if powers is None else powers

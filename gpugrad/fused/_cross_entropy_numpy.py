@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..memory import empty
 from ._rows import as_rows, for_blocks, largest, row_sums, scratch, wide_block, wide_dtype
 
 
@@ -85,7 +86,7 @@ def forward(
             labels = _labels(target, weight, classes, wide, ignore_index, label_smoothing)
         else:
             targets = as_rows(target)
-        tops, totals, losses = np.empty((3, len(rows)), wide)
+        tops, totals, losses = empty((3, len(rows)), wide)
 
         def work(part: slice) -> None:
             (z,) = scratch(part, rows, wide)
@@ -137,7 +138,7 @@ def backward(
     rows, wide, classes = as_rows(logits), wide_dtype(logits.dtype), logits.shape[-1]
     g = g / count if reduction == "mean" else g
     g = np.broadcast_to(g.reshape(-1), len(rows)).astype(wide, copy=False)
-    dx = np.empty(logits.shape, logits.dtype)
+    dx = empty(logits.shape, logits.dtype)
     dx_rows = as_rows(dx)
     labels: _Labels | None = None
     targets: Any = None

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, threads
+from ..memory import empty
 
 BLOCK = 32768  # elements: three arrays of float32 stay in a second-level cache of 512 KB
 CHUNK = 16  # rows that ColumnSums adds up as one
@@ -90,7 +91,7 @@ class ColumnSums:
 
     def __init__(self, rows: np.ndarray, dtype: np.dtype) -> None:
         count, features = rows.shape
-        self.chunks = np.empty((-(-count // CHUNK), features), dtype)
+        self.chunks = empty((-(-count // CHUNK), features), dtype)
         self._ones = np.ones((1, CHUNK), dtype)  # BLAS adds rows faster than add.reduce does
 
     def add(self, block: np.ndarray, part: slice) -> None:

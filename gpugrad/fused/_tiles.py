@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import openblas
+from ..memory import zeros
 from ..ops import philox
 from ..ops.random import Draw
 from ..threads import for_rows
@@ -43,8 +44,11 @@ def zeros_laid_out_like(x: np.ndarray, width: int) -> np.ndarray:
 
     Where x is the view of a (B, rows, H * width) array, merging the heads again is no copy then.
     """
-    zeros = np.zeros_like(x, shape=(*x.shape[:3], width))
-    return zeros if zeros.strides[3] == zeros.itemsize else np.zeros(zeros.shape, x.dtype)
+    shape = (*x.shape[:3], width)
+    order = sorted(range(4), key=lambda axis: -abs(x.strides[axis]))
+    if order[3] != 3:
+        return zeros(shape, x.dtype)
+    return zeros(tuple([shape[axis] for axis in order]), x.dtype).transpose(np.argsort(order))
 
 
 class Tile(NamedTuple):

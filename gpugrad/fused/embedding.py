@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, cuda
+from ..memory import zeros
 from ..ops import where
 from ..registry import Sample, describe
 from ..tensor import Tensor
@@ -39,7 +40,7 @@ def _backward(
     padding_idx: int | None,
 ) -> Sequence[Any]:
     ids, weight = arrays
-    dweight = np.zeros(weight.shape, weight.dtype)
+    dweight = zeros(weight.shape, weight.dtype)
     if g.size:
         _add_rows(dweight, ids.reshape(-1), g.reshape(ids.size, weight.shape[1]))
     if padding_idx is not None:

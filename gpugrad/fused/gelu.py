@@ -19,6 +19,7 @@ import numpy as np
 
 from .. import cuda
 from ..engine import is_grad_enabled
+from ..memory import empty
 from ..ops import clip, erf, tanh
 from ..ops.erf import erf as numpy_erf
 from ..registry import Sample
@@ -101,10 +102,10 @@ def _as_rows(x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
 def _forward(x: np.ndarray, bias: np.ndarray | None, approximate: str) -> tuple[np.ndarray, tuple]:
     """Return the result, and the derivative if it may be asked for."""
     wide = wide_dtype(x.dtype)
-    out = np.empty(x.shape, x.dtype)
+    out = empty(x.shape, x.dtype)
     rows, out_rows = _as_rows(x, bias), _as_rows(out, bias)
     bias = bias if bias is None else bias.astype(wide, copy=False)
-    slopes = np.empty(rows.shape, wide) if is_grad_enabled() else None
+    slopes = empty(rows.shape, wide) if is_grad_enabled() else None
 
     def work(part: slice) -> None:
         h, y, spare = scratch(part, rows, wide, 3)
@@ -132,7 +133,7 @@ def _backward(
     x, bias = arrays
     (slopes,) = residuals
     wide = wide_dtype(x.dtype)
-    dx = np.empty(x.shape, x.dtype) if wanted[0] else None
+    dx = empty(x.shape, x.dtype) if wanted[0] else None
     g_rows, dx_rows = _as_rows(g, bias), None if dx is None else _as_rows(dx, bias)
     dbias = ColumnSums(slopes, wide) if wanted[1] else None
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, ops
+from ..memory import empty, zeros
 from ..registry import Sample
 from ..tensor import Tensor
 from ._arguments import floating
@@ -37,8 +38,8 @@ def _forward(
     gates = x * half
     transposed = np.ascontiguousarray((weight * half[:, None]).T)
     shift = None if bias is None else bias * half
-    out, hidden = np.empty((2, steps, batch, size), x.dtype)
-    product = np.empty((batch, width), x.dtype)
+    out, hidden = empty((2, steps, batch, size), x.dtype)
+    product = empty((batch, width), x.dtype)
     for t in range(steps):
         r_z, n = gates[t, :, : 2 * size], gates[t, :, 2 * size :]
         np.matmul(h, transposed, out=product)
@@ -67,15 +68,15 @@ def _backward(
     out, gates, hidden = residuals
     r, z, n = (gates.reshape(*out.shape[:2], 3, out.shape[2])[:, :, k] for k in range(3))
     to_n = (1 - z) * (1 - n * n)
-    d = np.empty((*out.shape[:2], 3, out.shape[2]), x.dtype)  # of b
+    d = empty((*out.shape[:2], 3, out.shape[2]), x.dtype)  # of b
     d[:, :, 0] = to_n * hidden * r * (1 - r)
     d[0, :, 1], d[1:, :, 1] = h, out[:-1]
     d[:, :, 1] -= n
     d[:, :, 1] *= z * (1 - z)
     d[:, :, 2] = to_n * r
     rows = d.reshape(x.shape)
-    dh = np.zeros(h.shape, x.dtype)
-    through, kept = np.empty((2, *h.shape), x.dtype)
+    dh = zeros(h.shape, x.dtype)
+    through, kept = empty((2, *h.shape), x.dtype)
     for t in range(len(x) - 1, -1, -1):
         dh += g[t]
         d[t] *= dh[:, None]

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..memory import empty
 from ..ops import mean, rsqrt
 from ..registry import Sample
 from ..tensor import Tensor
@@ -35,11 +36,11 @@ def _forward(
     paired: bool = False,
 ) -> tuple[Any, tuple]:
     wide, n = wide_dtype(x.dtype), x.shape[-1]
-    h, out = x if residual is None else np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
+    h, out = x if residual is None else empty(x.shape, x.dtype), empty(x.shape, x.dtype)
     h_rows, out_rows = as_rows(h), as_rows(out)
     x_rows, residual_rows = as_rows(x), None if residual is None else as_rows(residual)
     weight, bias = (p if p is None else p.astype(wide, copy=False) for p in (weight, bias))
-    averages, scales = np.empty((2, len(h_rows)), wide)
+    averages, scales = empty((2, len(h_rows)), wide)
     ones = np.ones(n, wide)
 
     def work(part: slice) -> None:
@@ -85,7 +86,7 @@ def _backward(
     if g is None:
         return g_h, None, None, g_h
     wide, n = wide_dtype(x.dtype), x.shape[-1]
-    dh = np.empty(x.shape, x.dtype) if wanted[0] or wanted[3] else None
+    dh = empty(x.shape, x.dtype) if wanted[0] or wanted[3] else None
     dweight = ColumnSums(h_rows, wide) if wanted[1] else None
     dbias = ColumnSums(h_rows, wide) if wanted[2] else None
     g_rows, g_h_rows = as_rows(g), None if g_h is None else as_rows(g_h)

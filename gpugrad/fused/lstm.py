@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..memory import empty, zeros
 from ..registry import Sample
 from ..tensor import Tensor
 from ._recurrent import checked, fits, weight_gradient
@@ -36,10 +37,10 @@ def _forward(
     shift = 1 - half
     gates = x * half
     transposed = np.ascontiguousarray((weight * half[:, None]).T)
-    out, tanhs = np.empty((2, steps, batch, size), x.dtype)
-    cells = np.empty((steps + 1, batch, size), x.dtype)
+    out, tanhs = empty((2, steps, batch, size), x.dtype)
+    cells = empty((steps + 1, batch, size), x.dtype)
     cells[0] = c
-    product, spare = np.empty((batch, width), x.dtype), np.empty((batch, size), x.dtype)
+    product, spare = empty((batch, width), x.dtype), empty((batch, size), x.dtype)
     for t in range(steps):
         a, cell = gates[t], cells[t + 1]
         np.matmul(h, transposed, out=product)
@@ -65,7 +66,7 @@ def _backward(
     g_out, g_c = g
     gates = gates.reshape(*out.shape[:2], 4, out.shape[2])
     i, f, n, o = (gates[:, :, k] for k in range(4))
-    d = np.empty(gates.shape, x.dtype)
+    d = empty(gates.shape, x.dtype)
     np.subtract(1, gates, out=d)
     d *= gates  # the derivative of the three sigmoids
     d[:, :, 0] *= n
@@ -74,7 +75,7 @@ def _backward(
     d[:, :, 3] *= tanhs
     to_cell = o * (1 - tanhs * tanhs)
     rows = d.reshape(x.shape)
-    dh, spare = np.zeros((2, *h.shape), x.dtype)
+    dh, spare = zeros((2, *h.shape), x.dtype)
     dc = np.zeros(h.shape, x.dtype) if g_c is None else g_c.copy()
     for t in range(len(x) - 1, -1, -1):
         if g_out is not None:

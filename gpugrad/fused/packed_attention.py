@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from .. import cuda, ops
+from ..memory import zeros
 from ..ops.random import Draw
 from ..registry import Sample, describe
 from ..tensor import Tensor
@@ -48,7 +47,7 @@ def _backward(
     wanted: tuple[bool, ...], g: Any, arrays: Sequence[Any], residuals: tuple, **statics: Any
 ) -> Sequence[Any]:
     (qkv,) = arrays
-    made = np.zeros(qkv.shape, wide_dtype(qkv.dtype))
+    made = zeros(qkv.shape, wide_dtype(qkv.dtype))
     _attention_numpy.add_gradients(
         _parts(made), (True,) * 3, _as_heads(g, qkv), (*_parts(qkv), None), residuals, **statics
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..memory import empty
 from ..ops import mean, rsqrt
 from ..registry import Sample
 from ..tensor import Tensor
@@ -29,11 +30,11 @@ def _forward(
     x: np.ndarray, weight: np.ndarray | None, residual: np.ndarray | None, eps: float
 ) -> tuple[Any, tuple]:
     wide, n = wide_dtype(x.dtype), x.shape[-1]
-    h, out = x if residual is None else np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
+    h, out = x if residual is None else empty(x.shape, x.dtype), empty(x.shape, x.dtype)
     h_rows, out_rows = as_rows(h), as_rows(out)
     x_rows, residual_rows = as_rows(x), None if residual is None else as_rows(residual)
     weight = weight if weight is None else weight.astype(wide, copy=False)
-    scales = np.empty(len(h_rows), wide)
+    scales = empty(len(h_rows), wide)
 
     def work(part: slice) -> None:
         scale = scales[part]
@@ -67,7 +68,7 @@ def _backward(
     if g is None:
         return g_h, None, g_h
     wide, n = wide_dtype(x.dtype), x.shape[-1]
-    dh = np.empty(x.shape, x.dtype) if wanted[0] or wanted[2] else None
+    dh = empty(x.shape, x.dtype) if wanted[0] or wanted[2] else None
     dweight = ColumnSums(h_rows, wide) if wanted[1] else None
     g_rows, g_h_rows = as_rows(g), None if g_h is None else as_rows(g_h)
     dh_rows = None if dh is None else as_rows(dh)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import ops
+from ..memory import empty, zeros
 from ..registry import Sample
 from ..tensor import Tensor
 from ._recurrent import checked, fits, weight_gradient
@@ -26,7 +27,7 @@ from .base import Implementation, fused
 def _forward(
     x: np.ndarray, weight: np.ndarray, h: np.ndarray, nonlinearity: str
 ) -> tuple[np.ndarray, tuple]:
-    out = np.empty(x.shape, x.dtype)
+    out = empty(x.shape, x.dtype)
     transposed = np.ascontiguousarray(weight.T)
     for t in range(len(x)):
         now = out[t]
@@ -51,7 +52,7 @@ def _backward(
     x, weight, h = arrays
     (out,) = residuals
     d = 1 - out * out if nonlinearity == "tanh" else (out > 0).astype(x.dtype)
-    dh = np.zeros(h.shape, x.dtype)
+    dh = zeros(h.shape, x.dtype)
     for t in range(len(x) - 1, -1, -1):
         dh += g[t]
         d[t] *= dh

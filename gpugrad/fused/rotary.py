@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, cuda
+from ..memory import empty
 from ..ops import asarray, concat
 from ..registry import Sample, describe
 from ..tensor import Tensor
@@ -32,10 +33,10 @@ def _turned(x: np.ndarray, cos: np.ndarray, sin: np.ndarray, start: int, sign: i
     cos, sin = (t[start : start + length].astype(wide, copy=False) for t in (cos, sign * sin))
     # whole rows at once: the halves alone are short, and NumPy begins anew for each
     same, other = np.concatenate([cos, cos], axis=-1), np.concatenate([-sin, sin], axis=-1)
-    swapped = np.empty(x.shape, wide)
+    swapped = empty(x.shape, wide)
     swapped[..., :half], swapped[..., half:] = x[..., half:], x[..., :half]
     with np.errstate(all="ignore"):
-        out = np.multiply(x, same, out=np.empty(x.shape, wide))
+        out = np.multiply(x, same, out=empty(x.shape, wide))
         swapped *= other
         out += swapped
     return out.astype(x.dtype, copy=False)

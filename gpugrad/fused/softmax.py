@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, cuda
+from ..memory import empty
 from ..ops import exp, log, max, sum, where
 from ..ops._axes import normalize_axis
 from ..registry import Sample
@@ -69,7 +70,7 @@ def _total(x: np.ndarray) -> np.ndarray:
 
 
 def _softmax_forward(x: np.ndarray, axis: int) -> tuple[np.ndarray, tuple]:
-    probabilities = np.empty(x.shape, wide_dtype(x.dtype))
+    probabilities = empty(x.shape, wide_dtype(x.dtype))
     p_lines, x_lines = _lines(probabilities, axis), _lines(x, axis)
 
     def work(block: slice) -> None:
@@ -86,7 +87,7 @@ def _softmax_backward(
     wanted: tuple[bool, ...], g: np.ndarray, arrays: Sequence[Any], residuals: tuple, axis: int
 ) -> Sequence[np.ndarray]:
     (probabilities,) = residuals
-    dx = np.empty(g.shape, g.dtype)
+    dx = empty(g.shape, g.dtype)
     dx_lines, p_lines, g_lines = _lines(dx, axis), _lines(probabilities, axis), _lines(g, axis)
 
     def work(block: slice) -> None:
@@ -102,7 +103,7 @@ def _softmax_backward(
 
 
 def _log_softmax_forward(x: np.ndarray, axis: int) -> tuple[np.ndarray, tuple]:
-    logarithms = np.empty(x.shape, wide_dtype(x.dtype))
+    logarithms = empty(x.shape, wide_dtype(x.dtype))
     out_lines, x_lines = _lines(logarithms, axis), _lines(x, axis)
 
     def work(block: slice) -> None:
@@ -118,7 +119,7 @@ def _log_softmax_backward(
     wanted: tuple[bool, ...], g: np.ndarray, arrays: Sequence[Any], residuals: tuple, axis: int
 ) -> Sequence[np.ndarray]:
     (logarithms,) = residuals
-    dx = np.empty(g.shape, g.dtype)
+    dx = empty(g.shape, g.dtype)
     dx_lines, y_lines, g_lines = _lines(dx, axis), _lines(logarithms, axis), _lines(g, axis)
 
     def work(block: slice) -> None:

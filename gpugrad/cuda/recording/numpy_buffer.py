@@ -213,11 +213,7 @@ def _recorded(function: Callable, args: tuple, kwargs: dict[str, Any], out: Any)
     elif not isinstance(out, Buffer):
         out = trace.lift(out)
     reads = [a for a in arrays_in((args, kwargs)) if isinstance(a, Buffer)]
-    if isinstance(function, np.ufunc):
-        args = (*args, out)  # faster than by its name
-    else:
-        kwargs = {**kwargs, "out": out}
-    trace.record(function, args, kwargs, reads=reads, writes=[out])
+    trace.record(function, args, {**kwargs, "out": out}, reads=reads, writes=[out])
     return out
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -58,11 +58,11 @@ def leaves(name: str, params: Any) -> tuple[list[Tensor], list[str]]:
     return tensors, names
 
 
-def refuse_misfits(name: str, label: str, p: Tensor, state: State) -> None:
+def refuse_misfits(name: str, label: Callable[[], str], p: Tensor, state: State) -> None:
     """Raise RuntimeError unless a parameter and its gradient fit the state and can be changed."""
     if p.dtype != state.dtype or p.shape != state.shape:
         raise RuntimeError(
-            f"{name}.step: {label} is {registry.describe(p)} but was "
+            f"{name}.step: {label()} is {registry.describe(p)} but was "
             f"{state.dtype}{list(state.shape)} when its state was made; convert the model "
             "before making the optimiser"
         )
@@ -70,16 +70,18 @@ def refuse_misfits(name: str, label: str, p: Tensor, state: State) -> None:
         return
     if p._grad.shape != p.shape:
         raise RuntimeError(
-            f"{name}.step: {label} is {registry.describe(p)} but its gradient is "
+            f"{name}.step: {label()} is {registry.describe(p)} but its gradient is "
             f"{registry.describe(p._grad)}; call zero_grad() after changing .data"
         )
     array = recording.array_of(p)
     place = backend.device_of(array)
     for what, a in (("gradient", p._grad._data), *state.arrays.items()):
-        if not isinstance(a, backend.Symbolic) and backend.device_of(a) != place:
+        if a.__class__ is array.__class__ is np.ndarray or isinstance(a, backend.Symbolic):
+            continue
+        if backend.device_of(a) != place:
             raise RuntimeError(
-                f"{name}.step: {label} is on {place} but its {what} is on "
+                f"{name}.step: {label()} is on {place} but its {what} is on "
                 f"{backend.device_of(a)}; move the model before making the optimiser"
             )
     if isinstance(array, np.ndarray) and not array.flags.writeable:
-        raise RuntimeError(f"{name}.step: {label} is read-only; make it of a copy")
+        raise RuntimeError(f"{name}.step: {label()} is read-only; make it of a copy")

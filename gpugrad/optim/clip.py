@@ -13,7 +13,7 @@ from ..backend import Array
 from ..cuda import recording
 from ..engine import mutations
 from ..tensor import Tensor
-from .blocks import blocks, for_pieces
+from .blocks import SMALL, blocks, for_pieces, scale
 from .chunks import THREADS, Row, Table, table, takes
 from .scaler import NO_SCALE, LossScaler
 
@@ -177,7 +177,10 @@ def norm_of(gradients: list[Array]) -> float:
 
 def _sum_of_squares(gradients: list[Array], unit: float) -> float:
     """Return the sum of (g / unit)^2 over all elements."""
-    pieces = _pieces(gradients)
+    few = [g for g in gradients if g.size <= SMALL and isinstance(g, np.ndarray)]
+    pieces = _pieces([g for g in gradients if g.size > SMALL or not isinstance(g, np.ndarray)])
+    if few:  # together, as each call of NumPy lasts longer than the arithmetic on so few
+        pieces += _pieces([np.concatenate([g.reshape(-1) for g in few])])
     sums: list[Any] = [0.0] * len(pieces)
 
     def add(i: int) -> None:
@@ -209,13 +212,7 @@ def _largest(gradient: Array) -> float:
 
 def _scale(gradients: list[Array], factor: float) -> None:
     pieces = _pieces(gradients)
-
-    def scale(i: int) -> None:
-        # in float64: a factor of 1e-26 has no accurate value in float16, nor 1e-40 in float32
-        xp = backend.xp_of(pieces[i])
-        pieces[i][...] = xp.multiply(pieces[i], factor, dtype=backend.float64)
-
-    for_pieces(pieces, scale)
+    for_pieces(pieces, lambda i: scale(pieces[i], factor, pieces[i]))
 
 
 def _culprit(parameters: list[Tensor]) -> str:

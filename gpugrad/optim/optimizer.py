@@ -1,10 +1,10 @@
 """What every optimiser shares: parameter groups, state in flat buffers, state_dict.
 
 A subclass gives the names of its state arrays (``slots``), the numbers of one step (``numbers``)
-and the arithmetic on one cache-sized piece (``update``), and may give a kernel that does the same
-for many parameters (by_kernel.py). Moments and momentum are float64 for float64 parameters and
-float32 for all others. Parameters of half precision have a float32 master copy, from which they
-are rounded after each step: their last bit is larger than most updates.
+and the arithmetic on one cache-sized piece (``update``; by_pieces.py), and may give a kernel that
+does the same for many parameters (by_kernel.py). Moments and momentum are float64 for float64
+parameters and float32 for all others. Parameters of half precision have a float32 master copy, from
+which they are rounded after each step: their last bit is larger than most updates.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import numpy as np
 from .. import backend, registry
 from ..backend import Array
 from ..cuda import recording
-from ..engine import enable_grad, mutations
+from ..engine import enable_grad
 from ..ops import zeros_like
 from ..tensor import Tensor
 from . import recorded
-from .blocks import Block, Scratch, blocks, for_pieces
-from .by_kernel import ByKernel, Group, Member
+from .by_kernel import Group, Member
+from .by_pieces import ByPieces
 from .checks import check_max_norm, label_of, leaves, refuse_misfits
 from .clip import factor_of, measure, norm_of
 from .scaler import LossScaler, check_scaler
-from .state import MASTER, State, follow, lay_out
+from .state import State, lay_out
 
 Parameters: TypeAlias = (
     Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[Mapping[str, Any]]
 )
 
 
-class Optimizer(ByKernel):
+class Optimizer(ByPieces):
     """Base of the optimisers.
 
     ``params`` are tensors, (name, tensor) pairs, or groups: dicts whose "params" are such a list
@@ -49,7 +49,6 @@ class Optimizer(ByKernel):
         recording.refuses(f"making an optimiser ({self._name}), whose state would last")
         self.defaults = defaults
         self.param_groups: list[Group] = []
-        self._scratch = Scratch()
         if isinstance(params, (Tensor, Mapping, str)) or not isinstance(params, Iterable):
             raise TypeError(
                 f"{self._name}: params must be a list of tensors or of groups, such as "
@@ -61,18 +60,6 @@ class Optimizer(ByKernel):
         groups = given if isinstance(given[0], Mapping) else [{"params": given}]
         for group in groups:
             self.add_param_group(group)
-
-    # For subclasses
-
-    def numbers(self, group: Group, step: int) -> tuple[float, ...]:
-        """Return what ``update`` needs to know of a group, at a parameter's step 1, 2, ..."""
-        raise NotImplementedError
-
-    def update(
-        self, xp: Any, x: Array, g: Array, state: list[Array], work: tuple, numbers: tuple
-    ) -> None:
-        """Change x and state in place; all arrays are 1-D and of one dtype, g is read only."""
-        raise NotImplementedError
 
     # For users
 
@@ -283,7 +270,8 @@ class Optimizer(ByKernel):
             for position, p in enumerate(group["params"]):
                 if registry.lift is not None:
                     recording.gradient_of(p)
-                refuse_misfits(self._name, label_of(group, position, index), p, self._states[p])
+                label = functools.partial(label_of, group, position, index)
+                refuse_misfits(self._name, label, p, self._states[p])
         return [(p, g) for g in self.param_groups for p in g["params"] if p._grad is not None]
 
     def _measured(self, moving: list[Member], limit: float, scaler: LossScaler | None) -> Array:
@@ -294,48 +282,3 @@ class Optimizer(ByKernel):
         if scaler is not None and moving:
             scaler.update(math.isfinite(norm))
         return np.array([norm, factor_of(norm, limit) / scale])
-
-    def _by_pieces(self, members: list[Member], factor: float) -> None:
-        """Update parameters by their gradients times the factor, in pieces that fit the cache."""
-        pieces: list[Array] = []
-        updates: list[Callable[[], None]] = []
-        for p, group in members:
-            assert p._grad is not None
-            state = self._states[p]
-            state.steps += 1
-            numbers = self.numbers(group, state.step)
-            kept = [state.arrays[name] for name in self.slots(group)]
-            (x, g), found = blocks(p._data, p._grad._data)
-            for block in found:
-                args = x, g, state.arrays.get(MASTER), kept, block, factor, numbers
-                pieces.append(x[block.rows])
-                updates.append(functools.partial(self._update, *args))
-        for_pieces(pieces, lambda i: updates[i]())
-        for p, _ in members:
-            mutations.record(p._data, f"{self._name}.step")
-
-    def _update(
-        self,
-        x: Array,
-        g: Array,
-        master: Array | None,
-        kept: list[Array],
-        block: Block,
-        factor: float,
-        numbers: tuple,
-    ) -> None:
-        target, flat = x[block.rows], block.flat
-        if master is None:
-            piece = target.reshape(-1)
-        else:
-            piece = master[flat]
-            follow(piece, target.reshape(-1))
-        xp = backend.xp_of(x)
-        gradient = g[block.rows].reshape(-1)
-        if factor != 1:  # a small factor has no accurate value in float32
-            gradient = xp.multiply(gradient, factor, dtype=backend.float64)
-        gradient = gradient.astype(piece.dtype, copy=False)
-        work = self._scratch.pair(piece)
-        self.update(xp, piece, gradient, [a[flat] for a in kept], work, numbers)
-        if master is not None or not target.flags.c_contiguous:
-            target[...] = piece.reshape(target.shape)

@@ -73,10 +73,10 @@ def test_threads_share_the_pieces():
 def test_scratch_is_each_threads_own():
     scratch = blocks.Scratch()
     like = np.zeros(7, np.float32)
-    mine, _ = scratch.pair(like)
+    mine, _ = scratch.arrays(like, 2)
     others = []
-    helper = threading.Thread(target=lambda: others.extend(scratch.pair(like)))
+    helper = threading.Thread(target=lambda: others.extend(scratch.arrays(like, 2)))
     helper.start()
     helper.join()
-    assert np.shares_memory(scratch.pair(like)[0], mine)
+    assert np.shares_memory(scratch.arrays(like, 2)[0], mine)
     assert not any(np.shares_memory(mine, other) for other in others)

@@ -20,7 +20,7 @@ import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +61,7 @@ def save(
     state: dict[str, Any],
     keep: int = 2,
     protect: Collection[int] = (),
+    go_on: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write a checkpoint and return its path; then remove all but the newest `keep`.
 
@@ -69,6 +70,7 @@ def save(
         float that is not finite, before anything is written.
     keep: how many to keep, at least 2, so that one that goes bad never was the only one.
     protect: steps to keep beside those.
+    go_on: called between parts of the work; what it raises ends it, with nothing written.
     """
     if step < 0:
         raise ValueError(f"checkpoint.save: step must be at least 0, got {step}")
@@ -90,12 +92,14 @@ def save(
         with naming(target):
             temporary.mkdir()
             content["tensors"] = _write_tensors(temporary / TENSORS, places)
-            content["tensors_sha256"] = _file_digest(temporary / TENSORS)
+            go_on()
+            content["tensors_sha256"] = _file_digest(temporary / TENSORS, go_on)
             with open(temporary / STATE, "xb") as file:
                 file.write(sealed(content))
                 file.flush()
                 os.fsync(file.fileno())
             sync_folder(temporary)
+            go_on()
             _replace(temporary, target)
             sync_folder(folder)
     finally:
@@ -264,11 +268,12 @@ def _read_content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: Path, go_on: Callable[[], None] = lambda: None) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for piece in _pieces(file):
             digest.update(piece)
+            go_on()
     return digest.hexdigest()
 
 

@@ -142,6 +142,7 @@ class TrainConfig:
         0.0, "stop when an update after warm-up moves the parameters less (2-norm; 0: never)", low=0
     )
     keep: int = _setting(2, "checkpoints to keep, beside the best", low=2)
+    async_save: bool = _setting(True, "write checkpoints in a thread while training goes on")
     sample_tokens: int = _setting(300, "length of the text sample at the end", low=0)
     png: bool = _setting(False, "draw the loss curve as PNG too (needs matplotlib)")
 

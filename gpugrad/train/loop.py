@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,9 +226,14 @@ class Trainer:
             return f"the last update moved the parameters by only {self.change:.3g}"
         return ""
 
-    def save(self, folder: Path) -> Path:
-        """Write a checkpoint; it and the best one stay, with `config.keep` in all at least."""
-        return checkpoint.save(folder, self.step, self.state_dict(), self.config.keep, self._best)
+    def snapshot(self, folder: Path) -> Callable[[Callable[[], None]], Path]:
+        """Return a function that writes a checkpoint of what is now, whatever happens until then.
+
+        It and the best one stay, with `config.keep` in all at least. The function takes ``go_on``
+        of checkpoint.save.
+        """
+        keep, best = self.config.keep, self._best
+        return partial(checkpoint.save, folder, self.step, self.state_dict(), keep, best)
 
     def prune(self, folder: Path) -> None:
         """Remove the checkpoints that do not stay, should `save` have been killed before it did."""
@@ -238,7 +244,7 @@ class Trainer:
         return [] if self.patience.best is None else [self.patience.best_step]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the whole state as NumPy arrays and plain values.
+        """Return a copy of the whole state, as NumPy arrays and plain values.
 
         Raises DivergedError where ``report`` does.
         """
@@ -390,11 +396,12 @@ def learning_rate(config: TrainConfig) -> Schedule:
 
 
 def model_state(model: GPT) -> dict[str, Any]:
-    """Return a model's parameters and buffers as NumPy arrays; a tied one once."""
+    """Return copies of a model's parameters and buffers as NumPy arrays; a tied one once."""
     arrays: dict[str, Any] = {}
     seen = set()
     for name, tensor in model.state_dict().items():
         if id(tensor._data) not in seen:
             seen.add(id(tensor._data))
-            arrays[name] = backend.to_numpy(tensor._data)
+            array = backend.to_numpy(tensor._data)
+            arrays[name] = array.copy() if array is tensor._data else array
     return arrays

@@ -24,6 +24,7 @@ from .loop import Trainer, find_device
 from .metrics import append_metrics, keep_metrics, read_metrics, sync_metrics
 from .progress import Progress, duration
 from .sampling import opening, sample_text
+from .saving import Saver
 from .speed import device_name
 
 SAMPLE_TEMPERATURE = 0.8
@@ -95,7 +96,8 @@ class Session:
         if source is not None:
             start(self.trainer.model, source, config)
         self.baselines = baselines(self.data)
-        self.saved = -1  # the step of the newest sound checkpoint
+        self.saved = -1  # the step of the newest checkpoint
+        self._saver = Saver(beside=False)
 
     def train(self) -> signal.Signals | None:
         """Train to the end, or to the signal that is returned, printing what happens.
@@ -106,7 +108,11 @@ class Session:
         launched = cuda.launches.copy()
         trainer, config = self.trainer, self.config
         plain = trainer.device == "cpu" and not emulation.active()  # no recorded step that runs on
-        with StopSignals(plain) as signals, Progress(config.max_steps, trainer.step) as progress:
+        with (
+            Saver(config.async_save) as self._saver,
+            StopSignals(plain) as signals,
+            Progress(config.max_steps, trainer.step) as progress,
+        ):
             trainer.leaving = signals.leaving
             try:
                 while True:
@@ -114,6 +120,7 @@ class Session:
                         self._evaluate(progress)
                     if signals.received or trainer.finished:
                         break
+                    self._saver.check()
                     trainer.update()
                     progress.advance()
                     if trainer.step % config.log_interval == 0:
@@ -184,8 +191,13 @@ class Session:
 
     def _save(self) -> None:
         if self.saved != self.trainer.step:
-            sync_metrics(self.folder.metrics)
-            self.trainer.save(self.folder.checkpoints)
+            write, go_on = self.trainer.snapshot(self.folder.checkpoints), self._saver.go_on
+
+            def save() -> None:
+                sync_metrics(self.folder.metrics)
+                write(go_on)
+
+            self._saver.start(save)
             self.saved = self.trainer.step
 
     def draw(self) -> None:

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -56,10 +57,8 @@ static int below(int folder, const char *path) {
   return readlink(link, whole, sizeof whole - 1) > 0 && !strncmp(whole, root, size);
 }
 
-/* Count a call below the folder; return whether it is to fail, errno being set. */
-static int strikes(const char *call, int folder, const char *path, int takes_room) {
+static int counted(const char *call, int folder, const char *path, int takes_room) {
   char line[PATH_MAX + 64];
-  if (!below(folder, path)) return 0;
   count++;
   int known = errno;
   char link[64], name[PATH_MAX] = "";
@@ -77,6 +76,16 @@ static int strikes(const char *call, int folder, const char *path, int takes_roo
   if (!strcmp(mode, "ENOSPC")) return full = 1, takes_room ? (errno = ENOSPC, 1) : 0;
   if (strcmp(mode, "torn") || strncmp(call, "write", 5)) kill(getpid(), SIGKILL);
   return 1;
+}
+
+/* Count a call below the folder; return whether it is to fail, errno being set. */
+static int strikes(const char *call, int folder, const char *path, int takes_room) {
+  static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+  if (!below(folder, path)) return 0;
+  pthread_mutex_lock(&one_at_a_time);
+  int fails = counted(call, folder, path, takes_room), reason = errno;
+  pthread_mutex_unlock(&one_at_a_time);
+  return errno = reason, fails;
 }
 
 #define NEXT(name, ...)                            \

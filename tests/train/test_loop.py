@@ -265,7 +265,7 @@ def test_a_norm_read_later_is_neither_reported_nor_saved(make_trainer, monkeypat
     on_gpu = gg.Tensor._wrap(np.float64("inf"), None)  # like CuPy's, no numpy.ndarray
     monkeypatch.setattr(trainer.optimizer, "step", lambda max_norm, scaler: on_gpu)
     trainer.update()
-    for call in (trainer.report, lambda: trainer.save(tmp_path / "checkpoints")):
+    for call in (trainer.report, lambda: trainer.snapshot(tmp_path / "checkpoints")()):
         with pytest.raises(DivergedError, match="norm of the gradient is inf at step 2"):
             call()
     assert not (tmp_path / "checkpoints").exists()
@@ -277,7 +277,7 @@ def test_a_loss_that_is_not_finite_is_neither_reported_nor_saved(make_trainer, t
     run(trainer, 1)
     trainer.model.tokens.weight.data[0, 0] = np.nan
     trainer.update()
-    for call in (trainer.report, lambda: trainer.save(tmp_path / "checkpoints")):
+    for call in (trainer.report, lambda: trainer.snapshot(tmp_path / "checkpoints")()):
         with pytest.raises(DivergedError, match="the loss is nan at step 2"):
             call()
     assert not (tmp_path / "checkpoints").exists()

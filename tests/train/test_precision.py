@@ -80,7 +80,7 @@ def test_parameters_are_narrow_and_what_they_are_updated_from_is_not(
 ):
     trainer = make_trainer(precision=precision)
     losses(trainer, 3)
-    state = checkpoint.read(trainer.save(tmp_path / "checkpoints")).state
+    state = checkpoint.read(trainer.snapshot(tmp_path / "checkpoints")()).state
     assert {a.dtype.name for a in state["model"].values()} == {precision}
     numbered = state["optimizer"]["state"]
     for key, (p, mine) in enumerate(trainer.optimizer._states.items()):

@@ -28,7 +28,8 @@ def chains(code: types.CodeType, scope: Iterable[str]) -> Iterator[Chain]:
             chain = chain._replace(attributes=(*chain.attributes, one.argval))
         elif one.opname not in _BETWEEN:
             yield chain
-            name = one.argval[-1] if isinstance(one.argval, tuple) else one.argval
+            several = isinstance(one.argval, tuple) and one.argval  # () may be a constant
+            name = one.argval[-1] if several else one.argval
             is_global = one.opname in _GLOBAL
             is_local = "LOAD" in one.opname and "CONST" not in one.opname and name in scope
             chain = Chain(name if is_global or is_local else None, is_global, ())

@@ -331,6 +331,17 @@ def test_arguments_on_memory_that_changes_before_they_are_read(emulated):
     late(w[3:].copy())
 
 
+def test_an_empty_tuple_among_the_constants_of_a_function():
+    w = leaf(3)
+
+    @gg.compile
+    def step(x):
+        return (w * x).sum() + len(())
+
+    with emulator.enabled("plain"):
+        assert step(numbers(3)).item() == pytest.approx(float((w * numbers(3)).sum()), rel=1e-6)
+
+
 def test_anomalies_are_detected_in_a_compiled_step():
     w = leaf(3)
     step = gg.compile(lambda x: (w * x).sum().backward())

@@ -7,7 +7,9 @@
 // that was scaled, against the underflow of float16, are divided by `scale`: so are norm and factor
 // then, and the scale is adapted for the next loss. counts[0] are the steps since it last changed,
 // counts[1] those with a norm that was not finite: these shrink it by `backoff`, `interval` others
-// in a row let it grow by `growth`, as far as it stays a normal number of float32.
+// in a row let it grow by `growth`, as far as it stays a normal number of float32. With `estimates`,
+// the mean and variance of log(norm), the factor is NaN for a spike as well: SpikeGuard
+// (gpugrad/optim/spike_guard.py) has the formulas, and what `guarded` counts.
 // grad_count_steps: one block counts the steps where nobody wants the norm. grad_scale: one block
 // per chunk multiplies by the factor, unless it is 1 or NaN. Nothing has to come back to the host
 // in between.
@@ -17,6 +19,7 @@
 #include "chunks.cuh"
 
 constexpr float SMALLEST_NORMAL = 1.17549435e-38f;
+constexpr double LEAST_DEVIATION = 0.1;  // of log(norm)
 
 __device__ __forceinline__ double warp_sum(double x) {
     for (int offset = WARP / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(FULL, x, offset);
@@ -103,12 +106,38 @@ __device__ __forceinline__ void take_step(const Tensor* tensors, int members) {
         if (tensors[i].step) *tensors[i].step += 1;
 }
 
+// Whether to take a step of this norm; counts it, and takes it into the estimates.
+__device__ __forceinline__ bool judged(double norm, double* estimates, int32_t* guarded,
+                                       double threshold, double least_share, int warmup) {
+    if (!isfinite(norm)) {
+        guarded[1] += 1;
+        guarded[3] += 1;
+        return false;
+    }
+    guarded[3] = 0;
+    if (norm == 0.0) return true;
+    const double mean = estimates[0], variance = estimates[1];
+    const double deviation = sqrt(variance);
+    const double limit = threshold * (deviation > LEAST_DEVIATION ? deviation : LEAST_DEVIATION);
+    double change = log(norm) - mean;
+    const bool ready = guarded[0] >= warmup, spike = ready && change > limit;
+    if (ready) change = change > limit ? limit : change < -limit ? -limit : change;
+    if (guarded[0] < 0x7fffffff) guarded[0] += 1;
+    const double first_share = 1.0 / guarded[0];
+    const double share = first_share > least_share ? first_share : least_share;
+    estimates[0] = mean + share * change;
+    estimates[1] = (1.0 - share) * (variance + share * change * change);
+    guarded[2] += spike;
+    return !spike;
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS)
     grad_norm_finish(const double* partials, int count, double max_norm, double* result,
                      const Tensor* tensors, int members, float* scale, int32_t* counts,
-                     float growth, float backoff, int interval) {
+                     float growth, float backoff, int interval, double* estimates,
+                     int32_t* guarded, double threshold, double least_share, int warmup) {
     __shared__ double scratch[THREADS / WARP];
-    __shared__ int finite[1];
+    __shared__ int taken[1];
     double total = 0.0;
     for (int i = threadIdx.x; i < count; i += THREADS) total += partials[i];
     total = block_sum(total, scratch);
@@ -116,10 +145,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const double unit = scale ? *scale : 1.0;
         const double norm = sqrt(total) / unit;
         const double factor = max_norm / (norm + 1e-6);
-        finite[0] = isfinite(norm);
+        const bool finite = isfinite(norm);
+        taken[0] = estimates ? judged(norm, estimates, guarded, threshold, least_share, warmup)
+                             : finite;
         result[0] = norm;
-        result[1] = finite[0] ? (factor < 1.0 ? factor : 1.0) / unit : value_nan();
-        if (scale && !finite[0]) {
+        result[1] = taken[0] ? (factor < 1.0 ? factor : 1.0) / unit : value_nan();
+        if (scale && !finite) {
             const float smaller = *scale * backoff;
             if (smaller >= SMALLEST_NORMAL) *scale = smaller;
             counts[0] = 0;
@@ -131,7 +162,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
     }
     __syncthreads();
-    if (finite[0]) take_step(tensors, members);
+    if (taken[0]) take_step(tensors, members);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)

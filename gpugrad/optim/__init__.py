@@ -10,6 +10,7 @@ from .optimizer import Optimizer
 from .scaler import LossScaler
 from .schedule import LRScheduler
 from .sgd import SGD
+from .spike_guard import SpikeGuard
 
 __all__ = [
     "SGD",
@@ -18,6 +19,7 @@ __all__ = [
     "LRScheduler",
     "LossScaler",
     "Optimizer",
+    "SpikeGuard",
     "clip_grad_norm_",
     "decay_groups",
     "discriminative_groups",

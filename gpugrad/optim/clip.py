@@ -16,6 +16,7 @@ from ..tensor import Tensor
 from .blocks import SMALL, blocks, for_pieces, scale
 from .chunks import THREADS, Row, Table, table, takes
 from .scaler import NO_SCALE, LossScaler
+from .spike_guard import NO_GUARD, SpikeGuard
 
 SOURCE = cuda.Source("grad_norm.cu", large=True)
 
@@ -104,13 +105,19 @@ def _recorded(gradients: Table | None, max_norm: float, error_if_nonfinite: bool
     return Tensor._wrap(result[:1].reshape(()), None)
 
 
-def measure(gradients: Table, max_norm: float, scaler: LossScaler | None = None) -> Array:
+def measure(
+    gradients: Table,
+    max_norm: float,
+    scaler: LossScaler | None = None,
+    guard: SpikeGuard | None = None,
+) -> Array:
     """Return the norm of the gradients and the factor that clips them, float64, on their device.
 
     The factor is min(1, max_norm / (norm + 1e-6)), or NaN if the norm is not finite; if it is, the
     rows that count steps have taken one more. With a scaler the gradients are those of a scaled
     loss: the norm is that without the scale, the factor undoes the scale as well, and the scale is
-    adapted. Nothing waits for the result: the kernels of the optimisers read it there.
+    adapted. With a guard the factor is NaN for a spike, too. Nothing waits for the result: the
+    kernels of the optimisers read it there.
     """
     blocks = len(gradients.chunks)
     partials = cuda.empty(blocks, backend.float64, gradients.tensors)
@@ -123,6 +130,7 @@ def measure(gradients: Table, max_norm: float, scaler: LossScaler | None = None)
         [
             *(partials, blocks, float(max_norm), result, gradients.tensors, len(gradients.rows)),
             *(NO_SCALE if scaler is None else scaler.arguments()),
+            *(NO_GUARD if guard is None else guard.arguments()),
         ],
         written=gradients.arrays("step"),
     )

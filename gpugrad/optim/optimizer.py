@@ -28,6 +28,7 @@ from .by_pieces import ByPieces
 from .checks import check_max_norm, label_of, leaves, refuse_misfits
 from .clip import factor_of, measure, norm_of
 from .scaler import LossScaler, check_scaler
+from .spike_guard import SpikeGuard, check_guard
 from .state import State, lay_out
 
 Parameters: TypeAlias = (
@@ -93,6 +94,7 @@ class Optimizer(ByPieces):
         *,
         max_norm: float | None = None,
         scaler: LossScaler | None = None,
+        guard: SpikeGuard | None = None,
     ) -> Any:
         """Update every parameter that has a gradient; return what ``closure`` returns, if given.
 
@@ -104,17 +106,19 @@ class Optimizer(ByPieces):
         ``scaler`` the gradients are those of ``scaler.scale(loss)``: the update and the norm are
         those without the scale, which is then adapted. ``.grad`` stays as it is in both cases.
         Where the norm is NaN or infinite no parameter and no moment changes and no step counts:
-        bias corrections are those of the steps that were taken.
+        bias corrections are those of the steps that were taken. With ``guard`` the same holds where
+        the norm is a spike, and it counts both.
 
         On a GPU this is three launches however many parameters there are: two measure the norm, the
         last one updates. Without a norm a launch that counts the steps takes the place of the two.
         Kernels read factor and steps where they lie, so nothing waits for the GPU, unless there
         are parameters that its kernels do not take (float64, or on a second device).
 
-        Raises ValueError for another ``max_norm``, TypeError if ``closure`` is given too or
-        ``scaler`` is no LossScaler.
+        Raises ValueError for another ``max_norm``, TypeError if ``closure`` is given too,
+        ``scaler`` is no LossScaler or ``guard`` no SpikeGuard.
         """
         check_scaler(self._name, scaler)
+        check_guard(self._name, guard)
         if max_norm is not None:
             check_max_norm(self._name, max_norm)
             if closure is not None:
@@ -126,30 +130,32 @@ class Optimizer(ByPieces):
             with enable_grad():
                 loss = closure()
         with recording.unnoticed():
-            clip = self._moved(max_norm, scaler)
+            clip = self._moved(max_norm, scaler, guard)
         if max_norm is None or clip is None:
             return loss
         device = self.param_groups[0]["params"][0].device
         return Tensor._wrap(backend.to_device(clip[:1].reshape(()), device), None)
 
-    def _moved(self, max_norm: float | None, scaler: LossScaler | None) -> Array | None:
+    def _moved(
+        self, max_norm: float | None, scaler: LossScaler | None, guard: SpikeGuard | None
+    ) -> Array | None:
         """Take a step; return the norm and the factor, if there is one."""
         moving = self._ready()
         trace = recording.current()
         if trace is not None and trace.buffer.by_numpy:
-            return self._recorded(trace, moving, max_norm, scaler)
+            return self._recorded(trace, moving, max_norm, scaler, guard)
         taken, others = self._split(moving)
         tables = {device: self._table(members) for device, members in taken.items()}
         limit = math.inf if max_norm is None else float(max_norm)
         clip: Array | None = None  # the norm and the factor
         factor = 1.0
-        if max_norm is None and scaler is None:
+        if max_norm is None and scaler is None and guard is None:
             self._count(tables, None)
         elif len(tables) == 1 and not others:
             (found,) = tables.values()
-            clip = measure(found, limit, scaler)
+            clip = measure(found, limit, scaler, guard)
         else:
-            clip = self._measured(moving, limit, scaler)
+            clip = self._measured(moving, limit, scaler, guard)
             factor = float(clip[1])
             self._count(tables, clip)
         if scaler is not None:
@@ -166,15 +172,17 @@ class Optimizer(ByPieces):
         moving: list[Member],
         max_norm: float | None,
         scaler: LossScaler | None,
+        guard: SpikeGuard | None,
     ) -> Array | None:
         """Have each run of a step take this step, as NumPy does; return the norm and the factor."""
         groups = [group for group in self.param_groups if any(g is group for _, g in moving)]
         self._guard(trace, groups, lambda group: {k: v for k, v in group.items() if k != "params"})
         states = [self._states[p] for p, _ in moving]
         kept = [a for state in states for a in (state.steps, *state.arrays.values())]
-        step = functools.partial(self._moved, max_norm, scaler)
+        kept += () if guard is None else guard.arrays
+        step = functools.partial(self._moved, max_norm, scaler, guard)
         found = recorded.record(moving, self.param_groups, kept, scaler, step)
-        return None if max_norm is None and scaler is None else found
+        return None if max_norm is None and scaler is None and guard is None else found
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state, as NumPy arrays and plain numbers a checkpoint can hold.
@@ -274,11 +282,18 @@ class Optimizer(ByPieces):
                 refuse_misfits(self._name, label, p, self._states[p])
         return [(p, g) for g in self.param_groups for p in g["params"] if p._grad is not None]
 
-    def _measured(self, moving: list[Member], limit: float, scaler: LossScaler | None) -> Array:
+    def _measured(
+        self,
+        moving: list[Member],
+        limit: float,
+        scaler: LossScaler | None,
+        guard: SpikeGuard | None,
+    ) -> Array:
         """Return what ``clip.measure`` does, by way of the host."""
         norm = norm_of([p._grad._data for p, _ in moving if p._grad is not None])
         scale = 1.0 if scaler is None else scaler.get_scale()
         norm /= scale
         if scaler is not None and moving:
             scaler.update(math.isfinite(norm))
-        return np.array([norm, factor_of(norm, limit) / scale])
+        taken = guard is None or not moving or guard.take(norm)
+        return np.array([norm, factor_of(norm, limit) / scale if taken else math.nan])

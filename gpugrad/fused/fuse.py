@@ -96,17 +96,27 @@ class Traced(Fused):
         holes = [i for i, v in enumerate(values) if isinstance(v, Tensor)]
         fixed = [None if isinstance(v, Tensor) else v for v in values]
 
-        def spec(*tensors: Tensor) -> Any:
+        def filled(tensors: Sequence[Any]) -> list[Any]:
             given = list(fixed)
             for i, t in zip(holes, tensors, strict=True):
                 given[i] = t
-            if fusion.key(tuple(given), positional, keywords) != key:  # only in a backward pass
-                raise RuntimeError(f"{fusion.name}: what it computes changed after the forward")
+            return given
+
+        def definition(*tensors: Any) -> Any:
+            given = filled(tensors)
             named = dict(zip(keywords, given[positional:], strict=True))
             return fusion.function(*given[:positional], **named)
 
+        def spec(*tensors: Tensor) -> Any:
+            if (
+                fusion.key(tuple(filled(tensors)), positional, keywords) != key
+            ):  # only in a backward
+                raise RuntimeError(f"{fusion.name}: what it computes changed after the forward")
+            return definition(*tensors)
+
         self.name = fusion.name
         self.spec = spec
+        self.definition = definition  # also for tensors of other dtypes
         self.arguments = tuple(f"tensor {k}" for k in range(len(holes)))
         self.samples: tuple[Sample, ...] = ()
         self.cost = None

@@ -47,13 +47,7 @@ def assert_close(
         raise AssertionError(
             f"{name} is {describe(actual)} but should be {spec.dtype}{list(reference.shape)}"
         )
-    found, exact = _wide(actual), _wide(reference)
-    with np.errstate(over="ignore"):
-        rounded = exact.astype(spec.dtype).astype(np.float64)
-    special = ~np.isfinite(rounded) | ~np.isfinite(found)
-    same = (found == rounded) | (np.isnan(found) & np.isnan(rounded))
-    found = np.where(special & same, 0.0, found)
-    exact = np.where(special, np.where(same, 0.0, rounded), exact)
+    found, exact = aligned(actual, reference, spec.dtype)
     values, error = _finite(_wide(reference), _wide(spec))
     allowed = _allowed(_largest, values, error, spec.dtype, factor, scale)
     assert_within(name, (f"in {spec.dtype}", found), ("in float64", exact), allowed)
@@ -63,6 +57,20 @@ def assert_close(
             f"{name}: the root mean square error in {spec.dtype} is "
             f"{_mean_square(found - exact):.3g}, allowed {allowed:.3g}"
         )
+
+
+def aligned(actual: Any, reference: Any, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Return both in float64, with 0 where they agree on NaN or infinity.
+
+    Where only one of them, rounded to ``dtype``, is finite, they stay apart.
+    """
+    found, exact = _wide(actual), _wide(reference)
+    with np.errstate(over="ignore"):
+        rounded = exact.astype(dtype).astype(np.float64)
+    special = ~np.isfinite(rounded) | ~np.isfinite(found)
+    same = (found == rounded) | (np.isnan(found) & np.isnan(rounded))
+    found = np.where(special & same, 0.0, found)
+    return found, np.where(special, np.where(same, 0.0, rounded), exact)
 
 
 def _largest(x: np.ndarray) -> float:

@@ -1,11 +1,11 @@
 """Whether the tests notice a broken kernel: break each line that matters, run the kernel's tests.
 
-    python tests/mutants.py [--jobs 2] [--write tests/mutants.md] [FILE.cu ...]
+    python tests/mutation/kernels.py [--jobs 2] [--write tests/mutation/kernels.md] [FILE.cu ...]
 
 The mutants are made by rule: a barrier removed, a bound one too far, a copy waited for too late, a
-factor dropped in a gradient, a lane fence removed. Each is a copy of the checkout with one line
-changed, in which the tests of that kernel run until the first failure. A survivor is a test that
-is missing, or a change that changes nothing; EQUIVALENT says why.
+factor dropped in a gradient, a lane fence removed. Each is a copy of the checkout at a commit with
+one line changed, in which the tests of that kernel run until the first failure. A survivor is a
+test that is missing, or a change that changes nothing: equivalent.py says why.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -23,7 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
+from equivalent import KERNELS as EQUIVALENT
+from page import code, table
+from runner import ROOT, SURVIVED, changed, checkout, run
+
 KERNELS = ROOT / "kernels"
 BOUNDS = "columns|rows|n|count|keys|queries|size|length|last|end"
 FACTORS = "scale|rstd|r|factor|inverse|inverse_keep|decay|g|upstream|share"
@@ -44,42 +45,6 @@ RULES = (
     ),
     ("factor dropped", re.compile(rf" \* ({FACTORS})\b(?! *[\[(.])"), ""),
 )
-# (file, rule, text of the line, which of the lines with that text): why no test can notice
-_PENDING = "after the last tile only q is on its way, where no key is seen and q is not read"
-EQUIVALENT = {
-    (
-        "sort_ids.cu",
-        "bound one too far",
-        "for (int64_t at = first; at < end; at += TILE) {",
-        0,
-    ): "a tile without items has none to place",
-    (
-        "embedding.cu",
-        "bound one too far",
-        "if (!add && first < rows)",
-        0,
-    ): "each row is compared with rows again before it is written",
-    (
-        "softmax.cu",
-        "bound one too far",
-        "for (int64_t i = threadIdx.y; i < n; i += PARTS * AHEAD) {",
-        0,
-    ): "each element is compared with n again before it is touched",
-    (
-        "norm.cuh",
-        "bound one too far",
-        "for (int64_t first = static_cast<int64_t>(blockIdx.x) * teams; first < rows;",
-        0,
-    ): "a turn without rows has width 0: it reads nothing and adds zeros",
-    (
-        "common.cuh",
-        "barrier removed",
-        "__syncthreads();",
-        1,
-    ): "no kernel uses the scratch of block_sum a second time; it is for one that will",
-    ("attention_forward.cu", "wait removed", "cp_async_wait<0>();", 1): _PENDING,
-    ("attention_forward.cu", "waits for one copy less", "cp_async_wait<0>();", 1): _PENDING,
-}
 SECONDS = 1200  # that one mutant's tests may take
 
 
@@ -92,6 +57,11 @@ class Mutant(NamedTuple):
     before: str
     after: str
     nth: int  # of the mutants with this file, rule and code
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """What names the mutant where lines move."""
+        return self.file, self.rule, self.before, self.nth
 
 
 def mutants(file: Path) -> Iterator[Mutant]:
@@ -131,56 +101,15 @@ def tests_of(file: str) -> list[str]:
 
 
 def outcome(mutant: Mutant) -> str:
-    """Return the test that fails for a mutant, or "survived"."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Return the test that fails for a mutant, SURVIVED, or a test that says CompileError."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         copy = Path(folder) / "checkout"
-        ignored = shutil.ignore_patterns(".git", ".venv", "*.pyc", "__pycache__", "runs")
-        shutil.copytree(ROOT, copy, ignore=ignored)
+        checkout(copy)
         path = copy / "kernels" / mutant.file
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         lines[mutant.line - 1] = mutant.after + "\n"
-        path.write_text("".join(lines), encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider"]
-        environment = {**os.environ, "PYTHONPATH": str(copy), "OPENBLAS_NUM_THREADS": "1"}
-        try:
-            done = subprocess.run(
-                [*command, *tests_of(mutant.file)],
-                cwd=copy,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return "the tests do not end"
-    if done.returncode == 0:
-        return "survived"
-    if "does not compile" in done.stdout:
-        return "does not compile"
-    failed = re.findall(r"^(?:FAILED|ERROR) .*?(\w+\.py::.*?)(?: - (.*))?$", done.stdout, re.M)
-    if done.returncode < 0:
-        return f"a crash, signal {-done.returncode}"
-    if done.returncode != 1 or not failed:
-        raise RuntimeError(f"pytest failed otherwise:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    test, why = failed[0]
-    return f"{test}: {why.partition(':')[0].rpartition('.')[2]}" if why else test
-
-
-def table(results: Sequence[tuple[Mutant, str]]) -> str:
-    """Return the results as a Markdown table, survivors with their explanation."""
-    lines = ["| file | line | mutant | code | noticed by |", "|---|---|---|---|---|"]
-    for mutant, found in results:
-        if found == "survived":
-            found = f"**survived**: {explanation(mutant) or 'not explained'}"
-        code = mutant.before.replace("|", "\\|")
-        lines.append(f"| {mutant.file} | {mutant.line} | {mutant.rule} | `{code}` | {found} |")
-    return "\n".join(lines)
-
-
-def explanation(mutant: Mutant) -> str | None:
-    """Return why a mutant is equivalent, if it is."""
-    return EQUIVALENT.get((mutant.file, mutant.rule, mutant.before, mutant.nth))
+        with changed(path, "".join(lines)):
+            return run(copy, tests_of(mutant.file), SECONDS)
 
 
 def main() -> int:
@@ -194,7 +123,7 @@ def main() -> int:
     files = given.files or sorted(p.name for p in KERNELS.glob("*.cu*") if p.name != "ptx.cuh")
     made = [mutant for file in files for mutant in mutants(KERNELS / file)]
     if given.list:
-        print(table([(mutant, "") for mutant in made]))
+        print(*(f"{m.file}:{m.line} {m.rule}: {m.before}" for m in made), sep="\n")
         return 0
     with ThreadPoolExecutor(given.jobs) as pool:
         results = []
@@ -206,16 +135,22 @@ def main() -> int:
 
 def report(results: Sequence[tuple[Mutant, str]], path: Path | None) -> int:
     """Print the counts, write the table; return 1 where a survivor is not explained."""
-    valid = [(m, found) for m, found in results if found != "does not compile"]
-    survived = [m for m, found in valid if found == "survived"]
-    unexplained = [m for m in survived if explanation(m) is None]
+    valid = [(m, found) for m, found in results if not found.endswith("CompileError")]
+    survived = [m for m, found in valid if found == SURVIVED]
+    unexplained = [m for m in survived if m.key not in EQUIVALENT]
     summary = (
         f"{len(valid)} mutants, {len(valid) - len(survived)} noticed, {len(survived)} survived"
     )
     print(summary)
     if path:
-        text = f"# Mutants of the kernels\n\nWritten by tests/mutants.py. {summary}.\n\n"
-        path.write_text(text + table(valid) + "\n", encoding="utf-8")
+        rows = []
+        for m, found in valid:
+            why = EQUIVALENT.get(m.key, "not explained")
+            noticed = f"**survived**: {why}" if found == SURVIVED else found
+            rows.append((m.file, m.line, m.rule, code(m.before), noticed))
+        head = ("file", "line", "mutant", "code", "noticed by")
+        text = f"# Mutants of the kernels\n\nWritten by tests/mutation/kernels.py. {summary}.\n\n"
+        path.write_text(text + table(head, rows) + "\n", encoding="utf-8")
     return 1 if unexplained else 0
 
 

@@ -62,13 +62,16 @@ class _Serial:
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
-            self._inside -= 1
+            self._inside = max(self._inside - 1, 0)
             if not self._inside and self._before != 1 and (threads := _threads()) is not None:
                 threads.set(self._before)
 
     def after_fork(self) -> None:
-        """Only the thread that forked is in the child."""
+        """Forget the threads inside: only the one that forked is in the child."""
         self._lock = threading.Lock()
+        if self._inside and (threads := _threads()) is not None:
+            threads.set(self._before)
+        self._inside = 0
 
 
 serial = _Serial()

@@ -13,6 +13,7 @@ import functools
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,8 +89,8 @@ def for_rows(count: int, work: Callable[[int, int], Any], grain: int) -> None:
     in this one.
 
     NumPy's error state and other context variables are those of the caller; a matrix product within
-    one of several pieces takes one thread. What `work` raises is raised here, once no other piece
-    is being worked on; the rest is left out.
+    one of several pieces takes one thread. What `work` raises, and Ctrl-C, is raised here once no
+    other piece is being worked on; the rest is left out.
     """
     if 0 < count <= grain:
         work(0, count)
@@ -109,35 +110,41 @@ def _for_rows(count: int, work: Callable[[int, int], Any], grain: int) -> None:
     _pool.ask(helpers, job)
     _local.inside = True
     try:
-        taken = job.run()
+        job.run()
+    except BaseException as error:  # Ctrl-C between two pieces
+        job.stop(error)
     finally:
         _local.inside = False
-    for _ in range(len(starts) - taken):
-        job.finished.get()
+    job.wait()
     job.work = None  # a thread that wakes up only now should not keep its arrays
     if job.error is not None:
         raise job.error
 
 
 class _Job:
-    """Pieces that the threads take one after the other."""
+    """Pieces that the threads take one after the other.
+
+    Only the main thread is interrupted, by Ctrl-C, anywhere. So the helpers alone keep account of
+    themselves: one enters before it takes a piece, and who waits for all that entered has waited
+    for all pieces.
+    """
 
     def __init__(self, count: int, work: Callable[[int, int], Any], grain: int) -> None:
         self.count, self.grain = count, grain
         self.work: Callable[[int, int], Any] | None = work
         self.todo = collections.deque(range(0, count, grain))
+        self.entered: list[None] = []
+        self.left: list[None] = []
         self.finished: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.error: BaseException | None = None
 
-    def run(self) -> int:
-        """Work until no piece is left; return how many there were for this thread."""
-        taken = 0
+    def run(self) -> None:
+        """Work until no piece is left."""
         while True:
             try:
                 start = self.todo.popleft()
             except IndexError:
-                return taken
-            taken += 1
+                return
             if self.error is not None:
                 continue
             try:
@@ -147,9 +154,27 @@ class _Job:
                 self.error = error
 
     def help(self) -> None:
-        """Do the same for the thread that waits for the pieces taken by others."""
-        for _ in range(self.run()):
+        """Do the same for the thread that waits."""
+        if self.todo:
+            self.entered.append(None)
+            self.run()
+            self.left.append(None)
             self.finished.put(None)
+
+    def stop(self, error: BaseException) -> None:
+        """Leave out the pieces that nobody has taken."""
+        self.error = self.error or error
+        self.todo.clear()
+
+    def wait(self) -> None:
+        """Return once no piece is being worked on, whatever interrupts."""
+        try:
+            while len(self.left) < len(self.entered):
+                self.finished.get()
+        except BaseException as error:
+            self.stop(error)
+            while len(self.left) < len(self.entered):
+                time.sleep(1e-4)
 
 
 class _Local(threading.local):

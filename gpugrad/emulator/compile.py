@@ -34,6 +34,10 @@ from ..cuda.compiler import (
 from ..cuda.source import declarations
 
 lock = threading.RLock()  # the runtime runs one kernel at a time
+if hasattr(os, "register_at_fork"):  # a child must not find it in the middle of one
+    os.register_at_fork(
+        before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
+    )
 OLDEST_GCC = 12  # whose C++20, instrumentation and _Float16 the builds are made for
 _HERE = Path(__file__).parent
 _FALLBACK = _HERE / "include" / "fallback"  # headers for bfloat16 and float16, without CUDA's

@@ -2,7 +2,10 @@
 
 Every draw is a pure function of (seed, offset), see ``philox``; drawing advances the offset. The
 same seed gives the same integers, uniforms and masks on NumPy, the emulator and a GPU, and a
-checkpoint stores the whole state with ``get_state()``. All threads share the generator.
+checkpoint stores the whole state with ``get_state()``. All threads share the generator: which of
+them draws which numbers depends on who comes first. A forked process goes on from its parent's
+state, and draws the same numbers as its siblings unless each calls ``manual_seed``; a spawned one
+starts anew, from seed 0.
 
 A recorded step draws from a state that lies on the device, see ``recording``.
 """
@@ -13,6 +16,7 @@ import contextlib
 import contextvars
 import math
 import operator
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -54,6 +58,15 @@ class Draws:
 _lock = threading.Lock()
 _generator = Draws(Draw(0, 0))  # what all threads share
 _local: contextvars.ContextVar[Draws | None] = contextvars.ContextVar("draws", default=None)
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()  # a thread that is not in the child may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def manual_seed(seed: int) -> None:

@@ -131,7 +131,8 @@ def test_scales_that_make_no_sense() -> None:
         discriminative_groups(nn.Linear(1, 1), 0.1)
     with pytest.raises(ValueError, match=r"the factor of 'head' must be a number >= 0, got -1"):
         discriminative_groups(named_groups(), {"head": -1})
-    with pytest.raises(ValueError, match="decay must be a number above 0"):
-        layer_scales(nn.Sequential(nn.Linear(1, 1)), 0)
+    for decay in (0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="decay must be a number above 0"):
+            layer_scales(nn.Sequential(nn.Linear(1, 1)), decay)
     with pytest.raises(ValueError, match="no name of Linear's parameters has a number in it"):
         layer_scales(nn.Linear(1, 1), 0.5)

@@ -94,8 +94,10 @@ def test_loads_integer_keys_and_tensors() -> None:
         int(key): {k: v if k == "step" else gg.tensor(v) for k, v in state.items()}
         for key, state in saved["state"].items()
     }
+    saved["state"][0]["step"] = 0  # the first step found a NaN
     other = AdamW(params)
     other.load_state_dict(saved)
+    assert [state["step"] for state in other.state_dict()["state"].values()] == [0, 2, 2, 2]
     np.testing.assert_array_equal(
         other.state_dict()["state"]["0"]["exp_avg"], saved["state"][0]["exp_avg"].numpy()
     )

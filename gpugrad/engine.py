@@ -365,6 +365,35 @@ def seed_of(output: Any, gradient: Any, where: str) -> Any:
     return array if array.dtype == data.dtype else array.astype(data.dtype)
 
 
+def _tensors(where: str, name: str, given: Any) -> list[Any]:
+    """Return the tensors of an argument: one, or a sequence of them."""
+    tensor = registry.Tensor
+    found = [given] if isinstance(given, tensor) else list(given) if _has_many(given) else [given]
+    for i, x in enumerate(found):
+        if not isinstance(x, tensor):
+            raise TypeError(
+                f"{where}: {name} must be a tensor or a sequence of tensors; element {i} is "
+                f"{registry.describe(x)}"
+            )
+    return found
+
+
+def _upstream(where: str, name: str, given: Any, count: int) -> list[Any]:
+    """Return the gradient of each of ``count`` outputs, None for those not given."""
+    if given is None:
+        return [None] * count
+    if not _has_many(given) or isinstance(given, registry.Tensor):
+        raise TypeError(f"{where}: {name} must be a sequence, got {registry.describe(given)}")
+    found = list(given)
+    if len(found) != count:
+        raise ValueError(f"{where}: {count} outputs but {len(found)} {name}")
+    return found
+
+
+def _has_many(given: Any) -> bool:
+    return isinstance(given, Iterable) and not isinstance(given, (str, bytes, np.ndarray))
+
+
 def _seeds(
     outputs: Sequence[Any], gradients: Sequence[Any], create_graph: bool, where: str
 ) -> list:
@@ -398,11 +427,9 @@ def backward(
     ``gradients`` are the upstream gradients, one per tensor and of its shape; None means 1 for a
     tensor of one element. Either every leaf receives its gradient or (on an error) none does.
     """
-    outputs = [tensors] if isinstance(tensors, registry.Tensor) else list(tensors)
+    outputs = _tensors("backward", "tensors", tensors)
     given = [gradients] if isinstance(tensors, registry.Tensor) else gradients
-    given = [None] * len(outputs) if given is None else list(given)
-    if len(given) != len(outputs):
-        raise ValueError(f"backward: {len(outputs)} outputs but {len(given)} gradients")
+    given = _upstream("backward", "gradients", given, len(outputs))
     if registry.lift is not None:
         registry.lift(outputs)
     with _sweeping(create_graph):
@@ -477,12 +504,10 @@ def grad(
     ``create_graph`` the gradients are recorded and can be differentiated again.
     """
     tensor = registry.Tensor
-    outs = [outputs] if isinstance(outputs, tensor) else list(outputs)
-    ins = [inputs] if isinstance(inputs, tensor) else list(inputs)
+    outs = _tensors("grad", "outputs", outputs)
+    ins = list(inputs) if _has_many(inputs) and not isinstance(inputs, tensor) else [inputs]
     given = [grad_outputs] if isinstance(grad_outputs, tensor) else grad_outputs
-    given = [None] * len(outs) if given is None else list(given)
-    if len(given) != len(outs):
-        raise ValueError(f"grad: {len(outs)} outputs but {len(given)} grad_outputs")
+    given = _upstream("grad", "grad_outputs", given, len(outs))
     if registry.lift is not None:
         registry.lift((*outs, *ins))
     for position, x in enumerate(ins):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .boundary import name_all
 from .models.beam_search import Beam, beam_search, beam_search_batch
 from .models.decoding import generate, generate_batch, stream
 from .models.sampler import Sampler
@@ -20,3 +21,5 @@ __all__ = [
     "log_probability",
     "stream",
 ]
+
+name_all(globals(), "gpugrad.models.")

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import backend, ops
+from .boundary import name_all, named
 from .engine import no_grad
 from .nn import functional
 from .ops import random
@@ -314,7 +315,7 @@ _BY_DIM: dict[str, Callable[..., Any]] = {
 
 def _either(name: str) -> Callable[..., Any]:
     """Return NumPy's function of that name, which with ``dim=`` becomes PyTorch's."""
-    by_axis, by_dim = getattr(ops, name), _BY_DIM[name]
+    by_axis, by_dim = getattr(ops, name), named(_BY_DIM[name], name)
 
     @functools.wraps(by_axis)
     def either(*args: Any, **options: Any) -> Any:
@@ -344,6 +345,7 @@ def _masked_fill_(x: Tensor, mask: Any, value: float) -> Tensor:
     return x
 
 
+name_all(globals(), __name__)
 SHARED = {name: _either(name) for name in _BY_DIM}  # what takes axis= and dim=
 FUNCTIONS = {
     function.__name__: function
@@ -397,7 +399,8 @@ _METHODS = {
 
 def _attach() -> None:
     for name, function in _METHODS.items():
-        setattr(Tensor, name, function)
+        is_nameless = function.__name__ == "<lambda>"
+        setattr(Tensor, name, named(function, name) if is_nameless else function)
 
 
 _attach()

@@ -16,6 +16,12 @@ from .registry import Node, describe, next_number, state
 from .tensor import Tensor
 
 
+def refuse_uncallable(where: str, f: Any) -> None:
+    """Raise TypeError unless f can be called."""
+    if not callable(f):
+        raise TypeError(f"{where}: f must be a function, got {describe(f)}")
+
+
 def _leaves(tree: Any) -> list[Any]:
     if isinstance(tree, dict):
         return [leaf for key in tree for leaf in _leaves(tree[key])]
@@ -76,6 +82,7 @@ def value_and_grad(
     ``f`` returns one element, or with ``has_aux`` a pair whose second part is passed through.
     The gradient has the structure of the argument, or is a tuple for several ``argnums``.
     """
+    refuse_uncallable("value_and_grad", f)
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     @functools.wraps(f)
@@ -139,6 +146,7 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tuple[
     The returned function may be called any number of times. For several results it takes one
     gradient per result, in the structure f returned.
     """
+    refuse_uncallable("vjp", f)
     linked = engine.is_grad_enabled()
     with engine.enable_grad():
         variables = [[_variable(leaf, "vjp", linked) for leaf in _leaves(p)] for p in primals]
@@ -166,6 +174,7 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     Computed as the gradient of a gradient: the vector-Jacobian product is linear in its vector,
     and its own transpose is the Jacobian-vector product.
     """
+    refuse_uncallable("jvp", f)
     primals, tangents = _checked(primals, tangents, "jvp")
     linked = engine.is_grad_enabled()
     with engine.enable_grad():
@@ -190,6 +199,7 @@ def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     ``primals`` and ``tangents`` are a tensor each or sequences with one per argument of f; the
     result has the same form.
     """
+    refuse_uncallable("hvp", f)
     single = isinstance(primals, Tensor) or backend.is_array(primals)
     arguments, directions = _checked(
         (primals,) if single else primals, (tangents,) if single else tangents, "hvp"
@@ -270,6 +280,7 @@ def checkpoint(f: Callable[..., Any], *args: Any) -> Any:
     takes from outside (a module's parameters). f must compute the same result when called twice;
     random numbers are replayed. Results of f must be tensors (or a tuple or list of them).
     """
+    refuse_uncallable("checkpoint", f)
     if state.make_node is None:
         return f(*args)
     if registry.lift is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..boundary import name_all
 from .adapter import load_adapter, save_adapter
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .bag_of_words import BagOfWords, BagOfWordsConfig
@@ -50,3 +51,5 @@ __all__ = [
     "save_adapter",
     "training_flops",
 ]
+
+name_all(globals(), "gpugrad.models.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..boundary import name_all
 from . import functional, init, lora, utils
 from .activation import GELU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from .attention import MultiHeadAttention
@@ -58,3 +59,5 @@ __all__ = [
     "unfreeze",
     "utils",
 ]
+
+name_all(globals(), "gpugrad.nn.")

@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import backend, fused, ops
 from ..backend import DTypeLike
+from ..boundary import name_all
 from ..fused._ids import refuse_non_integer, refuse_out_of_range
 from ..fused.fuse import fuse
 from ..ops import asarray
@@ -263,3 +264,5 @@ def scaled_dot_product_attention(
         offset=offset,
         enable_gqa=enable_gqa,
     )
+
+name_all(globals(), "gpugrad.nn.")

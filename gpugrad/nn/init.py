@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import ops
+from ..boundary import name_all, named
 from ..engine import no_grad
 from ..ops import random
 from ..tensor import Tensor
@@ -144,6 +145,7 @@ def scaled_residual_(tensor: Tensor, n_layer: int, std: float = 0.02) -> Tensor:
     return normal_(tensor, 0.0, std / math.sqrt(2 * n_layer))
 
 
+name_all(globals(), __name__)
 _BY_NAME: dict[str, Callable[..., Tensor]] = {
     function.__name__.rstrip("_"): function
     for function in (
@@ -162,6 +164,7 @@ _BY_NAME: dict[str, Callable[..., Tensor]] = {
 }
 
 
+@named
 def by_name(name: str) -> Callable[..., Tensor]:
     """Return an initialiser by name, with or without the underscore it ends in."""
     found = _BY_NAME.get(name.rstrip("_"))

@@ -9,7 +9,9 @@ import sys
 from typing import Any
 
 from .. import registry
+from ..boundary import name_all, name_methods
 from ..tensor import Tensor
+from . import random
 from .creation import (
     arange,
     as_tensor,
@@ -172,6 +174,8 @@ mod = remainder
 pow = power
 true_divide = divide
 
+name_all(vars(random), random.__name__)
+name_all(globals(), "gpugrad.ops.", "gpugrad.ops._hot", "getitem", "matmul", "reshape", "sum")
 registry.recorded = sys.modules[__name__]
 
 
@@ -277,6 +281,7 @@ _METHODS = {
 
 def _attach() -> None:
     """Give Tensor its operators, and a method for every row and name that reads well as one."""
+    name_methods(registry.Sample, "gpugrad.registry", "__init__")
     for op in registry.OPS.values():
         if op.method and op.name in globals():
             setattr(Tensor, op.name, globals()[op.name])
@@ -302,6 +307,12 @@ def _attach() -> None:
         ("mT", matrix_transpose, "The tensor with its last two axes exchanged, a view."),
     ):
         setattr(Tensor, name, property(function, doc=doc))
+    name_methods(
+        Tensor,
+        "gpugrad.tensor",
+        *("__init__", "__setitem__", "astype", "backward", "copy_", "fill_", "item", "numpy"),
+        *("register_hook", "requires_grad_", "retain_grad", "to", "tolist", "zero_"),
+    )
 
 
 _attach()

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from .. import registry
-from ..registry import Op, explained, prepare, state
+from ..boundary import named
+from ..registry import Op, prepare, state
 from ..tensor import Tensor
 
 
@@ -22,13 +23,17 @@ def unary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any]
     This is the hot path: one NumPy call, one node, one tensor.
     """
     pullback = op.pullback((0,)) if op.rules else None
+    general = named(lambda x: op(prepare(op, (x,)), {}), op.name)
     ndarray, asarray, wrap = np.ndarray, np.asarray, Tensor._wrap
 
     def function(x: Any) -> Any:
         if isinstance(x, Tensor):
             data = x._data
             if data.__class__ is ndarray and data.dtype.kind == "f" and registry.lift is None:
-                out = numpy_function(data)
+                try:
+                    out = numpy_function(data)
+                except TypeError:  # which it will be again, and then said in our words
+                    return general(x)
                 if out.__class__ is not ndarray:
                     out = asarray(out)
                 if x._requires_grad and pullback is not None:
@@ -37,15 +42,16 @@ def unary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any]
                         node = make_node(pullback, (x._node or x,), (data, out), None)
                         return wrap(out, node)
                 return wrap(out, None)
-        return op(prepare(op, (x,)), {})
+        return general(x)
 
     return function
 
 
 def binary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
     """Return the public function of an elementwise operation with two arguments."""
+    general = named(lambda x, y: op(prepare(op, (x, y)), {}), op.name)
     if not op.rules:
-        return lambda x, y: op(prepare(op, (x, y)), {})
+        return general
     both, left, right = op.pullback((0, 1)), op.pullback((0,)), op.pullback((1,))
     ndarray, asarray, wrap = np.ndarray, np.asarray, Tensor._wrap
 
@@ -61,11 +67,11 @@ def binary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any
                     and yd.__class__ is ndarray
                     and xd.dtype.kind == "f"
                 ):
-                    return op(prepare(op, (x, y)), {})
+                    return general(x, y)
                 try:
                     out = numpy_function(xd, yd)
-                except ValueError as error:
-                    raise explained(error, op.name, op.arguments, (xd, yd), {}) from error
+                except ValueError:
+                    return general(x, y)
                 if out.__class__ is not ndarray:
                     out = asarray(out)
                 make_node = state.make_node
@@ -93,7 +99,10 @@ def binary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any
             if (y.__class__ is float or y.__class__ is int) and (
                 xd.__class__ is ndarray and xd.dtype.kind == "f" and registry.lift is None
             ):
-                out = numpy_function(xd, y)
+                try:
+                    out = numpy_function(xd, y)
+                except OverflowError:  # of an integer that no float can hold
+                    return general(x, y)
                 if out.__class__ is not ndarray:
                     out = asarray(out)
                 if x._requires_grad:
@@ -102,6 +111,6 @@ def binary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any
                         node = make_node(left, (x._node or x,), (xd, y, out), None)
                         return wrap(out, node)
                 return wrap(out, None)
-        return op(prepare(op, (x, y)), {})
+        return general(x, y)
 
     return function

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def from_dlpack(source: Any) -> Any:
 
 def _shape(shape: Any, more: tuple[int, ...] = ()) -> tuple[int, ...]:
     lengths = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
-    lengths = tuple(int(n) for n in (*lengths, *more))
+    lengths = tuple(operator.index(n) for n in (*lengths, *more))
     if any(n < 0 for n in lengths):
         raise ValueError(f"a shape has no negative lengths: {lengths}")
     return lengths

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend
+from ..boundary import REFUSALS, refuse
 from ..registry import OPS, Sample, primitive
 from . import elementwise as ew
 from ._axes import Axis, count, kept, normalize_axes
@@ -68,9 +69,12 @@ def sum(
     if dim is not None:
         axis = dim
     keepdims = keepdims or keepdim
-    if dtype is not None:
-        x = ew.positive(x).astype(dtype)
-    return OPS["sum"].of_one(asarray(x), {"axis": axis, "keepdims": keepdims})
+    try:
+        if dtype is not None:
+            x = ew.positive(x).astype(dtype)
+        return OPS["sum"].of_one(asarray(x), {"axis": axis, "keepdims": keepdims})
+    except REFUSALS as error:
+        refuse(error, "sum", {"x": x, "axis": axis, "dtype": dtype})
 
 
 @primitive(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, registry
+from ..boundary import REFUSALS, refuse
 from ..engine import Output
 from ..registry import OPS, Node, Sample, primitive, state
 from ._axes import Axis, along, normalize_axes, normalize_axis
@@ -89,9 +90,12 @@ def reshape(x: Any, *shape: Any) -> Any:
     """Return the elements in another shape; one length may be -1. A view where possible."""
     if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
         shape = tuple(shape[0])
-    if not isinstance(x, registry.Tensor):
-        x = registry.Tensor(x)
-    return _RESHAPE.of_one(x, {"shape": tuple(map(operator.index, shape))})
+    try:
+        if not isinstance(x, registry.Tensor):
+            x = registry.Tensor(x)
+        return _RESHAPE.of_one(x, {"shape": tuple(map(operator.index, shape))})
+    except REFUSALS as error:
+        refuse(error, "reshape", {"x": x, "shape": shape})
 
 
 def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..boundary import name_all
 from . import schedule
 from .adam import Adam, AdamW
 from .clip import clip_grad_norm_
@@ -26,3 +27,6 @@ __all__ = [
     "layer_scales",
     "schedule",
 ]
+
+name_all(globals(), "gpugrad.optim.")
+name_all(vars(schedule), "gpugrad.optim.")

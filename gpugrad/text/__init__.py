@@ -1,5 +1,6 @@
 """Text for language models: tokenizers, corpora, token files, batches and baselines."""
 
+from gpugrad.boundary import name_all
 from gpugrad.text.baselines import bigram_loss, unigram_loss
 from gpugrad.text.batches import (
     ConsecutiveWindows,
@@ -61,3 +62,5 @@ __all__ = [
     "until",
     "write_tokens",
 ]
+
+name_all(globals(), "gpugrad.text.")

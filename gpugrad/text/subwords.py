@@ -16,6 +16,7 @@ import numpy.typing as npt
 from gpugrad.text.protocol import Ids, Tokenizer, check_ids, require_text
 
 _LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
+_LARGEST = 2**24  # ids; the largest vocabularies in use have 2**18
 Self = TypeVar("Self", bound="SubwordTokenizer")
 
 
@@ -31,7 +32,9 @@ class SubwordTokenizer(Tokenizer):
         library = tokenizers_library(type(self).__name__)
         try:
             self._tokenizer = library.Tokenizer.from_str(tokenizer_json)
-        except Exception as error:  # the library raises no narrower type
+        except BaseException as error:  # the library raises no narrower type, panics among them
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
             raise ValueError(
                 f"{type(self).__name__}: the tokenizers library cannot read this JSON: {error}"
             ) from error
@@ -39,6 +42,11 @@ class SubwordTokenizer(Tokenizer):
         self._tokenizer.no_truncation()
         # The largest id counts, not the number of entries: a vocabulary may have gaps.
         self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
+        if self.vocab_size > _LARGEST:  # the library takes memory for every id up to the largest
+            raise ValueError(
+                f"{type(self).__name__}: the vocabulary has an id of {self.vocab_size - 1}; ids "
+                f"must be less than {_LARGEST}"
+            )
         self._splits_lines = _splits_lines(json.loads(self._tokenizer.to_str()))
 
     @classmethod

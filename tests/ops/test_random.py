@@ -101,6 +101,15 @@ def test_moments_and_dtypes(dtype):
     assert u.max() < 3
 
 
+def test_defaults():
+    gg.manual_seed(3)
+    x, u = random.normal(size=40_000).numpy(), random.uniform(size=40_000).numpy()
+    assert abs(x.mean()) < 0.03
+    assert abs(x.std() - 1) < 0.02
+    assert 0 <= u.min() < 0.001
+    assert 0.999 < u.max() < 1
+
+
 def test_integers_bernoulli_permutation():
     gg.manual_seed(4)
     drawn = random.integers(-2, 3, (100, 50)).numpy()

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..memory import empty, zeros
-from ._tiles import Scores, Tile, as_matrices, zeros_laid_out_like
+from ._rows import largest, lost, row_sums
+from ._tiles import Heads, Scores, Tile, as_matrices, zeros_laid_out_like
 from .dropout import rescale
 
 
@@ -24,26 +25,32 @@ def forward(
     attn_mask: np.ndarray | None,
     **statics: Any,
 ) -> tuple[np.ndarray, tuple]:
-    """Return the result, and (maximum, 1 / sum) of every row and its powers if they are few."""
+    """Return the result, and (shift, 1 / sum) of every row and its powers if they are few."""
     scores, v = Scores(query, key, attn_mask, **statics), as_matrices(value)
     out = zeros_laid_out_like(scores.query, v.shape[3])
     tops, inverse = zeros((2, *out.shape[:3]), out.dtype)
-    ones = np.ones(v.shape[2], out.dtype)
     rescaled = out.dtype.type(rescale(scores.dropout_p))
     powers = empty(math.prod(scores.shape), out.dtype) if scores.kept else None
 
-    def fill(tiles: Iterator[Tile]) -> None:
+    def fill(heads: Heads, tiles: Iterator[Tile]) -> None:
         memory = np.empty(scores.largest, out.dtype) if powers is None else powers
+        keys = scores.turned(scores.key, heads)
         for tile in tiles:
-            e = scores.compute(tile, memory)
+            e = scores.compute(tile, keys, memory)
             lines = e.reshape(-1, tile.shape[3])
-            top = lines[np.arange(len(lines)), lines.argmax(axis=-1)]  # faster than max
-            top[top == -math.inf] = 0
-            lines -= top[:, None]
             np.exp(lines, out=lines)
-            total = np.vecdot(lines, ones[: lines.shape[1]])
-            total[total == 0] = math.inf
-            tops[tile.at], inverse[tile.at] = (a.reshape(tile.shape[:3]) for a in (top, 1 / total))
+            total = row_sums(lines)
+            some = lost(total) if tile.shape[3] > 1 else True  # a single weight is 1, to the bit
+            if some is not None:  # the other rows keep their bits
+                scores.compute(tile, keys, memory)
+                top = np.where(some, largest(lines), 0)
+                top[top == -math.inf] = 0
+                lines -= top[:, None]
+                np.exp(lines, out=lines)
+                total = row_sums(lines)
+                total[total == 0] = math.inf
+                tops[tile.at] = top.reshape(tile.shape[:3])
+            inverse[tile.at] = (1 / total).reshape(tile.shape[:3])
             if tile.keep is not None:
                 e *= tile.keep
             part = out[tile.at]
@@ -87,11 +94,13 @@ def add_gradients(
     g, dtype = as_matrices(g), dq.dtype
     rescaled = dtype.type(rescale(scores.dropout_p))
 
-    def fill(tiles: Iterator[Tile]) -> None:
+    def fill(heads: Heads, tiles: Iterator[Tile]) -> None:
         memory, spare = np.empty((2, scores.largest), dtype)
+        keys = scores.turned(scores.key, heads) if powers is None else None
+        values = scores.turned(v, heads) if wanted[0] or wanted[1] else None
         for tile in tiles:
-            if powers is None:
-                e = scores.compute(tile, memory)
+            if keys is not None:
+                e = scores.compute(tile, keys, memory)
                 e -= tops[tile.at][..., None]
                 np.exp(e, out=e)
             else:
@@ -104,8 +113,8 @@ def add_gradients(
             if wanted[2]:
                 dropped = e if tile.keep is None else np.multiply(e, tile.keep, out=ds)
                 _add_product(dv[tile.seen], dropped.swapaxes(-1, -2), h, last)
-            if wanted[0] or wanted[1]:
-                np.matmul(h, v[tile.seen].swapaxes(-1, -2), out=ds)
+            if values is not None:
+                np.matmul(h, values[..., : tile.shape[3]], out=ds)
                 if tile.keep is not None:
                     ds *= tile.keep
                 d = np.vecdot(e, ds)

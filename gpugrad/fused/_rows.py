@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, threads
+from .. import backend, openblas, threads
 from ..memory import empty
 
 BLOCK = 32768  # elements: three arrays of float32 stay in a second-level cache of 512 KB
+# Sums of powers that lost nothing by overflow or underflow, whatever the largest exponent was
+FINE = 1e-10, 1e30
 CHUNK = 16  # rows that ColumnSums adds up as one
 LONG = 4096  # elements of a row beyond which sums are pairwise
 
@@ -52,7 +54,8 @@ def for_blocks(rows: np.ndarray, work: Callable[[slice], None], multiple: int = 
     length = count if rows.size <= BLOCK else -(-count // (2 * pairs))
     length = -(-length // multiple) * multiple
     if length >= count:  # the case of small arrays, without a detour
-        work(slice(0, count))
+        with openblas.serial:
+            work(slice(0, count))
         return
     threads.for_rows(count, lambda start, stop: work(slice(start, stop)), length)
 
@@ -75,6 +78,17 @@ def largest(rows: np.ndarray) -> np.ndarray:
     return rows[np.arange(len(rows)), rows.argmax(axis=-1)]
 
 
+def lost(totals: np.ndarray) -> np.ndarray | None:
+    """Return which sums of exp(x) need the largest x subtracted first, None if none does.
+
+    It is the rare case, and finding the largest x takes longer than exp.
+    """
+    low, high = FINE
+    if not totals.size or (totals.min() >= low and totals.max() <= high):
+        return None
+    return ~((totals >= low) & (totals <= high))  # NaN is lost too
+
+
 def row_sums(x: np.ndarray, factor: np.ndarray | None = None) -> np.ndarray:
     """Return the sums of x * factor, by BLAS where it is exact enough: it does not add in pairs."""
     if x.shape[1] > LONG:
@@ -94,13 +108,18 @@ class ColumnSums:
         self.chunks = empty((-(-count // CHUNK), features), dtype)
         self._ones = np.ones((1, CHUNK), dtype)  # BLAS adds rows faster than add.reduce does
 
-    def add(self, block: np.ndarray, part: slice) -> None:
-        """Add the rows ``part``, which starts at a multiple of CHUNK. Threads may do so at once."""
+    def add(self, block: np.ndarray, part: slice, factors: np.ndarray | None = None) -> None:
+        """Add the rows ``part``, which starts at a multiple of CHUNK, times a factor for each row.
+
+        Threads may do so at once.
+        """
         whole, first = len(block) // CHUNK, part.start // CHUNK
-        full, rest = block[: whole * CHUNK], block[whole * CHUNK :]
-        chunks = full.reshape(whole, CHUNK, block.shape[1])
-        np.matmul(self._ones, chunks, out=self.chunks[first : first + whole, None])
-        if len(rest):
+        full = whole * CHUNK
+        chunks = block[:full].reshape(whole, CHUNK, block.shape[1])
+        weights = self._ones if factors is None else factors[:full].reshape(whole, 1, CHUNK)
+        np.matmul(weights, chunks, out=self.chunks[first : first + whole, None])
+        if full < len(block):
+            rest = block[full:] if factors is None else block[full:] * factors[full:, None]
             np.add.reduce(rest, axis=0, out=self.chunks[first + whole])
 
     def total(self, dtype: np.dtype) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -49,6 +49,9 @@ def zeros_laid_out_like(x: np.ndarray, width: int) -> np.ndarray:
     if order[3] != 3:
         return zeros(shape, x.dtype)
     return zeros(tuple([shape[axis] for axis in order]), x.dtype).transpose(np.argsort(order))
+
+
+Heads: TypeAlias = tuple[slice, slice]  # of the batch and of the heads
 
 
 class Tile(NamedTuple):
@@ -109,8 +112,8 @@ class Scores:
         below = np.tri(self.height, dtype=bool)
         self.limit = np.where(below, math.inf, -math.inf).astype(self.query.dtype)
 
-    def for_heads(self, work: Callable[[Iterator[Tile]], None]) -> None:
-        """Call work(tiles) for groups of heads, side by side, with the tiles where a key is seen.
+    def for_heads(self, work: Callable[[Heads, Iterator[Tile]], None]) -> None:
+        """Call work(heads, tiles) for groups of heads, side by side, where a key is seen.
 
         The tiles of a group are of the same heads, the last rows first.
         """
@@ -123,7 +126,7 @@ class Scores:
             for h in range(0, heads, width)
         ]
         with openblas.serial:  # also for a single group
-            for_rows(len(groups), lambda i, _: work(self._tiles(*groups[i])), 1)
+            for_rows(len(groups), lambda i, _: work(groups[i], self._tiles(*groups[i])), 1)
 
     def _tiles(self, batch: slice, heads: slice) -> Iterator[Tile]:
         _, all_heads, rows, keys = self.shape
@@ -148,14 +151,22 @@ class Scores:
         mask = dropout_mask(np, self.draw, *place, self.dropout_p)
         return mask.reshape(batch, heads, rows, keys)
 
+    def turned(self, x: np.ndarray, heads: Heads) -> np.ndarray:
+        """Return the rows of some heads as columns: BLAS is faster with a copy of what is small."""
+        columns = x[heads].swapaxes(-1, -2)
+        return np.ascontiguousarray(columns) if self.height >= 16 else columns
+
     def queries(self, tile: Tile) -> np.ndarray:
         """Return the scaled queries of a tile."""
         return self.query[tile.at] * self.scale
 
-    def compute(self, tile: Tile, memory: np.ndarray) -> np.ndarray:
-        """Return the scores of a tile, in its part of the memory, -inf where a key is hidden."""
+    def compute(self, tile: Tile, keys: np.ndarray, memory: np.ndarray) -> np.ndarray:
+        """Return the scores of a tile, in its part of the memory, -inf where a key is hidden.
+
+        ``keys`` are those of its heads, ``turned``.
+        """
         scores, seen = tile.part(memory), tile.shape[3]
-        np.matmul(self.queries(tile), self.key[tile.seen].swapaxes(-1, -2), out=scores)
+        np.matmul(self.queries(tile), keys[..., :seen], out=scores)
         if self.mask is not None:
             mask = self.mask[tile.at][..., :seen]
             if mask.dtype.kind == "b":

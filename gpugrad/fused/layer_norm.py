@@ -92,27 +92,30 @@ def _backward(
     g_rows, g_h_rows = as_rows(g), None if g_h is None else as_rows(g_h)
     dh_rows = None if dh is None else as_rows(dh)
     factor = np.ones(n, wide) if weight is None else weight.astype(wide, copy=False)
+    share = factor / n
 
     def work(part: slice) -> None:
-        z, d, spare = scratch(part, h_rows, wide, 3)
-        scale = scales[part, None]
-        np.subtract(h_rows[part], averages[part, None], out=z)
-        z *= scale
+        y, d, spare = scratch(part, h_rows, wide, 3)
+        scale = scales[part]
+        np.subtract(h_rows[part], averages[part, None], out=y)  # z is y * scale
         g_block = wide_block(g_rows[part], spare)
         if dh_rows is not None and dh_rows.dtype == wide:
             d = dh_rows[part]
+        np.multiply(g_block, y, out=d)
         if dweight is not None:
-            dweight.add(np.multiply(g_block, z, out=d), part)
+            dweight.add(d, part, scale)
         if dbias is not None:
             dbias.add(g_block, part)
         if dh_rows is None:
             return
-        average = np.vecdot(g_block, factor)[:, None] / n
+        slope = np.matmul(d, share)  # mean(u * y)
+        slope *= scale
+        slope *= scale
+        y *= slope[:, None]  # z * mean(u * z)
+        y += np.matmul(g_block, share)[:, None]  # mean(u)
         np.multiply(g_block, factor, out=d)
-        z *= np.vecdot(d, z)[:, None] / n
-        z += average
-        d -= z
-        d *= scale
+        d -= y
+        d *= scale[:, None]
         if g_h_rows is not None:
             d += g_h_rows[part]
         if dh_rows.dtype != wide:

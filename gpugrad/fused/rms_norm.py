@@ -72,23 +72,27 @@ def _backward(
     dweight = ColumnSums(h_rows, wide) if wanted[1] else None
     g_rows, g_h_rows = as_rows(g), None if g_h is None else as_rows(g_h)
     dh_rows = None if dh is None else as_rows(dh)
-    factor = None if weight is None else weight.astype(wide, copy=False)
+    factor = np.ones(n, wide) if weight is None else weight.astype(wide, copy=False)
+    share = factor / n
 
     def work(part: slice) -> None:
         z, d, spare = scratch(part, h_rows, wide, 3)
-        scale = scales[part, None]
-        np.multiply(h_rows[part], scale, out=z)
+        scale, h_block = scales[part], wide_block(h_rows[part], z)
         g_block = wide_block(g_rows[part], spare)
         if dh_rows is not None and dh_rows.dtype == wide:
             d = dh_rows[part]
+        np.multiply(g_block, h_block, out=d)
         if dweight is not None:
-            dweight.add(np.multiply(g_block, z, out=d), part)
+            dweight.add(d, part, scale)
         if dh_rows is None:
             return
-        u = g_block if factor is None else np.multiply(g_block, factor, out=d)
-        z *= np.vecdot(u, z)[:, None] / n
-        np.subtract(u, z, out=d)
-        d *= scale
+        slope = np.matmul(d, share)  # mean(u * h)
+        slope *= scale
+        slope *= scale
+        np.multiply(h_block, slope[:, None], out=z)  # z * mean(u * z) is this times scale
+        np.multiply(g_block, factor, out=d)
+        d -= z
+        d *= scale[:, None]
         if g_h_rows is not None:
             d += g_h_rows[part]
         if dh_rows.dtype != wide:

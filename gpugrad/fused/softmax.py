@@ -4,8 +4,9 @@
     log_softmax(x) = x - max(x) - log(sum(exp(x - max(x))))
 
 The maximum only keeps exp from overflowing: any other number would give the same result, so it
-is a constant to the derivative. Along a line that holds nothing but -inf (all masked) softmax is 0,
-and so is its gradient, and log_softmax is -inf. A line with a NaN or +inf is NaN.
+is a constant to the derivative, and NumPy looks for it only where 0 does not do. Along a line that
+holds nothing but -inf (all masked) softmax is 0, and so is its gradient, and log_softmax is -inf.
+A line with a NaN or +inf is NaN.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ..ops._axes import normalize_axis
 from ..registry import Sample
 from ..tensor import Tensor
 from ._arguments import floating
-from ._rows import for_blocks, largest, row_sums, wide_dtype, widened
+from ._rows import for_blocks, largest, lost, row_sums, wide_dtype, widened
 from ._teams import room, teams
 from .base import Cost, Implementation, fused
 
@@ -44,15 +45,15 @@ def _for_blocks(lines: np.ndarray, work: Callable[[slice], None]) -> None:
         for_blocks(lines.reshape(outer, n * inner), work, 1)
 
 
-def _shifted(x: np.ndarray, out: np.ndarray) -> None:
-    """Write x minus its largest element along each line to out."""
+def _shifted(x: np.ndarray, out: np.ndarray, where: np.ndarray | None = None) -> None:
+    """Write x minus its largest element along each line, or along some lines, to out."""
     out[...] = x  # also because the maximum of what is not in the cache is slow
     if x.shape[2] == 1:
         top = largest(out[:, :, 0])[:, None, None]
     else:
         top = np.maximum.reduce(out, axis=1, keepdims=True)
     top[top == -math.inf] = 0
-    out -= top
+    out -= top if where is None else np.where(where, top, 0)
 
 
 def _sums(x: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:
@@ -74,10 +75,15 @@ def _softmax_forward(x: np.ndarray, axis: int) -> tuple[np.ndarray, tuple]:
     p_lines, x_lines = _lines(probabilities, axis), _lines(x, axis)
 
     def work(block: slice) -> None:
-        p = p_lines[block]
-        _shifted(x_lines[block], p)
-        np.exp(p, out=p)
-        p /= _total(p)
+        p, x_block = p_lines[block], x_lines[block]
+        np.exp(x_block, out=p, dtype=p.dtype)
+        total = _sums(p)
+        some = lost(total)
+        if some is not None:  # the other lines keep their bits
+            _shifted(x_block, p, some)
+            np.exp(p, out=p)
+            total = _total(p)
+        p /= total
 
     _for_blocks(p_lines, work)
     return probabilities.astype(x.dtype, copy=False), (probabilities,)

@@ -115,13 +115,18 @@ def test_a_norm_that_is_not_finite_changes_nothing(bad, dtype) -> None:
         clip_grad_norm_(parameters, 1.0, error_if_nonfinite=True)
 
 
-def test_gradients_saved_by_a_graph_are_guarded() -> None:
+@pytest.mark.parametrize("max_norm", [1.0, 4.0])
+def test_gradients_saved_by_a_graph_are_guarded(max_norm) -> None:
     x = gg.tensor([2.0], requires_grad=True)
     (x**2).sum().backward(create_graph=True)
     penalty = (x.grad * x.grad).sum()
-    clip_grad_norm_(x, 1.0)
-    with pytest.raises(RuntimeError, match="clip_grad_norm_ changed that array in place"):
+    assert clip_grad_norm_(x, max_norm + 1e-3) == 4.0
+    if max_norm < 4:
+        with pytest.raises(RuntimeError, match="clip_grad_norm_ changed that array in place"):
+            penalty.backward()
+    else:  # there was nothing to clip
         penalty.backward()
+        assert x.grad.item() == 4.0 + 16.0
 
 
 @pytest.mark.parametrize("max_norm", [-1.0, math.nan])

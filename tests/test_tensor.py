@@ -351,6 +351,8 @@ def test_methods_people_know_from_numpy_and_torch() -> None:
     assert x.argmax().item() == 5
     assert x.view(3, 2).shape == x.reshape((3, 2)).shape == (3, 2)
     assert x.transpose(0, 1).shape == x.permute(1, 0).shape == x.T.shape == (3, 2)
+    assert x.permute((1, 0)).shape == (3, 2)
+    assert x[0].permute(0).shape == (3,)
     assert x.unsqueeze(0).squeeze(0).shape == (2, 3)
     assert x.clamp(1.0, 2.0).tolist() == [[1.0, 1.0, 2.0], [2.0, 2.0, 2.0]]
     assert x.cumsum(1).tolist() == [[0.0, 1.0, 3.0], [3.0, 7.0, 12.0]]

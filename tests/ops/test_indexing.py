@@ -175,6 +175,8 @@ def test_topk(axis: int) -> None:
     np.testing.assert_array_equal(np.take_along_axis(X, indices.numpy(), axis), expected)
     gradcheck(lambda x: gg.topk(x, 2, axis)[0], leaf())
     assert gg.topk(leaf(), 0)[0].shape == (3, 4, 0)
+    every, _ = gg.topk(gg.tensor(X), X.shape[axis], axis)
+    np.testing.assert_array_equal(every.numpy(), -np.sort(-X, axis))
     with pytest.raises(ValueError, match="topk: k=9 is not in"):
         gg.topk(leaf(), 9)
 

@@ -94,6 +94,11 @@ def test_spread_of_equal_elements(size: int) -> None:
     assert gradient(gg.std(x), x) == [0.0] * size
 
 
+def test_a_spread_of_one_is_like_any_other() -> None:
+    x = leaf([-1.0, 1.0])
+    assert gradient(gg.std(x), x) == [-0.5, 0.5]
+
+
 @pytest.mark.parametrize("name", ["var", "std"])
 def test_unbiased_spread_of_one_element_is_nan(name: str) -> None:
     x = leaf([[1.0], [2.0]])
@@ -229,7 +234,10 @@ def test_reductions_without_gradient(name: str, axis: Any, keepdims: bool) -> No
     out = getattr(gg, name)(gg.tensor(x), axis=axis, keepdims=keepdims)
     expected = getattr(np, name)(x, axis=axis, keepdims=keepdims)
     np.testing.assert_array_equal(out.numpy(), expected)
-    assert not getattr(leaf(x.astype(float)), name)().requires_grad
+    plain = getattr(leaf(x.astype(float)), name)()  # over all axes, none of them kept
+    assert plain.item() == getattr(np, name)(x)
+    assert plain.shape == ()
+    assert not plain.requires_grad
 
 
 def test_sum_in_another_dtype() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -18,6 +18,15 @@ from ..tensor import Tensor
 from ..text.files import atomic_write, parse_json
 
 Self = TypeVar("Self", bound="Saved")
+
+
+def _integers(values: Any) -> Iterator[int]:
+    """Yield the integers of a config."""
+    for value in values.values() if isinstance(values, dict) else values:
+        if isinstance(value, int):
+            yield value
+        elif isinstance(value, list):
+            yield from _integers(value)
 
 
 class Saved:
@@ -69,6 +78,12 @@ class Saved:
             )
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise ValueError(f"{name}.load: {path} has no config of it: {error!r}") from error
+        held = sum(array.size for array in arrays.values())
+        largest = max((n for n in _integers(values) if n > 2**16), default=0)
+        if largest > held:  # before memory for it is asked for
+            raise ValueError(
+                f"{name}.load: {path} claims {largest:,} in its config, but holds {held:,} numbers"
+            )
         state = random.get_state()
         make: Any = cls
         model = make(config)

@@ -209,6 +209,7 @@ class NGram(Saved):
             Level(*(np.asarray(state_dict[n], np.int64) for n in level), *[None] * (3 - len(level)))
             for level in names
         ]
+        counts.check("NGram.load_state_dict")
         self._take(counts)
 
     def __repr__(self) -> str:

@@ -11,11 +11,20 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from .. import ops
 from ..boundary import name_all, named
 from ..engine import no_grad
 from ..ops import random
 from ..tensor import Tensor
+
+
+def _drawn(tensor: Tensor, draw: Callable[..., Tensor], *numbers: float) -> Tensor:
+    """Fill a tensor with random numbers, drawing none for one that cannot be filled."""
+    if isinstance(tensor._data, np.ndarray) and not tensor._data.flags.writeable:
+        raise ValueError(f"{draw.__name__}_: the tensor is read-only; give it memory by .copy()")
+    return _filled(tensor, draw(*numbers, tensor.shape, tensor.dtype, tensor.device))
 
 
 def _filled(tensor: Tensor, values: Any) -> Tensor:
@@ -25,12 +34,12 @@ def _filled(tensor: Tensor, values: Any) -> Tensor:
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
     """Fill with numbers spread evenly over [a, b)."""
-    return _filled(tensor, random.uniform(a, b, tensor.shape, tensor.dtype, tensor.device))
+    return _drawn(tensor, random.uniform, a, b)
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Fill with normally distributed numbers."""
-    return _filled(tensor, random.normal(mean, std, tensor.shape, tensor.dtype, tensor.device))
+    return _drawn(tensor, random.normal, mean, std)
 
 
 def trunc_normal_(

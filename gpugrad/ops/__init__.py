@@ -175,7 +175,8 @@ pow = power
 true_divide = divide
 
 name_all(vars(random), random.__name__)
-name_all(globals(), "gpugrad.ops.", "gpugrad.ops._hot", "getitem", "matmul", "reshape", "sum")
+_NAMED = ("gpugrad.ops._hot", "getitem", "matmul", "raw_index", "reshape", "sum")  # already
+name_all(globals(), "gpugrad.ops.", *_NAMED)
 registry.recorded = sys.modules[__name__]
 
 

@@ -169,6 +169,7 @@ def uniform(
     requires_grad: bool = False,
 ) -> Any:
     """Return numbers spread evenly over [low, high)."""
+    low, high = float(low), float(high)
     if not low <= high:
         raise ValueError(f"random.uniform: low {low} is larger than high {high}")
     xp, draw, lengths, wanted = _draw(size, dtype, device)
@@ -211,6 +212,7 @@ def normal(
     requires_grad: bool = False,
 ) -> Any:
     """Return normally distributed numbers of mean loc and standard deviation scale."""
+    loc, scale = float(loc), float(scale)
     if not scale >= 0:
         raise ValueError(f"random.normal: scale must be >= 0, got {scale}")
     xp, draw, lengths, wanted = _draw(size, dtype, device)
@@ -239,14 +241,13 @@ def integers(
     device: str | None = None,
 ) -> Any:
     """Return integers spread evenly over [low, high), or [0, low) if high is None; int64."""
-    first, end = (0, low) if high is None else (low, high)
+    first, end = map(operator.index, (0, low) if high is None else (low, high))
     if not first < end:
         raise ValueError(f"random.integers: there is no integer in [{first}, {end})")
-    lengths = _size(size)
+    lengths, wanted = _size(size), backend.as_dtype(dtype or backend.int64)
     n = math.prod(lengths)
     xp, draw = _reserve(n, 2, device)
     values = philox.randint(xp, draw.seed, draw.offset, n, first, end, draw.state)
-    wanted = backend.as_dtype(dtype or backend.int64)
     values = values if values.dtype == wanted else values.astype(wanted)
     return registry.Tensor(values.reshape(lengths))
 

@@ -132,6 +132,8 @@ def _check_tokens(
             f"{where}: tokens must be 1-D integers, got shape {tokens.shape} "
             f"and dtype {tokens.dtype}"
         )
+    if not isinstance(block, (int, np.integer)):
+        raise TypeError(f"{where}: block must be an integer, got {block!r}")
     if block < 1:
         raise ValueError(f"{where}: block must be at least 1, got {block}")
     if len(tokens) < block + 1:

@@ -59,6 +59,19 @@ class NGramCounts:
             self.levels.append(Level(codes, counts, None))
             known = len(codes)
 
+    def check(self, where: str) -> None:
+        """Raise ValueError unless the levels can be those of some text."""
+        known = 1
+        for m, (codes, counts, preceded) in enumerate(self.levels, start=1):
+            arrays = (codes, counts) if preceded is None else (codes, counts, preceded)
+            if any(a.shape != codes.shape or a.ndim != 1 for a in arrays):
+                raise ValueError(f"{where}: the arrays of level {m} do not have one length")
+            if not len(codes) or codes[0] < 0 or codes[-1] >= known * self.vocab_size:
+                raise ValueError(f"{where}: the codes of level {m} are not of this vocabulary")
+            if (np.diff(codes) <= 0).any() or counts.min() < 1:
+                raise ValueError(f"{where}: the codes of level {m} are not counts in order")
+            known = len(codes)
+
     def find(self, prefix: Ids, token: npt.ArrayLike, m: int) -> Ids:
         """Return the number of each m-gram, -1 if it does not occur.
 

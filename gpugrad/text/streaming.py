@@ -48,12 +48,16 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     """
     if not all(stops):
         raise ValueError("until: a stop must not be empty, which would end any text before it")
-    return _until(pieces, stops)
+    if not all(isinstance(stop, str) for stop in stops):
+        raise TypeError(f"until: stops must be strings, got {stops!r}")
+    return _until(iter(pieces), stops)
 
 
 def _until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     held = ""
     for piece in pieces:
+        if not isinstance(piece, str):
+            raise TypeError(f"until: pieces must be strings, got {piece!r}")
         held += piece
         ends = [(held.find(stop) + len(stop), held.find(stop)) for stop in stops if stop in held]
         if ends:

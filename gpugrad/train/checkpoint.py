@@ -168,7 +168,7 @@ def _read(path: Path) -> Checkpoint:
             put(state, place, _restored(arrays[name], dtype))
     except CheckpointError:
         raise
-    except (SafetensorError, ValueError, TypeError, LookupError) as error:
+    except (SafetensorError, AttributeError, LookupError, TypeError, ValueError) as error:
         # whoever wrote it also wrote the matching SHA-256
         what = f"checkpoint {path}: a part is missing or foreign: {error!r}"
         raise CheckpointError(what) from error

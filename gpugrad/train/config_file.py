@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
+
+from ..text.files import parse_json
 
 
 def read_config_file(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -16,9 +17,11 @@ def read_config_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises ValueError for another suffix or content, ModuleNotFoundError for YAML without PyYAML.
     """
     path = Path(path)
-    text = path.read_bytes().decode()
     try:
+        text = path.read_bytes().decode()
         values = _parse(text, path.suffix.lower())
+    except RecursionError:
+        raise ValueError(f"configuration file {path}: it is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"configuration file {path}: {error}") from error
     if not isinstance(values, dict):
@@ -29,7 +32,7 @@ def read_config_file(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _parse(text: str, suffix: str) -> Any:
     if suffix == ".json":
-        return json.loads(text)
+        return parse_json(text)
     if suffix == ".toml":
         toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
         return toml.loads(text)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..engine import no_grad
 from ..models import GPT
 from ..text import atomic_write, fixed_windows
+from ..text.files import parse_json
 from .data import Ids, open_data
 from .folder import RunFolder
 from .sampling import load_run
@@ -93,9 +94,11 @@ def _read(folder: RunFolder) -> Evaluation | None:
     if not folder.test.exists():
         return None
     try:
-        found: Any = json.loads(folder.test.read_bytes())
-        return Evaluation("test", found["step"], found["loss"], found["tokens"])
-    except (ValueError, KeyError, TypeError) as error:
+        match parse_json(folder.test.read_bytes()):
+            case {"step": int(step), "loss": float(loss), "tokens": int(tokens)}:
+                return Evaluation("test", step, loss, tokens)
+        raise ValueError("step, loss or tokens is missing or no number")
+    except ValueError as error:
         raise ValueError(f"{folder.test} does not describe a test: {error!r}") from error
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..text import atomic_write
+from ..text.files import parse_json
 from . import session
 from .config import TrainConfig, resolve
 from .folder import RunFolder
@@ -46,6 +47,21 @@ _INCOMPARABLE = (
     "eval_windows",
 )
 _MACHINE = ("device", "threads", "compile", "png")  # may differ when a search goes on
+
+
+def _is_outcome(saved: Any) -> bool:
+    """Return whether a trial in search.json is as Search writes it."""
+    match saved:
+        case {
+            "settings": dict(),
+            "status": str(),
+            "loss": float() | None,
+            "step": int() | None,
+            "parameters": int() | None,
+            "seconds": float() | None,
+        }:
+            return True
+    return False
 
 
 @dataclasses.dataclass
@@ -203,7 +219,7 @@ class Search:
         if not self._file.exists():
             return
         try:
-            found = json.loads(self._file.read_bytes())
+            found = parse_json(self._file.read_bytes())
         except ValueError as error:
             raise ValueError(f"{self._file} is not JSON: {error}") from error
         match found:
@@ -220,6 +236,8 @@ class Search:
                     f"{self.path} holds a search with {name} = {old!r}, not {new!r} (None: not "
                     f"given); {elsewhere}"
                 )
+        if not all(map(_is_outcome, found["trials"])):
+            raise ValueError(f"{self._file} is damaged: not every trial in it is one")
         if len(found["trials"]) > len(self.trials):
             raise ValueError(f"{self.path} holds {len(found['trials'])} trials; {elsewhere}")
         for trial, saved in zip(self.trials, found["trials"], strict=False):

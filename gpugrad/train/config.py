@@ -132,6 +132,15 @@ class TrainConfig:
     eps: float = _setting(1e-8, "AdamW's epsilon", True, low=0)
     weight_decay: float = _setting(0.1, "of matrices; norms and biases never decay", True, low=0)
     grad_clip: float = _setting(1.0, "largest norm of the gradient (0: any)", low=0)
+    skip_spikes: float = _setting(
+        0.0,
+        "leave out updates whose gradient's norm is so many standard deviations above the last "
+        "ones', by its logarithm (0: none but those that are not finite)",
+        low=0,
+    )
+    detect_anomaly: bool = _setting(
+        False, "stop at the first NaN or infinity and name its operation; slower, not compiled"
+    )
 
     eval_interval: int = _setting(250, "steps between evaluations and checkpoints", low=1)
     eval_windows: int = _setting(256, "windows of held-out text per evaluation", True, low=1)
@@ -164,6 +173,8 @@ class TrainConfig:
             _require(warmup < self.max_steps, "warmup_steps", warmup, allowed)
         if self.schedule == "exponential":
             _require(self.min_lr > 0, "min_lr", self.min_lr, "above 0 for an exponential schedule")
+        spikes = self.skip_spikes
+        _require(spikes == 0 or spikes >= 1, "skip_spikes", spikes, "0, or at least 1")
         factors(self.lr_scales)
         if self.init_from and os.path.realpath(self.init_from) == os.path.realpath(self.out):
             raise ValueError(

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import backend
+from ..anomaly import detect_anomaly
 from ..compiled import compile
 from ..engine import no_grad
 from ..models import GPT, flops_per_token, parameter_count
 from ..ops import asarray, random
-from ..optim import AdamW, LossScaler, schedule
+from ..optim import AdamW, LossScaler, SpikeGuard, schedule
 from ..optim.schedule import Schedule
 from ..tensor import Tensor
 from ..text import RandomWindows, fixed_windows
@@ -31,7 +32,7 @@ from .state import ANY, check_parts
 from .stopping import Movement, Patience
 
 IGNORED = -100  # a target that does not count
-NORM = "norm of the gradient"
+MOST_IN_A_ROW = 10  # gradients that are not finite, before a run counts as lost
 
 
 class DivergedError(ArithmeticError):
@@ -41,20 +42,20 @@ class DivergedError(ArithmeticError):
 class Report(NamedTuple):
     """What happened since the last report: means over `steps` updates, and their speed.
 
-    loss in nats per token; norm is the mean gradient norm before clipping, None without clipping;
-    mfu a share of the device's peak, None where that is not known. With float16 loss_scale is the
-    scale of the loss now, skipped the number of updates left out since the run began because a
-    gradient overflowed, whose norm does not count; otherwise None.
+    loss in nats per token and norm, that of the gradient before clipping, are means over the
+    updates where they are finite, None where none is; mfu is a share of the device's peak, None
+    where that is not known. skipped are the updates left out since the run began, because the norm
+    was not finite or a spike; loss_scale, with float16, is the scale of the loss now.
     """
 
     step: int
-    loss: float
+    loss: float | None
     norm: float | None
     lr: float
     tokens_per_second: float
     mfu: float | None
+    skipped: int = 0
     loss_scale: float | None = None
-    skipped: int | None = None
 
 
 class Trainer:
@@ -78,6 +79,7 @@ class Trainer:
         )
         half = config.precision == "float16"
         self.scaler = LossScaler(device=self.device) if half else None
+        self.guard = SpikeGuard(config.skip_spikes or math.inf, device=self.device)
         self.schedule = learning_rate(config)
         self.batches = RandomWindows(data.train, config.block_size, config.batch_size, config.seed)
         self.held_out = fixed_windows(data.val, config.block_size, config.eval_windows)
@@ -88,7 +90,8 @@ class Trainer:
         self.seconds = 0.0  # spent in updates
         self.leaving: Callable[[], AbstractContextManager[None]] = nullcontext  # see update
         self._take, self._measure = self._take_step, self._loss
-        if config.compile and config.precision != "float64":  # for which there are no kernels
+        recordable = config.precision != "float64"  # for which there are no kernels
+        if config.compile and recordable and not config.detect_anomaly:
             self._take, self._measure = (
                 compile(function, device=self.device) for function in (self._take, self._measure)
             )
@@ -106,9 +109,10 @@ class Trainer:
     def update(self) -> None:
         """Take one step: accumulate gradients, clip, update.
 
-        A gradient whose norm is not finite changes no parameter and raises DivergedError; on a GPU,
-        which is not waited for here, the next report or checkpoint raises it. With float16 it only
-        shrinks the scale of the loss.
+        A gradient whose norm is not finite, or a spike, changes no parameter and is counted. After
+        MOST_IN_A_ROW that are not finite the next report or checkpoint raises DivergedError; with
+        float16, where they shrink the scale of the loss, when nothing is left of that. With
+        ``detect_anomaly`` the first NaN or infinity raises it at once, and names its operation.
 
         Forward and backward pass, which change nothing that lasts, run within the context that
         ``leaving`` makes. If it raises Stopped the trainer is as it was before.
@@ -120,6 +124,7 @@ class Trainer:
         self.model.train()
         if self._movement:
             self._movement.start()
+            skipped = self.guard.skipped
         draws, position = random.get_state(), self.batches.state_dict()
         try:
             batches, shares = self._next_batches()
@@ -128,30 +133,35 @@ class Trainer:
             random.set_state(draws)
             self.batches.load_state_dict(position)
             raise
+        except FloatingPointError as error:
+            raise DivergedError(f"an anomaly at step {self.step + 1}: {error}") from error
         self._losses.append(loss._data)
-        if norm is not None:
-            if isinstance(norm._data, np.ndarray) and self.scaler is None:
-                self._require_finite(NORM, float(norm), self.step + 1)
-            self._norms.append(norm._data)
+        self._norms.append(norm._data)
         if self._movement:
             moved = self._movement.distance()
-            if moved or self.scaler is None:  # an update that was left out moves nothing
+            if self.guard.skipped == skipped:  # an update that was left out moves nothing
                 self.change = moved
         self.step += 1
         self.seconds += time.perf_counter() - started
 
-    def _take_step(self, batches: Sequence[Any], shares: Any) -> tuple[Tensor, Tensor | None]:
-        """Update the parameters; return the loss and, if gradients are clipped, their norm.
+    def _take_step(self, batches: Sequence[Any], shares: Any) -> tuple[Tensor, Tensor]:
+        """Update the parameters; return the loss and the norm of the gradient.
 
         This is what is recorded once and replayed (``gg.compile``): it looks at no values.
         """
         memory = {"recompute": self.config.recompute, "head_chunk": self.config.head_chunk or None}
-        with self.leaving():
+        with self.leaving(), self._watched():
             self.optimizer.zero_grad()
             loss = backward(self.model, batches, shares, self.scaler, **memory)
-        norm = self.optimizer.step(max_norm=self.config.grad_clip or None, scaler=self.scaler)
+        most = self.config.grad_clip or math.inf
+        norm = self.optimizer.step(max_norm=most, scaler=self.scaler, guard=self.guard)
         self.optimizer.zero_grad()
         return loss, norm
+
+    def _watched(self) -> AbstractContextManager[None]:
+        if not self.config.detect_anomaly:
+            return nullcontext()
+        return detect_anomaly(gradients=self.scaler is None)  # a scaled gradient may overflow
 
     def _loss(self, x: Any, y: Any) -> Tensor:
         """Return the loss of a batch of held-out windows."""
@@ -160,25 +170,25 @@ class Trainer:
     def report(self) -> Report | None:
         """Return what happened since the last report, None if nothing did.
 
-        Raises DivergedError when a loss or the norm of a gradient is not finite, with float16 when
-        gradients overflow without any scale.
+        Raises DivergedError when the loss of an update that was taken is not finite, and when
+        too many gradients in a row were not, with float16 without any scale.
         """
         if not self._losses:
             return None
         started = time.perf_counter()
-        losses, norms = self._finite("loss", self._losses), self._finite_norms()
-        scale, skipped = self._scaling()
+        losses, norms = self._finite()
+        scale = self._check_skipped()
         self.seconds += time.perf_counter() - started
         speed = len(losses) * self.tokens_per_step / (self.seconds - self._reported)
         report = Report(
             self.step,
-            sum(losses) / len(losses),
-            sum(norms) / len(norms) if norms else None,
+            _mean(losses),
+            _mean(norms),
             self.schedule(self.step - 1),
             speed,
             speed * self._flops / self._peak if self._peak else None,
+            self.guard.skipped,
             scale,
-            skipped,
         )
         self._losses, self._norms, self._reported = [], [], self.seconds
         return report
@@ -248,7 +258,7 @@ class Trainer:
 
         Raises DivergedError where ``report`` does.
         """
-        self._scaling()
+        self._check_skipped()
         return {
             "model": model_state(self.model),
             "optimizer": self.optimizer.state_dict(),
@@ -257,8 +267,10 @@ class Trainer:
 
     def _numbers(self) -> dict[str, Any]:
         """Return the part of the state that is plain values."""
+        losses, norms = self._finite()
         return {
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "guard": self.guard.state_dict(),
             "random": random.get_state(),
             "data": self._data,
             "batches": self.batches.state_dict(),
@@ -268,8 +280,8 @@ class Trainer:
             "change": self.change,
             "seconds": self.seconds,
             "reported": self._reported,
-            "losses": self._finite("loss", self._losses),
-            "norms": self._finite_norms(),
+            "losses": losses,
+            "norms": norms,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -290,6 +302,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
+        self.guard.load_state_dict(state["guard"])
         random.set_state(state["random"])
         self.batches.load_state_dict(state["batches"])
         self.patience.load_state_dict(state["patience"])
@@ -303,37 +316,53 @@ class Trainer:
         drawn = [next(self.batches) for _ in range(self.config.accumulate)]
         return with_targets(drawn, "float64" if self.config.precision == "float64" else "float32")
 
-    def _finite(self, what: str, scalars: list[Any]) -> list[float]:
-        """Return what was noted at each of the last steps as floats."""
-        values = [float(scalar) for scalar in scalars]  # waits for a GPU
-        for back, value in enumerate(reversed(values)):
-            self._require_finite(what, value, self.step - back)
-        return values
+    def _finite(self) -> tuple[list[float | None], list[float | None]]:
+        """Return the losses and norms of the last steps, None for those that are not finite.
 
-    def _finite_norms(self) -> list[float]:
-        """Return the norms of the last steps; of steps that were left out there is none."""
-        if self.scaler is None:
-            return self._finite(NORM, self._norms)
-        return [norm for norm in map(float, self._norms) if math.isfinite(norm)]
+        Waits for a GPU. Raises DivergedError where the loss is not, but the norm is.
+        """
+        losses = [None if loss is None else float(loss) for loss in self._losses]
+        norms = [None if norm is None else float(norm) for norm in self._norms]
+        for i, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
+            if norm is not None and math.isfinite(norm):
+                assert loss is not None
+                self._require_finite("loss", loss, self.step - len(losses) + i + 1)
+                continue
+            norms[i] = None
+            losses[i] = loss if loss is not None and math.isfinite(loss) else None
+        return losses, norms
 
-    def _scaling(self) -> tuple[float | None, int | None]:
-        """Return the scale of the loss and the number of updates left out, if the loss is scaled.
+    def _check_skipped(self) -> float | None:
+        """Return the scale of the loss, if it is scaled; raise DivergedError if the run is lost.
 
-        Raises DivergedError where the scale fell below 1: no float16 holds the gradients as such.
+        It is where so many gradients in a row were not finite, or where the scale fell below 1: no
+        float16 holds the gradients as such.
         """
         if self.scaler is None:
-            return None, None
-        scale, skipped = self.scaler.get_scale(), self.scaler.skipped
+            count = self.guard.in_a_row
+            if count >= MOST_IN_A_ROW:
+                raise DivergedError(
+                    f"the norm of the gradient was not finite in {count} steps in a row, up to "
+                    f"step {self.step}; these updates were left out (--detect-anomaly names the "
+                    "operation that it begins with)"
+                )
+            return None
+        scale = self.scaler.get_scale()
         if scale < 1:
             raise DivergedError(
                 f"the gradient overflows float16 at step {self.step} even where the loss is scaled "
-                f"by {scale:g}; {skipped} updates were left out"
+                f"by {scale:g}; {self.scaler.skipped} updates were left out"
             )
-        return scale, skipped
+        return scale
 
     def _require_finite(self, what: str, value: float, step: int) -> None:
         if not math.isfinite(value):
             raise DivergedError(f"the {what} is {value} at step {step}")
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def find_device(name: str) -> str:

@@ -45,7 +45,9 @@ class Progress:
         self._speed = f"{report.tokens_per_second:,.0f} tokens/s"
         if report.mfu is not None:
             self._speed += f", MFU {report.mfu:.1%}"
-        self._bar.set_postfix_str(f"loss {report.loss:.3f}, {self._speed}")
+        loss = "not finite" if report.loss is None else f"{report.loss:.3f}"
+        skipped = f", {report.skipped} skipped" if report.skipped else ""
+        self._bar.set_postfix_str(f"loss {loss}, {self._speed}{skipped}")
 
     def evaluated(self, step: int, loss: float, best: bool, seconds_left: float | None) -> None:
         """Print a line about an evaluation."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from ..cuda import recording
 from ..engine import no_grad
 from ..models import GPT, GPTConfig
 from ..ops import random
-from ..optim import AdamW, LossScaler, decay_groups
+from ..optim import AdamW, LossScaler, SpikeGuard, decay_groups
 from ..tensor import Tensor
 from .config import TrainConfig
 from .loop import backward
@@ -101,8 +102,8 @@ def _recorded_step(
         swept = {id(launch) for launch in trace.launches}
         loss = total._data.settle()
         ahead = len(trace.launches)
-        norm = optimizer.step(max_norm=config.grad_clip or None, scaler=scaler)
-    results = [loss] if norm is None else [loss, norm._data.settle()]
+        norm = _step(optimizer, config.grad_clip, scaler)
+    results = [loss, norm._data.settle()]
     update = trace.launches[ahead]
     trace.drop_unread(results)
     model.zero_grad()
@@ -119,6 +120,13 @@ def _recorded_step(
     return recorded, model
 
 
+def _step(optimizer: AdamW, grad_clip: float, scaler: LossScaler | None) -> Tensor:
+    """Take a step as Trainer does, and return the norm."""
+    guard = SpikeGuard(device="meta")
+    found: Tensor = optimizer.step(max_norm=grad_clip or math.inf, scaler=scaler, guard=guard)
+    return found
+
+
 @functools.lru_cache(maxsize=4)
 def _recorded_update(
     shape: GPTConfig, weight_decay: float, grad_clip: float, capability: int
@@ -131,8 +139,8 @@ def _recorded_update(
     with recording.recording(trace):
         for p in model.parameters():
             p.grad = Tensor(trace.input(p.shape, p.dtype))
-        norm = optimizer.step(max_norm=grad_clip or None, scaler=scaler)
-    results = [] if norm is None else [norm._data.settle()]
+        norm = _step(optimizer, grad_clip, scaler)
+    results = [norm._data.settle()]
     model.zero_grad()
     return Recorded(trace, results, trace.launches[0])
 

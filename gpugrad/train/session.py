@@ -204,7 +204,13 @@ class Session:
         """Draw the curve of what is known so far."""
         records = read_metrics(self.folder.metrics)
         curves = {
-            kind: _thinned([(r["step"], r["loss"]) for r in records if r["kind"] == kind])
+            kind: _thinned(
+                [
+                    (r["step"], r["loss"])
+                    for r in records
+                    if r["kind"] == kind and r["loss"] is not None
+                ]
+            )
             for kind in ("train", "validation")
         }
         title = f"{self.config.data}, {self.trainer.parameters:,} parameters"
@@ -223,9 +229,11 @@ class Session:
             f"per token {'below' if difference > 0 else 'ABOVE'} the bigram baseline"
         )
         if trainer.scaler is not None:
+            print(f"scaling   the loss is scaled by {trainer.scaler.get_scale():g}")
+        if trainer.guard.skipped:
             print(
-                f"scaling   the loss is scaled by {trainer.scaler.get_scale():g}; "
-                f"{trainer.scaler.skipped} updates were left out because float16 overflowed"
+                f"skipped   {trainer.guard.skipped} updates: {trainer.guard.not_finite} with a "
+                f"gradient that was not finite, {trainer.guard.spikes} with a spike in its norm"
             )
         files = [folder.curve, folder.metrics, folder.checkpoints]
         if config.sample_tokens:

@@ -72,6 +72,15 @@ def test_classes(mode):
     assert np.isfinite(gradient[known]).all()
 
 
+def test_ids_made_of_a_tensor_from_outside_follow_it(mode):
+    x = gg.tensor(np.array([1.5, 2.5], np.float32))
+    run = gg.compile(lambda: x.astype("int64"))
+    assert run().tolist() == [1, 2]
+    with gg.no_grad():
+        x += 1
+    assert run().tolist() == [2, 3]
+
+
 def test_what_the_host_sees_is_refused_as_ever(mode):
     table = gg.tensor(np.ones((5, 3), np.float32))
     run = gg.compile(lambda: F.embedding(IDS, table))

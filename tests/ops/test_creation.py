@@ -123,6 +123,7 @@ def test_dlpack_shares_memory_both_ways() -> None:
     array = np.arange(3.0)
     t = gg.from_dlpack(array)
     back = np.from_dlpack(t)
+    assert t.__dlpack_device__() == array.__dlpack_device__()
     array[0] = 7.0
     assert t.tolist() == back.tolist() == [7.0, 1.0, 2.0]
     with pytest.raises(BufferError, match="detach"):

@@ -137,6 +137,26 @@ def test_reshape_of_nothing_cannot_infer() -> None:
     assert gg.zeros(0, 3).flatten(0).shape == (0,)
 
 
+@pytest.mark.parametrize(
+    ("function", "rest"),
+    [
+        *[(f, ()) for f in (gg.transpose, gg.matrix_transpose, gg.flatten, gg.ravel, gg.squeeze)],
+        *[(f, ()) for f in (gg.flip, gg.tril, gg.triu, gg.copy, gg.sort, gg.argsort, gg.unstack)],
+        *[(f, (0, 1)) for f in (gg.swapaxes, gg.moveaxis, gg.roll)],
+        *[(f, (1,)) for f in (gg.expand_dims, gg.pad, gg.split, gg.repeat, gg.topk)],
+        *[(gg.reshape, ((4, 6),)), (gg.permute_dims, ((2, 0, 1),)), (gg.tile, ((2, 1),))],
+        *[(gg.broadcast_to, ((5, 2, 3, 4),)), (gg.take, ([1, 0], 0)), (gg.diagonal, ())],
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_nested_lists_are_arrays_too(function: Callable[..., Any], rest: tuple) -> None:
+    found, expected = function(X.tolist(), *rest), function(gg.tensor(X.tolist()), *rest)
+    if isinstance(expected, gg.Tensor):
+        found, expected = [found], [expected]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
 # Sharing memory
 
 

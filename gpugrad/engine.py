@@ -431,7 +431,7 @@ def backward(
     given = [gradients] if isinstance(tensors, registry.Tensor) else gradients
     given = _upstream("backward", "gradients", given, len(outputs))
     if registry.lift is not None:
-        registry.lift(outputs)
+        registry.lift_now(outputs)
     with _sweeping(create_graph):
         seeds = _seeds(outputs, given, create_graph, "backward")
         found = sweep(seeds, None, retain_graph or create_graph, create_graph)
@@ -509,7 +509,7 @@ def grad(
     given = [grad_outputs] if isinstance(grad_outputs, tensor) else grad_outputs
     given = _upstream("grad", "grad_outputs", given, len(outs))
     if registry.lift is not None:
-        registry.lift((*outs, *ins))
+        registry.lift_now((*outs, *ins))
     for position, x in enumerate(ins):
         if not isinstance(x, tensor) or not x._requires_grad:
             raise ValueError(

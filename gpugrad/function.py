@@ -71,7 +71,7 @@ class Function:
     def apply(cls, *args: Any, **kwargs: Any) -> Any:
         """Run forward, and record it so that backward is used for its gradient."""
         if registry.lift is not None:
-            registry.lift(args)
+            registry.lift_now(args)
         needs = tuple(isinstance(a, Tensor) and a._requires_grad for a in args)
         ctx = Context(needs)
         with engine.no_grad():

@@ -61,6 +61,13 @@ def lifting(function: Callable[[Sequence[Any]], None]) -> Iterator[None]:
         lift = None
 
 
+def lift_now(tensors: Sequence[Any]) -> None:
+    """Show tensors to whoever records, unless that has just come to its end in another thread."""
+    function = lift
+    if function is not None:
+        function(tensors)
+
+
 class State(threading.local):
     """What a thread does with the operations it runs; ``make_node`` is None under no_grad.
 
@@ -313,7 +320,7 @@ class Op:
         if len(args) == 1:
             return self.of_one(args[0], statics)
         if lift is not None:
-            lift(args)
+            lift_now(args)
         arrays = tuple([a._data if isinstance(a, Tensor) else a for a in args])
         xp: Any = np
         for a in arrays:
@@ -342,7 +349,7 @@ class Op:
     def of_one(self, x: Any, statics: dict[str, Any]) -> Any:
         """Run the operation on one tensor, the case that has to be fast."""
         if lift is not None:
-            lift((x,))
+            lift_now((x,))
         data = x._data
         xp = np if data.__class__ is np.ndarray else backend.xp_of(data)
         try:
@@ -512,7 +519,7 @@ def prepare(op: Op, args: Sequence[Any]) -> Sequence[Any]:
         return (x,)
     if lift is not None:
         args = [Tensor._wrap(a, None) if backend.is_array(a) else a for a in args]
-        lift(args)
+        lift_now(args)
     if _agree(op, args):
         return args
     device = _common_device(op, args)

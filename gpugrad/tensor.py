@@ -245,7 +245,7 @@ class Tensor:
     def detach(self) -> Tensor:
         """Return a tensor on the same memory that gradients do not flow through."""
         if registry.lift is not None:
-            registry.lift((self,))
+            registry.lift_now((self,))
         return Tensor._wrap(self._data, None)
 
     # Leaving for other types
@@ -357,7 +357,7 @@ class Tensor:
             return self
         if not backend.is_float(wanted):
             if registry.lift is not None:
-                registry.lift((self,))
+                registry.lift_now((self,))
             return registry.without_graph(self._data.astype(wanted))
         return registry.OPS["astype"].function(self, dtype=wanted)
 

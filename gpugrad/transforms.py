@@ -284,7 +284,7 @@ def checkpoint(f: Callable[..., Any], *args: Any) -> Any:
     if state.make_node is None:
         return f(*args)
     if registry.lift is not None:
-        registry.lift(args)
+        registry.lift_now(args)
     start = next_number()
     draw = random.reserve(0)
     positions = tuple(i for i, a in enumerate(args) if isinstance(a, Tensor) and a._requires_grad)

@@ -104,7 +104,7 @@ class Fused:
     def __call__(self, *args: Tensor | None, **statics: Any) -> Any:
         """Run the operation on tensors (None for an argument not given)."""
         if registry.lift is not None:
-            registry.lift([a for a in args if a is not None])
+            registry.lift_now([a for a in args if a is not None])
         arrays = [None if a is None else a._data for a in args]
         devices = {backend.device_of(a) for a in arrays if a is not None}
         if len(devices) > 1:

@@ -23,7 +23,7 @@ def raw_index(index: Any) -> Any:
         return tuple(raw_index(i) for i in index)
     if isinstance(index, registry.Tensor):
         if registry.lift is not None:
-            registry.lift((index,))
+            registry.lift_now((index,))
         index = index._data
     if isinstance(index, list):
         index = np.asarray(index, dtype=None if index else np.intp)

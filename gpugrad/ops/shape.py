@@ -360,7 +360,7 @@ def concat(arrays: Sequence[Any], axis: int | None = 0) -> Any:
     if axis is None:
         return concat([ravel(t) for t in tensors], 0)
     if registry.lift is not None:
-        registry.lift(tensors)
+        registry.lift_now(tensors)
     first = tensors[0]
     axis = normalize_axis(axis, first.ndim)
     for i, t in enumerate(tensors):
@@ -436,7 +436,7 @@ _split = _Split()
 def _parts(x: Any, axis: int, edges: Sequence[int], keep: bool) -> list[Any]:
     """Return the slices of x between the edges along an axis, as views; keep that axis or not."""
     if registry.lift is not None:
-        registry.lift([x])
+        registry.lift_now([x])
     slices = [x._data[along(axis, slice(a, b))] for a, b in itertools.pairwise(edges)]
     shapes = [s.shape for s in slices]
     if not keep:

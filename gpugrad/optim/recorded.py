@@ -29,13 +29,14 @@ def record(
     assert trace is not None
     found = recording.new(recording.ARENA, (2,), backend.float64, trace.buffer)
     gradients = {p: p._grad._data for p, _ in moving if p._grad is not None}
+    data = [p._data for p in gradients]  # which the step may have assigned
     others = [p for group in groups for p in group["params"] if p not in gradients]
-    changed = [*(p._data for p in gradients), *arrays]
+    changed = [*data, *arrays]
     if scaler is not None:
         changed += scaler.arguments()[:2]
     trace.record(
         _run,
-        (step, list(gradients), list(gradients.values()), others, found),
+        (step, list(gradients), data, list(gradients.values()), others, found),
         reads=[*gradients.values(), *changed],
         writes=[*changed, found],
         name="optimizer_step",
@@ -46,21 +47,21 @@ def record(
 def _run(
     step: Callable[[], Array | None],
     moving: list[Tensor],
+    data: list[Array],
     gradients: list[Array],
     others: list[Tensor],
     found: Array,
 ) -> None:
-    """Take a step with these gradients; ``.grad`` is afterwards what it was."""
-    tensors = [*moving, *others]
-    before = [p._grad for p in tensors]
+    """Take a step with this data and these gradients; tensors hold afterwards what they held."""
+    before = [(p, p._data, p._grad) for p in (*moving, *others)]
     try:
-        for p, g in zip(moving, gradients, strict=True):
-            p._grad = Tensor._wrap(g, None)
+        for p, x, g in zip(moving, data, gradients, strict=True):
+            p._data, p._grad = x, Tensor._wrap(g, None)
         for p in others:
             p._grad = None
         clip = step()
     finally:
-        for p, g in zip(tensors, before, strict=True):
-            p._grad = g
+        for p, x, g in before:
+            p._data, p._grad = x, g
     if clip is not None:
         found[...] = clip

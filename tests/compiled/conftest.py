@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from gpugrad import emulator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -20,8 +19,8 @@ def rng() -> np.random.Generator:
     return np.random.default_rng()
 
 
-@pytest.fixture
-def emulated() -> Iterator[None]:
-    """Run kernels in the emulator."""
-    with emulator.enabled("plain"):
-        yield
+@pytest.fixture(params=["kernels", "numpy"])
+def launched(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Compile to launches of kernels, which the emulator runs, and to calls of NumPy."""
+    with importlib.import_module("plain_and_compiled").WAYS[request.param]():
+        yield request.param

@@ -6,14 +6,25 @@ Numbers are small multiples of powers of two, so that nothing depends on the ord
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
+import pytest
 
 import gpugrad as gg
 from gpugrad import emulator
+from gpugrad.cuda import emulation
+from gpugrad.cuda.replay import Replay
 
+# what is launched, and the context in which it is
+WAYS: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
+    "kernels": lambda: emulator.enabled("plain"),
+    "numpy": emulation.disabled,
+}
+by_kernels = pytest.mark.parametrize("launched", ["kernels"], indirect=True)
 Case = Callable[[Callable], Any]
 
 
@@ -30,10 +41,26 @@ class Cases:
 
     @staticmethod
     def agrees(case: Case) -> None:
-        """Assert that a case sees the same with steps that are compiled."""
-        with emulator.enabled("plain"):
-            plain, compiled = case(lambda step: step), case(gg.compile)
-        assert compiled == plain
+        """Assert that a case sees the same with steps that are compiled, whatever they launch."""
+        for way, context in WAYS.items():
+            with context():
+                plain = case(lambda step: step)
+                with poisoned():
+                    compiled = case(gg.compile)
+            assert compiled == plain, way
+
+
+@contextlib.contextmanager
+def poisoned() -> Iterator[None]:
+    """Fill the arena with NaN before each replay."""
+    run = Replay._make_calls
+
+    def poison_and_run(replay: Replay) -> None:
+        replay.arena[...] = 0xFF
+        run(replay)
+
+    with mock.patch.object(Replay, "_make_calls", poison_and_run):
+        yield
 
 
 def numbers(*shape: int, seed: int = 0) -> np.ndarray:

@@ -14,16 +14,11 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import emulator, nn, optim
+from gpugrad import nn, optim
 from gpugrad.cuda.recording import NotRecordable
 
+pytestmark = pytest.mark.usefixtures("launched")
 ONE = np.ones(2, np.float32)
-
-
-@pytest.fixture(autouse=True)
-def emulated():
-    with emulator.enabled("plain"):
-        yield
 
 
 # Numbers

@@ -11,7 +11,7 @@ from gpugrad import nn, optim
 from gpugrad.cuda.recording import NotRecordable
 from gpugrad.nn import functional as F
 
-pytestmark = pytest.mark.usefixtures("emulated")
+pytestmark = pytest.mark.usefixtures("launched")
 
 
 def affine(rng):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from plain_and_compiled import bits, recorded
+from plain_and_compiled import bits, by_kernels, recorded
 
 import gpugrad as gg
 from gpugrad import cuda, emulator, optim
@@ -14,7 +14,7 @@ from gpugrad.cuda.replay import Layout, Replay
 from gpugrad.models import GPT, GPTConfig
 from gpugrad.nn import functional as F
 
-pytestmark = pytest.mark.usefixtures("emulated")
+pytestmark = pytest.mark.usefixtures("launched")
 
 
 def gpt(**changes):
@@ -89,6 +89,7 @@ def test_no_two_live_storages_overlap_and_the_arena_is_tight(rng):
                 assert offset + storage.nbytes <= other or other + stored.nbytes <= offset
 
 
+@by_kernels
 def test_the_checked_build_finds_nothing_in_a_replay(rng):
     with emulator.enabled("checked", poison=0x7F):
         step, _ = trainer(gpt(n_layer=1), True)
@@ -98,6 +99,7 @@ def test_the_checked_build_finds_nothing_in_a_replay(rng):
             assert np.isfinite(norm.item())
 
 
+@by_kernels
 def test_no_launch_is_left_out_of_the_count(rng):
     x, y = batches(rng, 1)[0]
     counts = []
@@ -111,6 +113,7 @@ def test_no_launch_is_left_out_of_the_count(rng):
     assert plain == again
 
 
+@by_kernels
 def test_a_model_on_the_device_meta_is_recorded_from_shapes():
     """GPT-2 124M at batch 64: nothing is allocated, and its products are those of a hand count."""
     config = GPTConfig(vocab_size=50304, dtype="bfloat16")
@@ -134,7 +137,7 @@ def test_a_model_on_the_device_meta_is_recorded_from_shapes():
         Replay(trace, "cpu", [loss.data], [])
 
 
-def test_what_nothing_reads_is_not_launched(rng):
+def test_what_nothing_reads_is_not_launched(launched, rng):
     w = gg.tensor(rng.standard_normal((4, 4)).astype("f"), requires_grad=True)
 
     @gg.compile
@@ -147,7 +150,8 @@ def test_what_nothing_reads_is_not_launched(rng):
     step(rng.standard_normal((3, 4)).astype("f"))
     names = [launch.name for launch in recorded(step).trace.launches]
     assert not any("softmax" in name for name in names)
-    assert sum(name.startswith("gemm") for name in names) == 2 + 1 + 3  # forward, again, backward
+    product = "gemm" if launched == "kernels" else "matmul"
+    assert sum(name.startswith(product) for name in names) == 2 + 1 + 3  # forward, again, backward
 
 
 def test_a_loss_whose_gradients_nobody_reads(rng):

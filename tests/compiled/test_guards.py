@@ -10,19 +10,14 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import emulator, nn
+from gpugrad import nn
 from gpugrad.cuda.recording import NotRecordable
 
+pytestmark = pytest.mark.usefixtures("launched")
 ONE = np.ones(2, np.float32)
 scale = 2.0
 calls = 0
 settings = {"scale": 2.0, "parts": [1.0]}
-
-
-@pytest.fixture(autouse=True)
-def emulated():
-    with emulator.enabled("plain"):
-        yield
 
 
 def helper(x):

@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from plain_and_compiled import bits
+from plain_and_compiled import WAYS, bits, by_kernels
 
 import gpugrad as gg
-from gpugrad import compiled, cuda, emulator, nn
+from gpugrad import compiled, cuda, nn
 from gpugrad.cuda.recording import NotRecordable
 from gpugrad.nn import functional as F
 
-pytestmark = pytest.mark.usefixtures("emulated")
+pytestmark = pytest.mark.usefixtures("launched")
 
 
 def test_modes_of_modules(rng):
@@ -66,6 +66,7 @@ def test_results_belong_to_the_caller():
     assert first["same"][1:] == [3, None]
 
 
+@by_kernels
 def test_without_kernels_numpys_calls_are_recorded():
     ran = []
 
@@ -84,6 +85,7 @@ def test_without_kernels_numpys_calls_are_recorded():
     assert run.recordings == 3
 
 
+@by_kernels
 def test_a_step_runs_where_its_tensors_are(monkeypatch):
     """A machine with a GPU, and a model that was left on the CPU."""
     w = gg.tensor(np.ones(3, np.float32), requires_grad=True, device="cpu")
@@ -127,14 +129,14 @@ def test_other_threads_compute_meanwhile():
     assert found[0].tolist() == [14] * 3
 
 
-def test_threads_take_turns(rng):
+def test_threads_take_turns(launched, rng):
     w = gg.tensor(rng.standard_normal((16, 16)).astype("f"))
     run = gg.compile(lambda x: F.softmax(F.linear(F.gelu(F.linear(x, w)), w)))
     xs = [rng.standard_normal((5, 16)).astype("f") for _ in range(8)]
     expected = [bits(run(x)) for x in xs]
 
     def call(x):
-        with emulator.enabled("plain"):
+        with WAYS[launched]():
             return bits(run(x))
 
     with ThreadPoolExecutor(4) as pool:

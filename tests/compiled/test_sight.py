@@ -113,7 +113,7 @@ def test_a_proxy_and_a_weak_reference_are_looked_through():
     Cases.agrees(following(of, Scale, change))
 
 
-def test_functions_that_get_other_code_or_defaults_are_recorded_again(emulated):
+def test_functions_that_get_other_code_or_defaults_are_recorded_again(launched):
     def helper(x, factor=1.0):
         return x * factor
 
@@ -232,7 +232,7 @@ def test_a_compiled_step_is_the_plain_one(one):
     case.agrees(one)
 
 
-def test_what_an_optimiser_reads_of_its_settings_is_no_number_of_the_step(emulated):
+def test_what_an_optimiser_reads_of_its_settings_is_no_number_of_the_step(launched):
     w = leaf(3)
     optimizer = optim.SGD([w], lr=0.5)
 
@@ -261,7 +261,7 @@ DRAWS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_drawing_from_another_generator_is_refused(name, emulated):
+def test_drawing_from_another_generator_is_refused(name, launched):
     draw = DRAWS[name]
     before = [random.getstate(), OWN.getstate(), GENERATOR.bit_generator.state]
 
@@ -275,7 +275,7 @@ def test_drawing_from_another_generator_is_refused(name, emulated):
 
 
 @pytest.mark.parametrize("make", [itertools.count, lambda: iter([1, 2]), lambda: (i for i in [1])])
-def test_taking_from_an_iterator_is_refused(make, emulated):
+def test_taking_from_an_iterator_is_refused(make, launched):
     batches = make()
 
     @gg.compile
@@ -286,7 +286,7 @@ def test_taking_from_an_iterator_is_refused(make, emulated):
         step(numbers(3))
 
 
-def test_an_error_that_the_step_catches_is_raised_all_the_same(emulated):
+def test_an_error_that_the_step_catches_is_raised_all_the_same(launched):
     @gg.compile
     def step(x):
         try:
@@ -298,7 +298,7 @@ def test_an_error_that_the_step_catches_is_raised_all_the_same(emulated):
         step(numbers(3))
 
 
-def test_tensors_logged_in_a_list_are_refused(emulated):
+def test_tensors_logged_in_a_list_are_refused(launched):
     losses: list = []
 
     @gg.compile
@@ -310,7 +310,7 @@ def test_tensors_logged_in_a_list_are_refused(emulated):
     assert losses == []
 
 
-def test_arguments_on_memory_that_changes_before_they_are_read(emulated):
+def test_arguments_on_memory_that_changes_before_they_are_read(launched):
     w = gg.tensor(numbers(6))
 
     @gg.compile
@@ -351,7 +351,7 @@ def test_anomalies_are_detected_in_a_compiled_step():
             step(np.full(3, np.nan, np.float32))
 
 
-def test_an_iterator_of_the_name_of_another_attribute_is_no_matter(emulated):
+def test_an_iterator_of_the_name_of_another_attribute_is_no_matter(launched):
     scale = Scale()
     scale.value, scale.data = 2.0, iter([1])
     step = gg.compile(lambda x: x.data * getattr(scale, "value"))  # noqa: B009

@@ -7,10 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from plain_and_compiled import WAYS
 
 import gpugrad as gg
-from gpugrad import emulator, nn
+from gpugrad import nn
 from gpugrad.cuda import recording
+
+both = pytest.mark.parametrize("launched", WAYS)  # entered within
 
 
 @pytest.fixture
@@ -28,7 +31,8 @@ def make_model():
     return nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 4))
 
 
-def test_another_thread_sees_the_arrays_of_a_model_that_is_being_recorded(rng):
+@both
+def test_another_thread_sees_the_arrays_of_a_model_that_is_being_recorded(launched, rng):
     model = make_model()
     x = rng.standard_normal((3, 4)).astype("f")
     expected = model(x).detach().numpy()
@@ -53,7 +57,7 @@ def test_another_thread_sees_the_arrays_of_a_model_that_is_being_recorded(rng):
         found.append(in_a_thread(look))
         return loss
 
-    with emulator.enabled("plain"):
+    with WAYS[launched]():
         loss = step(x)
     ((out, data, values, gradient, turned),) = found
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
@@ -66,7 +70,8 @@ def test_another_thread_sees_the_arrays_of_a_model_that_is_being_recorded(rng):
     assert weight.grad is not None
 
 
-def test_eager_threads_while_steps_are_recorded(rng):
+@both
+def test_eager_threads_while_steps_are_recorded(launched, rng):
     model = make_model()
     x = rng.standard_normal((3, 4)).astype("f")
     expected = model(x).detach().numpy()
@@ -83,7 +88,7 @@ def test_eager_threads_while_steps_are_recorded(rng):
     with ThreadPoolExecutor(2) as pool:
         counts = [pool.submit(compute) for _ in range(2)]
         try:
-            with emulator.enabled("plain"):
+            with WAYS[launched]():
                 for factor in range(8):
                     step = gg.compile(lambda x: model(x) * factor)  # noqa: B023
                     out = step(x).numpy()
@@ -93,7 +98,8 @@ def test_eager_threads_while_steps_are_recorded(rng):
         assert all(count.result() for count in counts)
 
 
-def test_threads_record_steps_on_one_model(rng):
+@both
+def test_threads_record_steps_on_one_model(launched, rng):
     model = make_model()
     x = rng.standard_normal((3, 4)).astype("f")
     expected = model(x).detach().numpy()
@@ -102,7 +108,7 @@ def test_threads_record_steps_on_one_model(rng):
     def work(factor):
         step = gg.compile(lambda x: model(x) * factor)
         start.wait()
-        with emulator.enabled("plain"):
+        with WAYS[launched]():
             for _ in range(2):
                 out = step(x)
         return out.numpy(), step.recordings
@@ -113,14 +119,15 @@ def test_threads_record_steps_on_one_model(rng):
             assert recordings == 1
 
 
-def test_a_step_that_threads_share_is_recorded_once(rng):
+@both
+def test_a_step_that_threads_share_is_recorded_once(launched, rng):
     w = gg.tensor([1.0, 2.0])
     step = gg.compile(lambda x: w * x)
     start = threading.Barrier(4)
 
     def work(number):
         start.wait()
-        with emulator.enabled("plain"):
+        with WAYS[launched]():
             return [step(np.full(2, number + i, np.float32)).tolist() for i in range(20)]
 
     with ThreadPoolExecutor(4) as pool:
@@ -129,15 +136,16 @@ def test_a_step_that_threads_share_is_recorded_once(rng):
     assert step.recordings == 1
 
 
-def test_an_error_in_a_recording_lets_the_next_thread_record():
+@both
+def test_an_error_in_a_recording_lets_the_next_thread_record(launched):
     def fail(x):
         raise ZeroDivisionError
 
-    with emulator.enabled("plain"), pytest.raises(ZeroDivisionError):
+    with WAYS[launched](), pytest.raises(ZeroDivisionError):
         gg.compile(fail)(np.ones(2, np.float32))
 
     def work():
-        with emulator.enabled("plain"):
+        with WAYS[launched]():
             return gg.compile(lambda x: x * 2)(np.ones(2, np.float32)).tolist()
 
     assert in_a_thread(work) == [2, 2]

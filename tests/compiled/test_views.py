@@ -9,7 +9,7 @@ import gpugrad as gg
 from gpugrad import cuda
 from gpugrad.cuda import recording
 
-pytestmark = pytest.mark.usefixtures("emulated")
+pytestmark = pytest.mark.usefixtures("launched")
 
 
 def random_view(rng, x):

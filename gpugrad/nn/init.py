@@ -1,5 +1,7 @@
 """Initial values of parameters, written in place and drawn from ``gg.random``.
 
+One seed gives the same values, to the last bit, with NumPy, in the emulator and on a GPU.
+
 PyTorch's names, arguments and formulas. A weight is (out, in, ...), so its fan-in is the number of
 inputs of one output, its fan-out the number of outputs of one input. Every function returns the
 tensor it has filled; ``by_name("xavier_uniform")`` finds one from a configuration file.
@@ -13,18 +15,30 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops
+from .. import backend, ops
 from ..boundary import name_all, named
+from ..cuda.emulation import disabled
 from ..engine import no_grad
 from ..ops import random
 from ..tensor import Tensor
 
 
 def _drawn(tensor: Tensor, draw: Callable[..., Tensor], *numbers: float) -> Tensor:
-    """Fill a tensor with random numbers, drawing none for one that cannot be filled."""
+    """Fill a tensor with random numbers, drawing none for one that cannot be filled.
+
+    NumPy draws them wherever the tensor is: logarithms and cosines of a GPU differ in their last
+    bits, and a seed should give a model the same weights everywhere.
+    """
     if isinstance(tensor._data, np.ndarray) and not tensor._data.flags.writeable:
         raise ValueError(f"{draw.__name__}_: the tensor is read-only; give it memory by .copy()")
-    return _filled(tensor, draw(*numbers, tensor.shape, tensor.dtype, tensor.device))
+    if isinstance(tensor._data, backend.Symbolic) or random.reserve(0).state is not None:
+        values = draw(
+            *numbers, tensor.shape, tensor.dtype, tensor.device
+        )  # while a step is recorded
+    else:
+        with disabled():
+            values = draw(*numbers, tensor.shape, tensor.dtype, "cpu").to(tensor.device)
+    return _filled(tensor, values)
 
 
 def _filled(tensor: Tensor, values: Any) -> Tensor:
@@ -56,15 +70,19 @@ def trunc_normal_(
     low, high = (math.erf((bound - mean) / (std * math.sqrt(2))) for bound in (a, b))
     if low == high:
         raise ValueError(f"trunc_normal_: [{a}, {b}] holds no part of mean {mean}, std {std}")
-    with no_grad():
-        p = random.uniform(low, high, tensor.shape, "float64", tensor.device)
-        p = ops.clip(p, -1 + 1e-15, 1 - 1e-15)
-        tail = ops.log1p(-p * p)
-        half = 2 / (math.pi * 0.147) + tail / 2
-        z = ops.sign(p) * ops.sqrt(ops.sqrt(half * half - tail / 0.147) - half)
-        for _ in range(3):  # 2e-3, then 1e-5, 1e-10 and rounding
-            z = z - (ops.erf(z) - p) * ops.exp(z * z) * (math.sqrt(math.pi) / 2)
-        return _filled(tensor, ops.clip(z * (std * math.sqrt(2)) + mean, a, b))
+
+    def trunc_normal(size: Any, dtype: Any, device: str) -> Tensor:
+        with no_grad():
+            p = random.uniform(low, high, size, "float64", device)
+            p = ops.clip(p, -1 + 1e-15, 1 - 1e-15)
+            tail = ops.log1p(-p * p)
+            half = 2 / (math.pi * 0.147) + tail / 2
+            z = ops.sign(p) * ops.sqrt(ops.sqrt(half * half - tail / 0.147) - half)
+            for _ in range(3):  # 2e-3, then 1e-5, 1e-10 and rounding
+                z = z - (ops.erf(z) - p) * ops.exp(z * z) * (math.sqrt(math.pi) / 2)
+            return ops.clip(z * (std * math.sqrt(2)) + mean, a, b).astype(dtype)
+
+    return _drawn(tensor, trunc_normal)
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:

@@ -128,3 +128,15 @@ def test_vectors_have_no_fans(name) -> None:
 )
 def test_gain(arguments, expected) -> None:
     assert init.calculate_gain(*arguments) == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("fill", [init.normal_, init.trunc_normal_, init.xavier_uniform_])
+def test_kernels_change_no_bit_of_what_a_seed_gives(fill, dtype):
+    gg.manual_seed(8)
+    expected = fill(gg.empty((501, 7), dtype=dtype)), gg.random.get_state()
+    gg.manual_seed(8)
+    with gg.emulator.enabled("plain"):
+        found = fill(gg.empty((501, 7), dtype=dtype)), gg.random.get_state()
+    assert found[0].numpy().tobytes() == expected[0].numpy().tobytes()
+    assert found[1] == expected[1]

@@ -57,6 +57,10 @@ class StopSignals:
         finally:
             self._leaving = False
 
+    def stay(self) -> None:
+        """Let what is left of the work come to its end: from here on it may not be left."""
+        self._leaving = False
+
     def _take(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         self._restore()

@@ -15,6 +15,7 @@ import numpy as np
 from .. import backend
 from ..anomaly import detect_anomaly
 from ..compiled import compile
+from ..cuda import recording
 from ..engine import no_grad
 from ..models import GPT, flops_per_token, parameter_count
 from ..ops import asarray, random
@@ -25,7 +26,7 @@ from ..text import RandomWindows, fixed_windows
 from . import checkpoint
 from .config import TrainConfig
 from .data import Data
-from .interrupt import Stopped
+from .interrupt import Stopped, StopSignals
 from .model import make_model, parameter_groups
 from .speed import device_name, peak_flops
 from .state import ANY, check_parts
@@ -58,6 +59,17 @@ class Report(NamedTuple):
     loss_scale: float | None = None
 
 
+class _AdamW(AdamW):
+    """AdamW that calls ``begin`` before it changes a parameter, replayed by NumPy as well."""
+
+    begin: Callable[[], None] = staticmethod(lambda: None)
+
+    def _moved(self, *arguments: Any) -> Any:
+        if recording.current() is None:
+            self.begin()
+        return super()._moved(*arguments)
+
+
 class Trainer:
     """A model in training: everything that decides its next step, and nothing else.
 
@@ -71,7 +83,7 @@ class Trainer:
         random.manual_seed(config.seed)
         shape = config.model(data.tokenizer.vocab_size)
         self.model = make_model(config, shape, self.device)
-        self.optimizer = AdamW(
+        self.optimizer = _AdamW(
             parameter_groups(self.model, config),
             lr=config.lr,
             betas=(config.beta1, config.beta2),
@@ -88,10 +100,14 @@ class Trainer:
         self.evaluated = -1  # the step of the last evaluation
         self.change: float | None = None  # how far the last update moved, where that is measured
         self.seconds = 0.0  # spent in updates
-        self.leaving: Callable[[], AbstractContextManager[None]] = nullcontext  # see update
+        self.left_by(StopSignals(at_once=False))
         self._take, self._measure = self._take_step, self._loss
-        recordable = config.precision != "float64"  # for which there are no kernels
-        if config.compile and recordable and not config.detect_anomaly:
+        # a GPU has no kernels for float64
+        if (
+            config.compile
+            and not config.detect_anomaly
+            and (self.device == "cpu" or config.precision != "float64")
+        ):
             self._take, self._measure = (
                 compile(function, device=self.device) for function in (self._take, self._measure)
             )
@@ -106,6 +122,10 @@ class Trainer:
         self.trained = sum(p.size for group in self.optimizer.param_groups for p in group["params"])
         self.tokens_per_step = config.accumulate * config.batch_size * config.block_size
 
+    def left_by(self, signals: StopSignals) -> None:
+        """Leave updates and evaluations half done when these signals come: Stopped is raised."""
+        self._signals, self.optimizer.begin = signals, signals.stay
+
     def update(self) -> None:
         """Take one step: accumulate gradients, clip, update.
 
@@ -114,8 +134,8 @@ class Trainer:
         float16, where they shrink the scale of the loss, when nothing is left of that. With
         ``detect_anomaly`` the first NaN or infinity raises it at once, and names its operation.
 
-        Forward and backward pass, which change nothing that lasts, run within the context that
-        ``leaving`` makes. If it raises Stopped the trainer is as it was before.
+        Left half done (see ``left_by``), before it changes parameters, it leaves the trainer as it
+        was.
         """
         started = time.perf_counter()
         lr = self.schedule(self.step)
@@ -128,7 +148,8 @@ class Trainer:
         draws, position = random.get_state(), self.batches.state_dict()
         try:
             batches, shares = self._next_batches()
-            loss, norm = self._take(batches, shares)
+            with self._signals.leaving():
+                loss, norm = self._take(batches, shares)
         except Stopped:
             random.set_state(draws)
             self.batches.load_state_dict(position)
@@ -150,7 +171,7 @@ class Trainer:
         This is what is recorded once and replayed (``gg.compile``): it looks at no values.
         """
         memory = {"recompute": self.config.recompute, "head_chunk": self.config.head_chunk or None}
-        with self.leaving(), self._watched():
+        with self._watched():
             self.optimizer.zero_grad()
             loss = backward(self.model, batches, shares, self.scaler, **memory)
         most = self.config.grad_clip or math.inf
@@ -194,14 +215,14 @@ class Trainer:
         return report
 
     def evaluate(self) -> float:
-        """Return the loss on the held-out windows; each batch runs within ``leaving``'s context."""
+        """Return the loss on the held-out windows."""
         x, y = self.held_out
         size = self.config.batch_size
         total = 0.0
         self.model.eval()
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
-            with self.leaving(), no_grad():
+            with self._signals.leaving(), no_grad():
                 total += float(self._measure(x[rows], y[rows])) * len(x[rows])
         return total / len(x)
 

@@ -113,7 +113,7 @@ class Session:
             StopSignals(plain) as signals,
             Progress(config.max_steps, trainer.step) as progress,
         ):
-            trainer.leaving = signals.leaving
+            trainer.left_by(signals)
             try:
                 while True:
                     if trainer.evaluation_due:

@@ -19,6 +19,7 @@ import pytest
 from gpugrad.train import checkpoint
 from gpugrad.train.folder import RunFolder
 
+STEP = "checkpoints/step-00000000"
 HERE = Path(__file__).parent
 TEXT = "".join(f"{i} times {i % 7} is {i * (i % 7)}\n" for i in range(150))
 SMALL = {
@@ -41,10 +42,15 @@ SMALL = {
 
 
 class Outcome(NamedTuple):
-    """How a command ended: `status` is its exit status, minus the signal that killed it."""
+    """How a command ended: `status` is its exit status, minus the signal that killed it.
+
+    phase: what it was at when it was struck. seconds: of CPU until then.
+    """
 
     status: int
     output: str
+    phase: str
+    seconds: float
 
 
 class Runs:
@@ -84,14 +90,12 @@ class Runs:
         """Start a run; arguments of worker.run by their names with a leading underscore."""
         options, given = self._options(out, settings)
         settings = {**SMALL, "data": self.text, **given}
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-        return self._run(["train", f"--out={out}", *flags], **options)
+        return self._run(["train", f"--out={out}", *flags(settings)], **options)
 
     def resume(self, out: Path, **settings: Any) -> Outcome:
         """Go on with a run."""
         options, given = self._options(out, settings)
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
-        return self._run(["train", "--resume", f"--out={out}", *flags], **options)
+        return self._run(["train", "--resume", f"--out={out}", *flags(given)], **options)
 
     def calls(self) -> list[str]:
         """Return the calls that changed files in the last command that had `_fault` or `_n`."""
@@ -111,9 +115,22 @@ class Runs:
         assert self._worker.stdout is not None
         self._worker.stdin.write(json.dumps(trial) + "\n")
         self._worker.stdin.flush()
-        answer = int(self._worker.stdout.readline())
+        answer, phases, seconds = json.loads(self._worker.stdout.readline())
         status = -os.WTERMSIG(answer) if os.WIFSIGNALED(answer) else os.WEXITSTATUS(answer)
-        return Outcome(status, self._output.read_text())
+        ahead = "resuming" if "--resume" in arguments else "starting"
+        return Outcome(status, self._output.read_text(), (phases or [ahead])[-1], seconds)
+
+
+def flags(settings: dict[str, Any]) -> list[str]:
+    """Return settings as arguments of `gpugrad train`."""
+    found = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            found.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            found.append(f"--{flag}={value}")
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -158,6 +175,13 @@ def results(out: Path) -> dict[str, Any]:
     return found
 
 
+def ending(found: dict[str, Any]) -> dict[str, Any]:
+    """Return of what a run left what does not depend on where it was stopped."""
+    last = max(path for path in found if path.startswith("checkpoints/step-"))[: len(STEP)]
+    names = ("metrics.jsonl", "sample.txt", "curve.svg", last)
+    return {path: value for path, value in found.items() if path.startswith(names)}
+
+
 def numbers(state: Any) -> Any:
     """Return a state in a form that can be compared; without times, and without its arrays."""
     if isinstance(state, dict):
@@ -178,6 +202,12 @@ def straight(runs) -> dict[str, Any]:
 
 
 KILLED = -signal.SIGKILL
+
+
+def pytest_addoption(parser) -> None:
+    """Add what `table.py` gives."""
+    parser.addoption("--trials", type=int, default=24, help="runs struck at random moments (24)")
+    parser.addoption("--strike-seed", type=int, default=1, help="of these moments (1)")
 
 
 def pytest_terminal_summary(terminalreporter, config) -> None:

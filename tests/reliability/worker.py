@@ -1,14 +1,17 @@
 """Run `gpugrad` again and again in forks of one process, under the faults of faults.c.
 
 Started with that library preloaded, so that a trial costs a fork and not an interpreter. Reads one
-trial per line of standard input and answers each with a line: the exit status as `waitpid` has it.
+trial per line of standard input and answers each with a line: the exit status as `waitpid` has it,
+what the run was at when it ended or was struck, and the CPU seconds until then.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import os
+import select
 import signal
 import sys
 import time
@@ -16,20 +19,64 @@ from typing import Any, NoReturn
 
 from gpugrad import cli, emulator
 from gpugrad.text import load_tokenizer
+from gpugrad.train import checkpoint
 from gpugrad.train.loop import Trainer
+from gpugrad.train.session import Session
+
+PHASES = {
+    "training": (Session, "train"),
+    "a step": (Trainer, "update"),
+    "an evaluation": (Trainer, "evaluate"),
+    "sampling": (Session, "_sample"),
+    "saving": (checkpoint, "save"),
+}
 
 
 def main() -> None:
     """Answer trials until standard input ends."""
+    inside = mmap.mmap(-1, len(PHASES))  # shared with forks: how deep they are in each phase
+    for number, (owner, name) in enumerate(PHASES.values()):
+        note_when_inside(inside, number, owner, name)
     library = ctypes.CDLL(os.environ["LD_PRELOAD"])
     library.faults_arm.argtypes = [ctypes.c_char_p] * 2 + [ctypes.c_long, ctypes.c_char_p]
     assert load_tokenizer  # so that forks need not import anything
     for line in sys.stdin:
         trial = json.loads(line)
+        seconds, signals = trial.pop("strike", (float("inf"), []))
+        inside[:] = bytes(len(PHASES))
         child = os.fork()
         if not child:
             run(library, **trial)
-        print(json.dumps(os.waitpid(child, 0)[1]), flush=True)
+        spent = wait(child, seconds)
+        phases = [phase for phase, depth in zip(PHASES, bytes(inside), strict=True) if depth]
+        for number in signals:
+            os.kill(child, number)
+            time.sleep(0.001)  # or two of a kind are one
+        print(json.dumps([os.waitpid(child, 0)[1], phases, spent]), flush=True)
+
+
+def wait(child: int, seconds: float) -> float:
+    """Wait until a child has ended, or has computed for so long; return for how long it has."""
+    clock, ended = (~child << 3) | 2, os.pidfd_open(child)  # Linux's clock of a process
+    spent = 0.0
+    while spent < seconds and not select.select([ended], [], [], 0.001)[0]:
+        spent = time.clock_gettime(clock)
+    os.close(ended)
+    return spent
+
+
+def note_when_inside(inside: Any, number: int, owner: Any, name: str) -> None:
+    """Count in ``inside[number]`` the calls of a function that have not ended."""
+    original = getattr(owner, name)
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        inside[number] += 1
+        try:
+            return original(*arguments, **named)
+        finally:
+            inside[number] -= 1
+
+    setattr(owner, name, noted)
 
 
 def run(

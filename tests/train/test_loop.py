@@ -112,7 +112,7 @@ def test_resumption_is_bit_identical(make_trainer, tmp_path, settings, first):
     reports = run(straight, 10)
     before = make_trainer(**settings)
     early = run(before, first)
-    path = before.save(tmp_path / "checkpoints")
+    path = before.snapshot(tmp_path / "checkpoints")()
     run(before, 1)  # what happens after saving changes nothing
     gg.manual_seed(99)
     after = make_trainer(**settings)
@@ -179,17 +179,21 @@ def test_what_is_left_half_done_never_was(make_trainer, work):
             raise Stopped
         return stop
 
-    @contextmanager
-    def stopped_within():
-        nonlocal lines
-        lines, before = 0, sys.gettrace()
-        sys.settrace(stop)
-        try:
-            yield
-        finally:
-            sys.settrace(before)
+    class Tracing(StopSignals):
+        @contextmanager
+        def leaving(self):
+            nonlocal lines
+            lines, self.before = 0, sys.gettrace()
+            sys.settrace(stop)
+            try:
+                yield
+            finally:
+                self.stay()
 
-    trainer.leaving = stopped_within
+        def stay(self):
+            sys.settrace(self.before)
+
+    trainer.left_by(Tracing())
     left = 0
     while True:
         left_at += 397
@@ -206,7 +210,7 @@ def test_what_is_left_half_done_never_was(make_trainer, work):
 def test_stopping_an_evaluation(make_trainer):
     trainer = make_trainer()
     with StopSignals(at_once=False) as signals:
-        trainer.leaving = signals.leaving
+        trainer.left_by(signals)
         assert trainer.evaluate() > 0
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(Stopped):

@@ -93,7 +93,10 @@ def reshape(x: Any, *shape: Any) -> Any:
     try:
         if not isinstance(x, registry.Tensor):
             x = registry.Tensor(x)
-        return _RESHAPE.of_one(x, {"shape": tuple(map(operator.index, shape))})
+        lengths = tuple(map(operator.index, shape))
+        if lengths and min(lengths) < -1:  # which NumPy takes for -1
+            raise ValueError("a length is -1, for what is left, or at least 0")
+        return _RESHAPE.of_one(x, {"shape": lengths})
     except REFUSALS as error:
         refuse(error, "reshape", {"x": x, "shape": shape})
 

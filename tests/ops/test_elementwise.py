@@ -29,6 +29,21 @@ def slope(f: Callable[..., Any], *values: float, order: int = 1) -> list[float]:
     return [g.item() for g in gg.grad(out, args)]
 
 
+@pytest.mark.parametrize(
+    "name", ["negative", "positive", "abs", "sign", "floor", "ceil", "trunc", "round", "square"]
+)
+def test_integers_stay_integers(name: str) -> None:
+    x = np.array([-3, 0, 2**62 + 1 if name != "square" else 5])  # float64 has no such number
+    out = getattr(gg, name)(gg.tensor(x))
+    assert out.dtype == gg.int64
+    np.testing.assert_array_equal(out.numpy(), getattr(np, name)(x))
+
+
+@pytest.mark.parametrize("name", ["isfinite", "isinf", "isnan"])
+def test_integers_are_finite(name: str) -> None:
+    assert getattr(gg, name)(gg.tensor([-3, 0])).tolist() == [name == "isfinite"] * 2
+
+
 # Where a derivative does not exist
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -99,6 +101,12 @@ def test_moments_and_dtypes(dtype):
     assert abs(u.mean() - 1) < 0.04
     assert u.min() >= -1
     assert u.max() < 3
+
+
+def test_a_process_begins_with_seed_0():
+    program = "import gpugrad; print(gpugrad.random.get_state())"
+    printed = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert printed == "{'seed': 0, 'offset': 0}\n"
 
 
 def test_defaults():

@@ -209,6 +209,7 @@ def test_astype_comes_back_in_the_old_dtype() -> None:
     [
         (lambda x: x.reshape(5, 5), ValueError, "reshape: .*shape=\\(5, 5\\)"),
         (lambda x: x.reshape(2.5), TypeError, "float"),
+        (lambda x: x.reshape(-2, 6), ValueError, "reshape: a length is -1.*shape=\\(-2, 6\\)"),
         (lambda x: gg.permute_dims(x, (0, 1)), ValueError, "permute_dims: axes"),
         (lambda x: gg.permute_dims(x, (0, 0, 1)), ValueError, "names an axis twice"),
         (lambda x: gg.swapaxes(x, 0, 3), IndexError, "axis2 3 is out of range"),

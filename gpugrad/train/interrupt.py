@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
+from ..cuda import recording
+
 
 class Stopped(BaseException):
     """A signal came while work was done that may be left half done: see StopSignals.leaving."""
@@ -47,7 +49,9 @@ class StopSignals:
     def leaving(self) -> Iterator[None]:
         """Context of work that may be left half done: a signal before or within raises Stopped.
 
-        Between any two lines of Python, that is: one call of NumPy comes to its end.
+        Between any two lines of Python, that is: one call of NumPy comes to its end. So does a step
+        that is being recorded, whose tensors are not themselves meanwhile; it is the first that a
+        process takes, so little is lost should there be no time for it.
         """
         if self.received:
             raise Stopped
@@ -64,7 +68,7 @@ class StopSignals:
     def _take(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         self._restore()
-        if self._leaving:
+        if self._leaving and recording.current() is None:
             raise Stopped
 
     def _restore(self) -> None:

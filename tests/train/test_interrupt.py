@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+import gpugrad as gg
 from gpugrad.train.interrupt import Stopped, StopSignals
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM]
@@ -91,3 +92,21 @@ def test_other_work_is_not_left(handled):
         assert struck(signals, signal.SIGTERM)
         with pytest.raises(Stopped):
             struck(signals, signal.SIGTERM)
+
+
+def test_a_step_is_recorded_to_its_end(handled):
+    x = gg.tensor([1.0, 2.0], requires_grad=True)
+
+    @gg.compile
+    def step():
+        y = (x * x).sum()
+        signal.raise_signal(signal.SIGTERM)
+        y.backward()
+        return y
+
+    with StopSignals() as signals:
+        with signals.leaving():
+            step()
+        assert signals.received is signal.SIGTERM
+        assert type(x) is gg.Tensor
+        assert x.grad.tolist() == [2.0, 4.0]

@@ -9,8 +9,8 @@ A function that makes its results by ``empty`` and ``zeros`` need not know which
 
 Called as it is, it returns new arrays. While ``gg.compile`` records it, what it asks for is noted
 (``Noted``), and in every replay it is handed parts of one arena (``Planned``). It should ask in the
-same order for the same shapes whenever it is called on arrays of the same shapes, and not within
-the pieces that threads share.
+same order for the same shapes whenever it is called on arrays of the same shapes. What it asks for
+within pieces that threads share is new: who takes which piece is chance.
 """
 
 from __future__ import annotations
@@ -102,3 +102,14 @@ def run_in(arrays: Sequence[np.ndarray], function: Any, args: Any, kwargs: Any) 
         return function(*args, **kwargs), planned.fits
     finally:
         _local.source = before
+
+
+class new:
+    """Context: what is asked for is new memory, as in pieces of work that threads share."""
+
+    def __enter__(self) -> None:
+        self._before = _local.source
+        _local.source = None
+
+    def __exit__(self, *error: object) -> None:
+        _local.source = self._before

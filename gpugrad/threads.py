@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import openblas
+from . import memory, openblas
 
 VARIABLE = "GPUGRAD_NUM_THREADS"
 _OTHERS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")  # what users set for NumPy's products
@@ -95,7 +95,7 @@ def for_rows(count: int, work: Callable[[int, int], Any], grain: int) -> None:
     if 0 < count <= grain:
         work(0, count)
     elif count:
-        with openblas.serial:
+        with openblas.serial, memory.new():
             _for_rows(count, work, grain)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
@@ -49,6 +50,12 @@ def zeros_laid_out_like(x: np.ndarray, width: int) -> np.ndarray:
     if order[3] != 3:
         return zeros(shape, x.dtype)
     return zeros(tuple([shape[axis] for axis in order]), x.dtype).transpose(np.argsort(order))
+
+
+@functools.lru_cache(maxsize=16)
+def _limit(height: int, dtype: np.dtype) -> np.ndarray:
+    """Return what scores on a diagonal are limited to: (height, height), inf on and below it."""
+    return np.where(np.tri(height, dtype=bool), math.inf, -math.inf).astype(dtype)
 
 
 Heads: TypeAlias = tuple[slice, slice]  # of the batch and of the heads
@@ -102,15 +109,14 @@ class Scores:
         self.dropout_p, self.draw = dropout_p, draw
         self.height = max(1, min(rows, max(16, TILE // max(keys, 1))))
         if is_causal:  # a lower tile skips more of what is hidden, in slower products
-            self.height = min(self.height, max(32, min(rows // 4, 128)))
+            self.height = min(self.height, max(64, min(rows // 4, 128)))
         heads = math.prod(self.shape[:2])
         self.group = max(1, TILE // max(self.height * keys, 1))  # heads in a tile
         if math.prod(self.shape) >= SHARED:  # so that there are two groups
             self.group = min(self.group, -(-heads // 2))
         self.largest = min(self.group, heads) * self.height * keys
         self.kept = not dropout_p and math.prod(self.shape) <= KEPT
-        below = np.tri(self.height, dtype=bool)
-        self.limit = np.where(below, math.inf, -math.inf).astype(self.query.dtype)
+        self.limit = _limit(self.height, self.query.dtype)
 
     def for_heads(self, work: Callable[[Heads, Iterator[Tile]], None]) -> None:
         """Call work(heads, tiles) for groups of heads, side by side, where a key is seen.

@@ -40,7 +40,7 @@ _LIBRARIES = {
     "safetensors",
     "tokenizers",
 } | sys.stdlib_module_names
-_NAMED = re.compile(r"[A-Za-z_][\w. ]*(\(.*\))?: ")
+_NAMED = re.compile(r"[A-Za-z_][\w.-]*( \w+)?(\(.*\))?: ")  # "sum: ", "in-place add: "
 
 
 def named(function: F, title: str | None = None, strict: bool = True) -> F:

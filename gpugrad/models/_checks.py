@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from .. import backend
@@ -20,6 +21,16 @@ def require_sizes(config: Any, *names: str) -> None:
         value = getattr(config, name)
         valid = type(value) is int and value >= 1
         require(where, valid, f"{name} must be an integer >= 1, got {value!r}")
+
+
+def require_flags(config: Any) -> None:
+    """Raise ValueError unless the fields that are True or False by default are one of the two."""
+    where = type(config).__name__
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if type(field.default) is bool:
+            valid = type(value) is bool
+            require(where, valid, f"{field.name} must be True or False, got {value!r}")
 
 
 def require_shares(config: Any, *names: str) -> None:

@@ -22,7 +22,7 @@ from ..nn import functional as F
 from ..nn.module import Module
 from ..registry import describe
 from ..tensor import Tensor
-from ._checks import require, require_floating, require_shares, require_sizes
+from ._checks import require, require_flags, require_floating, require_shares, require_sizes
 from ._files import Saved
 
 
@@ -50,6 +50,7 @@ class BagOfWordsConfig:
 
     def __post_init__(self) -> None:
         require_sizes(self, "vocab_size", "n_classes", "n_embd")
+        require_flags(self)
         sizes = all(type(size) is int and size >= 1 for size in self.hidden)
         message = f"hidden must be a tuple of integers >= 1, got {self.hidden!r}"
         require("BagOfWordsConfig", isinstance(self.hidden, tuple) and sizes, message)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from .. import backend
+from ._checks import require_flags
 
 Positions = Literal["learned", "sinusoidal", "rotary", "alibi", "relative"]
 Activation = Literal["gelu_tanh", "gelu", "swiglu"]
@@ -80,6 +81,9 @@ class GPTConfig:
                 raise ValueError(
                     f"GPTConfig: {name} must be one of {allowed}, got {getattr(self, name)!r}"
                 )
+        require_flags(self)
+        if self.final_norm not in (True, False, None):
+            raise ValueError(f"GPTConfig: final_norm must be a bool or None, got {self.final_norm}")
         if self.n_embd % self.n_head:
             raise ValueError(
                 f"GPTConfig: n_embd {self.n_embd} does not divide into n_head {self.n_head}; the "

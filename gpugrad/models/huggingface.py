@@ -20,7 +20,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as to_safetensors
 
 from .. import backend
-from ..text.files import atomic_write, parse_json
+from ..text.files import atomic_write, parse_json, read_small
 from .config import GPTConfig, parameter_count
 
 CONFIG = "config.json"
@@ -129,7 +129,7 @@ def read_config(
     if not path.is_file():
         raise FileNotFoundError(f"from_pretrained: there is no {path}")
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(read_small(path))
     except ValueError as error:
         raise ValueError(f"from_pretrained: {path} is truncated or not JSON: {error}") from error
     if not isinstance(content, dict):

@@ -25,7 +25,7 @@ from ..nn import functional as F
 from ..nn.module import Module
 from ..registry import describe
 from ..tensor import Tensor
-from ._checks import require_floating, require_sizes
+from ._checks import require_flags, require_floating, require_sizes
 from ._files import Saved
 
 
@@ -42,6 +42,7 @@ class LogisticRegressionConfig:
 
     def __post_init__(self) -> None:
         require_sizes(self, "n_features")
+        require_flags(self)
         require_floating(self)
 
 

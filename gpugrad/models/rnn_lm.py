@@ -24,7 +24,7 @@ from .. import ops
 from ..nn import GRU, LSTM, RNN, Dropout, Embedding, Linear, Parameter, init
 from ..tensor import Tensor
 from . import decoding
-from ._checks import require, require_floating, require_shares, require_sizes
+from ._checks import require, require_flags, require_floating, require_shares, require_sizes
 from ._language_model import TrainedLM
 
 Cell = Literal["rnn", "gru", "lstm"]
@@ -58,6 +58,7 @@ class RNNLMConfig:
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "n_embd", "n_layer") + ("n_hidden",) * (self.n_hidden is not None)
         require_sizes(self, *sizes)
+        require_flags(self)
         known = get_args(Cell)
         message = f"cell must be one of {', '.join(known)}, got {self.cell!r}"
         require("RNNLMConfig", self.cell in known, message)

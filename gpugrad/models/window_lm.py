@@ -22,7 +22,7 @@ from .. import ops
 from ..nn import Dropout, Embedding, Linear, Parameter, init
 from ..tensor import Tensor
 from . import decoding
-from ._checks import require_floating, require_shares, require_sizes
+from ._checks import require_flags, require_floating, require_shares, require_sizes
 from ._language_model import TrainedLM
 
 
@@ -47,6 +47,7 @@ class WindowLMConfig:
 
     def __post_init__(self) -> None:
         require_sizes(self, "vocab_size", "window", "n_embd", "n_hidden")
+        require_flags(self)
         require_shares(self, "dropout")
         require_floating(self)
 

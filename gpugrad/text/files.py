@@ -71,6 +71,15 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
 
 
+def read_small(path: str | os.PathLike[str], largest: int = 2**28) -> bytes:
+    """Return what is in a file that describes something; ValueError when it is larger than that."""
+    with open(path, "rb") as file:
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise ValueError(f"{path} has more than {largest} bytes: it cannot be what it should be")
+    return data
+
+
 def parse_json(data: bytes | str) -> Any:
     """Return what JSON from anywhere says; ValueError for all that is not plain JSON.
 

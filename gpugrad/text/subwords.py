@@ -7,12 +7,12 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from gpugrad.text.files import read_small
 from gpugrad.text.protocol import Ids, Tokenizer, check_ids, require_text
 
 _LINE_END = re.compile(r"(?<=\S)\n(?=\S)")
@@ -53,7 +53,7 @@ class SubwordTokenizer(Tokenizer):
     def load(cls: type[Self], path: str | os.PathLike[str]) -> Self:
         """Read a tokenizer.json, such as `save` or the `tokenizers` library writes."""
         try:
-            return cls(Path(path).read_bytes().decode())
+            return cls(read_small(path).decode())
         except ValueError as error:
             raise ValueError(f"{cls.__name__}.load: {path}: {error}") from error
 

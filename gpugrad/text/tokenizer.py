@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gpugrad.text.bpe import BPETokenizer
-from gpugrad.text.files import parse_json
+from gpugrad.text.files import parse_json, read_small
 from gpugrad.text.protocol import Ids, Tokenizer, check_ids, require_text
 from gpugrad.text.wordpiece import WordPieceTokenizer
 
@@ -156,7 +155,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     Raises ValueError when the file is truncated, damaged, or something else.
     """
     try:
-        text = Path(path).read_bytes().decode()
+        text = read_small(path).decode()
         description = parse_json(text)
     except ValueError as error:
         raise ValueError(f"load_tokenizer: {path} is truncated or not JSON: {error}") from error

@@ -30,7 +30,7 @@ from ml_dtypes import bfloat16
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ..text.files import leftovers, naming, parse_json, sync_folder, temporary_name
+from ..text.files import leftovers, naming, parse_json, read_small, sync_folder, temporary_name
 from .seal import is_intact, sealed
 from .state import Place, put, take_arrays
 
@@ -40,7 +40,6 @@ TENSORS = "tensors.safetensors"
 STATE = "state.json"
 
 _NAME = re.compile(r"step-(\d{8,})")
-_LARGEST = 2**28  # bytes of a state.json: a state of millions of plain values is none of ours
 
 
 class CheckpointError(ValueError):
@@ -241,10 +240,9 @@ def _restored(array: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
 def _read_content(path: Path) -> dict[str, Any]:
     folder = path.parent
     try:
-        size = path.stat().st_size
-        if size > _LARGEST:
-            raise CheckpointError(f"checkpoint {folder} is damaged: {STATE} has {size} bytes")
-        data = path.read_bytes()
+        data = read_small(path)
+    except ValueError as error:  # a state of millions of plain values is none of ours
+        raise CheckpointError(f"checkpoint {folder} is damaged: {error}") from error
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"checkpoint {folder} is incomplete: {STATE} is missing") from None
     try:

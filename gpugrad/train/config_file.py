@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..text.files import parse_json
+from ..text.files import parse_json, read_small
+
+_DEEPEST = 20  # settings are a flat table, two levels at most
 
 
 def read_config_file(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -18,7 +20,7 @@ def read_config_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode()
+        text = read_small(path).decode()
         values = _parse(text, path.suffix.lower())
     except RecursionError:
         raise ValueError(f"configuration file {path}: it is nested too deeply") from None
@@ -45,7 +47,21 @@ def _parse(text: str, suffix: str) -> Any:
                 'pip install "gpugrad[yaml]"; TOML and JSON need nothing'
             ) from error
         try:
+            _refuse_deep(yaml, text)
             return yaml.safe_load(text) or {}
         except yaml.YAMLError as error:
             raise ValueError(f"not YAML: {error}") from error
     raise ValueError(f"the suffix {suffix!r} is unknown; use .toml, .json, .yaml or .yml")
+
+
+def _refuse_deep(yaml: Any, text: str) -> None:
+    """Raise ValueError for YAML nested deeper than settings are.
+
+    PyYAML takes time that grows with the square of the depth: a minute for 20,000 brackets.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError("it is nested too deeply")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..engine import no_grad
 from ..models import GPT
 from ..text import atomic_write, fixed_windows
-from ..text.files import parse_json
+from ..text.files import parse_json, read_small
 from .data import Ids, open_data
 from .folder import RunFolder
 from .sampling import load_run
@@ -94,7 +94,7 @@ def _read(folder: RunFolder) -> Evaluation | None:
     if not folder.test.exists():
         return None
     try:
-        match parse_json(folder.test.read_bytes()):
+        match parse_json(read_small(folder.test)):
             case {"step": int(step), "loss": float(loss), "tokens": int(tokens)}:
                 return Evaluation("test", step, loss, tokens)
         raise ValueError("step, loss or tokens is missing or no number")

@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import __version__
 from ..text import atomic_write
-from ..text.files import leftovers, parse_json
+from ..text.files import leftovers, parse_json, read_small
 from . import checkpoint
 from .seal import is_intact, sealed
 
@@ -95,7 +95,7 @@ class RunFolder:
         if not self.config.exists():
             raise FileNotFoundError(f"{self.path} holds no run: there is no {self.config}")
         try:
-            data = self.config.read_bytes()
+            data = read_small(self.config)
             description = parse_json(data)
         except ValueError as error:
             raise ValueError(f"{self.config} is not JSON: {error}") from error
@@ -123,8 +123,15 @@ class RunFolder:
         """Make the folder and keep other processes from training in it until this one ends.
 
         However it ends: the lock goes with the process. What a killed one left half-written is
-        removed. Raises RuntimeError when another one is training here.
+        removed. Raises RuntimeError when another one is training here, ValueError when the folder
+        or one of its files is a symbolic link: what is written here stays here.
         """
+        for path in (self.path, *self._files()):
+            if path.is_symlink():
+                raise ValueError(
+                    f"{path} is a symbolic link, which a run does not follow: give what it points "
+                    f"to, {path.resolve()}, or remove it"
+                )
         self.path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDONLY)
         try:

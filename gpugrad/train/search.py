@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..text import atomic_write
-from ..text.files import parse_json
+from ..text.files import parse_json, read_small
 from . import session
 from .config import TrainConfig, resolve
 from .folder import RunFolder
@@ -219,7 +219,7 @@ class Search:
         if not self._file.exists():
             return
         try:
-            found = parse_json(self._file.read_bytes())
+            found = parse_json(read_small(self._file))
         except ValueError as error:
             raise ValueError(f"{self._file} is not JSON: {error}") from error
         match found:

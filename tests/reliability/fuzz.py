@@ -35,7 +35,8 @@ if __name__ == "__main__":
 else:
     from .readers import READERS, Reader
 
-SECONDS = 10  # a case may take
+SECONDS = 5  # of the processor a case may take
+PATIENCE = 120  # seconds on the clock, for what waits
 MEMORY = 2**30  # bytes that all cases together may need more than what was there before
 VALUES: list[Any] = [
     -1, 0, 1, 2**31, 2**63, 2**64, -(2**63) - 1, 10**30, 1e308, -0.0, 0.1, None, True, "", "x",
@@ -163,16 +164,23 @@ def limits() -> Iterator[None]:
 
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    before = signal.signal(signal.SIGALRM, stop)
+    before = [signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)]
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, hard))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        allow(0, 0)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in zip((signal.SIGPROF, signal.SIGALRM), before, strict=True):
+            signal.signal(number, handler)
+
+
+def allow(seconds: float = SECONDS, patience: float = PATIENCE) -> None:
+    """Let what comes now take so long and no longer, within `limits`."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, patience)
 
 
 def fuzz(
@@ -195,7 +203,7 @@ def fuzz(
         with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError):
             data = data if reader.mend is None else reader.mend(data, path)
         path.write_bytes(data)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        allow()
         try:
             reader.read(path)
             outcome = "read"
@@ -207,7 +215,7 @@ def fuzz(
             outcome = "wrong"
             findings.append(Finding(name, case, f"{type(error).__name__}: {error}", data))
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            allow(0, 0)
         if path.read_bytes() != data:
             outcome = "wrong"
             findings.append(Finding(name, case, "the file was changed", data))

@@ -28,6 +28,10 @@ def test_every_file_is_declared():
     assert {s.name for s in SHIPPED} == {path.name for path in source.folder().glob("*.cu")}
 
 
+def test_kernels_take_arrays_of_any_size():
+    assert [s.name for s in SHIPPED if not s.large] == ["sort_ids.cu"]
+
+
 @pytest.mark.parametrize(("found", "variant", "arch"), JOBS)
 def test_no_kernel_grows(found: Source, variant: Mapping[str, object], arch: str):
     measured = lock.measure(found, variant, arch)

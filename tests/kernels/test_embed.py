@@ -46,6 +46,7 @@ def test_agrees_with_the_spec(size, dtype):
     assert launched["embed_forward"] == len(emulator.SWEEP)
     assert not launched["embedding_forward"]
     np.testing.assert_array_equal(found[0], results(parts, inputs, start, dtype)[0])
+    assert not np.delete(found[2], slice(start, start + size[1]), axis=0).any()
     with emulator.enabled():
         testing.assert_implements(
             lambda *tables: embed(inputs[0], *tables, start),

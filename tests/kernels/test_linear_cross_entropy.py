@@ -100,14 +100,16 @@ def test_a_chunk_of_everything_is_no_chunk():
             assert [a.tobytes() for a in found] == expected
 
 
-@pytest.mark.parametrize("chunk", [None, 4])
+@pytest.mark.parametrize(
+    "statics", [{}, {"chunk": 4}, {"reduction": "none"}], ids=["whole", "chunks", "none"]
+)
 @dtypes
-def test_a_gradient_alone_has_the_same_bits(dtype, chunk):
+def test_a_gradient_alone_has_the_same_bits(dtype, statics):
     inputs = drawn(9, 4, 11)
     with emulator.enabled():
-        loss, dx, dweight = results(inputs, dtype, chunk=chunk)
+        loss, dx, dweight = results(inputs, dtype, **statics)
         for wanted, expected in (((True, False), [loss, dx]), ((False, True), [loss, dweight])):
-            found = results(inputs, dtype, wanted, chunk=chunk)
+            found = results(inputs, dtype, wanted, **statics)
             assert [a.tobytes() for a in found] == [a.tobytes() for a in expected]
 
 

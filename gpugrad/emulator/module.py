@@ -207,7 +207,8 @@ def _memory(kernel: str, parameter: str, value: Any) -> np.ndarray:
     if not isinstance(value, Strided):
         return value
     base = backend.memory_base(value.array)
-    if not base.flags.forc:
+    base = base.transpose(sorted(range(base.ndim), key=lambda axis: -base.strides[axis]))
+    if not base.flags.c_contiguous:
         raise ValueError(
             f"kernel {kernel!r}, argument {parameter!r}: the array is a view of memory with gaps; "
             "copy it"

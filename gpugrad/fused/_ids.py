@@ -47,9 +47,10 @@ def refuse_out_of_range(
     """
     array = ids._data
     if backend.is_numpy(array):
-        recording.as_one(_refuse, op, name, array, count, what, allowed)
+        _refuse(op, name, array, count, what, allowed)
 
 
+@recording.whole
 def _refuse(
     op: str, name: str, array: np.ndarray, count: int, what: str, allowed: int | None
 ) -> None:

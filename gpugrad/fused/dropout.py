@@ -34,9 +34,10 @@ def _dropped(xp: Any, x: Any, p: float, draw: Draw, residual: Any = None) -> Any
     """Return dropout of x, added to the residual if there is one."""
     if x.size and active(xp) and cuda.fits(x):
         return _launched(xp, x, p, draw, residual)
-    return recording.as_one(_computed, xp, x, p, draw, residual)
+    return _computed(xp, x, p, draw, residual)
 
 
+@recording.whole
 def _computed(xp: Any, x: Any, p: float, draw: Draw, residual: Any) -> Any:
     """Return the same by the array library."""
     keep = keep_mask(xp, draw.seed, draw.offset, x.size, p, draw.state).reshape(x.shape)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend, cuda
-from ..memory import zeros
+from ..memory import empty, zeros
 from ..ops import where
 from ..registry import Sample, describe
 from ..tensor import Tensor
@@ -29,7 +29,9 @@ from .base import Cost, Implementation, fused
 def _forward(
     ids: np.ndarray, weight: np.ndarray, padding_idx: int | None
 ) -> tuple[np.ndarray, tuple]:
-    return weight.take(ids.astype(np.intp, copy=False), axis=0), ()
+    out = empty((*ids.shape, weight.shape[1]), weight.dtype)
+    # the ids were checked; in any other mode NumPy copies the result
+    return weight.take(ids.astype(np.intp, copy=False), axis=0, out=out, mode="clip"), ()
 
 
 def _backward(

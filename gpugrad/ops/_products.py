@@ -51,7 +51,14 @@ def product(x: Any, y: Any) -> Any:
     """Return ``matmul`` of arrays; in a step that is being recorded that is a launch."""
     if x.__class__ is np.ndarray and y.__class__ is np.ndarray:
         return matmul(x, y)
-    return recording.as_one(matmul, x, y)
+    return recording.as_one(_matmul, x, y)
+
+
+def _matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return ``matmul`` in memory that the step has laid out."""
+    batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    shape = (*batch, x.shape[-2], y.shape[-1])
+    return matmul(x, y, memory.empty(shape, np.result_type(x, y)))
 
 
 def affine(x: np.ndarray, y: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -60,7 +67,8 @@ def affine(x: np.ndarray, y: np.ndarray, bias: np.ndarray) -> np.ndarray:
         out = memory.empty((len(x), y.shape[1]), x.dtype)
         _in_pieces(x, y, out, bias)
     else:
-        out = matmul(x, y)
+        dtype = x.dtype if x.dtype == y.dtype else np.result_type(x, y)
+        out = matmul(x, y, memory.empty((len(x), y.shape[1]), dtype))
         out += bias
     return out
 

@@ -24,13 +24,13 @@ import math
 import operator
 import threading
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from .. import backend, memory
+from .. import memory
 from ..cuda import recording
 from ..threads import for_rows
 from . import _random as kernels
@@ -59,20 +59,7 @@ def blocks_used(n: int, words_per_element: int = 1) -> int:
     return -(-n * words_per_element // 4)
 
 
-def _replayable(draw: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a draw that is one launch of a step which is recorded for NumPy."""
-
-    @wraps(draw)
-    def drawn(xp: ModuleType, *args: Any, **kwargs: Any) -> Any:
-        state = kwargs.get("state", args[-1])
-        if state is not None and state.__class__ is not int and backend.is_numpy(state):
-            return recording.as_one(draw, xp, *args, **kwargs)
-        return draw(xp, *args, **kwargs)
-
-    return drawn
-
-
-@_replayable
+@recording.whole
 def philox_uint32(xp: ModuleType, seed: int, offset: int, n: int, state: Any = None) -> Any:
     """Words 0 to n of the draw, (n,) uint32."""
     draw = _draw("philox_uint32", seed, offset, n, 1, state)
@@ -87,7 +74,7 @@ def philox_uint32(xp: ModuleType, seed: int, offset: int, n: int, state: Any = N
     return out
 
 
-@_replayable
+@recording.whole
 def uniform(
     xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.float32, state: Any = None
 ) -> Any:
@@ -106,7 +93,7 @@ def uniform(
     return out
 
 
-@_replayable
+@recording.whole
 def normal(
     xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.float32, state: Any = None
 ) -> Any:
@@ -157,7 +144,7 @@ def normal(
     return out
 
 
-@_replayable
+@recording.whole
 def keep_mask(xp: ModuleType, seed: int, offset: int, n: int, p: float, state: Any = None) -> Any:
     """Dropout mask, (n,) bool: True, meaning keep, where word >= round(p * 2**32).
 
@@ -180,7 +167,7 @@ def keep_mask(xp: ModuleType, seed: int, offset: int, n: int, p: float, state: A
     return mask
 
 
-@_replayable
+@recording.whole
 def randint(
     xp: ModuleType, seed: int, offset: int, n: int, low: int, high: int, state: Any = None
 ) -> Any:

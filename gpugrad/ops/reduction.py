@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import backend
 from ..boundary import REFUSALS, refuse
+from ..cuda import recording
 from ..registry import OPS, Sample, primitive
 from . import elementwise as ew
 from ._axes import Axis, count, kept, normalize_axes
@@ -109,6 +110,7 @@ def _others_product(x: Any, axis: Axis, xp: Any) -> Any:
     return xp.transpose(others, [order.index(i) for i in range(len(order))])
 
 
+@recording.whole
 def _prod_rule(g: Any, x: Any, out: Any, axis: Axis, keepdims: bool, xp: Any) -> Any:
     g = _expanded(g, x.shape, axis, keepdims, xp)
     if (x == 0).any():
@@ -204,6 +206,7 @@ def std(xp, x, axis=None, correction=0, keepdims=False):
     return xp.sqrt(_var(xp, x, axis, correction, keepdims)).astype(x.dtype)
 
 
+@recording.whole
 def _norm(xp: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
     wide = x.astype(backend.float32) if x.dtype in backend.NARROW else x
     out = xp.sqrt(xp.sum(wide * wide, axis=axis, keepdims=keepdims))
@@ -326,6 +329,7 @@ def _running_total(g: Any, axis: int, xp: Any) -> Any:
     return xp.flip(xp.cumsum(xp.flip(wide, axis=axis), axis=axis), axis=axis)
 
 
+@recording.whole
 def _cumulative_prod_rule(g: Any, x: Any, out: Any, axis: int, xp: Any) -> Any:
     if not (x == 0).any():
         return _running_total(g * out, axis, xp) / x

@@ -48,7 +48,7 @@ from .notes import (
     wraps,
 )
 from .numpy_buffer import NumpyTrace
-from .numpy_calls import as_one, changing
+from .numpy_calls import as_one, changing, whole
 from .shadow import array_at
 from .trace import Launch, Trace, active, recording
 
@@ -94,6 +94,7 @@ __all__ = [
     "touches",
     "unnoticed",
     "uses",
+    "whole",
     "wraps",
     "xp",
 ]

@@ -8,6 +8,7 @@ functions are copied there.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,16 @@ def as_one(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     not. It must not change its arguments: see ``changing``.
     """
     return changing((), function, *args, **kwargs)
+
+
+def whole(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function as one launch of whatever step is recorded for NumPy: see ``as_one``."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return as_one(function, *args, **kwargs)
+
+    return run
 
 
 def changing(

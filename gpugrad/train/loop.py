@@ -345,12 +345,11 @@ class Trainer:
         losses = [None if loss is None else float(loss) for loss in self._losses]
         norms = [None if norm is None else float(norm) for norm in self._norms]
         for i, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
-            if norm is not None and math.isfinite(norm):
-                assert loss is not None
+            if norm is None or not math.isfinite(norm):
+                norms[i] = None
+                losses[i] = loss if loss is not None and math.isfinite(loss) else None
+            elif loss is not None:
                 self._require_finite("loss", loss, self.step - len(losses) + i + 1)
-                continue
-            norms[i] = None
-            losses[i] = loss if loss is not None and math.isfinite(loss) else None
         return losses, norms
 
     def _check_skipped(self) -> float | None:
@@ -417,8 +416,10 @@ def backward(
     With the share of all targets that a batch holds, every target counts the same wherever it
     stands, so a step does not depend on how its windows are cut into batches. ``shares`` (batches,)
     is floating. With a scaler the gradient is that of the scaled loss. ``memory`` are ``recompute``
-    and ``head_chunk`` of GPT.loss.
+    and ``head_chunk`` of GPT.loss. Raises ValueError without any batch.
     """
+    if not batches:
+        raise ValueError("backward: no target counts in any batch, so there is no mean loss")
     shares, total = asarray(shares), None
     for i, (x, y) in enumerate(batches):
         loss = model.loss(x, y, **memory)

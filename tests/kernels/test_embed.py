@@ -80,8 +80,11 @@ def test_a_gradient_alone_has_the_same_bits():
     with emulator.enabled("checked"):
         _, *together = results(embed, inputs, start)
         for k, wanted in enumerate([(True, False), (False, True)]):
+            before = cuda.launches.copy()
             _, alone = results(embed, inputs, start, wanted=wanted)
             assert alone.tobytes() == together[k].tobytes()
+            added = [name for name in cuda.launches - before if "column_sums" in name]
+            assert bool(added) == wanted[1]  # the positions' gradient
 
 
 @dtypes

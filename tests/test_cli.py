@@ -173,7 +173,7 @@ def test_output_that_nobody_reads_any_more(here):
     assert train("--max-steps", "4") == 0
     command = f"{sys.executable} -m gpugrad sample run --max-new-tokens 3000 | head -c 5"
     result = subprocess.run(
-        command, shell=True, env=environment(), capture_output=True, text=True, timeout=60
+        ["/bin/sh", "-c", command], env=environment(), capture_output=True, text=True, timeout=60
     )
     assert (len(result.stdout), result.stderr) == (5, "")
 

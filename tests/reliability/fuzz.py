@@ -44,11 +44,12 @@ VALUES: list[Any] = [
     {"x": {}}, [None], "nan", "1e999",
 ]  # fmt: skip
 PIECES = [
-    b"NaN", b"Infinity", b"-Infinity", b"1e999", b"9" * 400, b"[" * 5000, b'{"a":' * 5000, b"\x00",
-    b"\xff\xfe", b"\xed\xa0\x80", b"\r\n", b'"', b"}", b"{}", b"[]", b"null", b"-1", b"0", b"\xff" * 8,
-    struct.pack("<Q", 2**63), struct.pack("<Q", 2**30), b'{"x":1,"x":2}', b"&a [*a, *a]", b"!!python",
-    b"!!python/object/apply:os.system ['true']", b"\x80\x04\x95", b"--config", b"\n--seed\n",
-]  # fmt: skip
+    *(b"NaN", b"Infinity", b"-Infinity", b"1e999", b"9" * 400, b"null", b"-1", b"0", b"{}", b"[]"),
+    *(b"[" * 5000, b'{"a":' * 5000, b"- " * 5000, b'{"x":1,"x":2}', b'"', b"}", b"&a [*a, *a]"),
+    *(b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"\r\n", b"\xff" * 8, b"\x80\x04\x95"),
+    *(struct.pack("<Q", 2**63), struct.pack("<Q", 2**30), b"--config", b"\n--seed\n"),
+    *(b"!!python", b"!!python/object/apply:os.system ['true']"),
+]
 _VALUE = re.compile(rb'-?\d+(\.\d+)?|true|false|null|"[^"\n]{0,40}"')
 
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from . import _startup
+from . import _startup, live
 from .cuda.source import shipped
 from .flags import make_parser
 from .generate import log_probability
@@ -30,6 +30,12 @@ from .train.sampling import beam_text, load_model, opening, sample_text
 
 # What a wrong flag, file or machine raises; while training, an error is a bug and shows its trace.
 _MISTAKES = (ValueError, TypeError, OSError, RuntimeError, ImportError)
+
+_LESS_MEMORY = (
+    "The last checkpoint is sound. Less memory is needed by a new run with a smaller --batch-size "
+    "(and as many times more --accumulate, which gives the same gradients), and by this one, "
+    "resumed, with --recompute block, --head-chunk 256 or --no-async-save."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,6 +80,9 @@ def _interruptible(run: Callable[[], int]) -> int:
     except _Terminated:
         print("terminated", file=sys.stderr)
         return 128 + signal.SIGTERM
+    except MemoryError as error:
+        print(f"gpugrad: {live.explained(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -117,6 +126,8 @@ def _train(given: argparse.Namespace) -> int:
             return _refuse("train", error)
         try:
             stopped = run.train()
+        except MemoryError as error:
+            return _refuse("train", f"{live.explained(error)}\n{_LESS_MEMORY}")
         except DivergedError as error:
             return _refuse("train", f"{error}; the last checkpoint is sound. A lower --lr may help")
         except BrokenPipeError:  # an OSError, but no mistake
@@ -266,9 +277,10 @@ def _bench(arguments: Sequence[str]) -> int:
 
 
 def _doctor(given: argparse.Namespace) -> int:
-    report = importlib.import_module("gpugrad.doctor").examine()  # which nothing else needs
+    name = "gpugrad.doctor.determinism" if given.determinism else "gpugrad.doctor"
+    report = importlib.import_module(name).examine()  # which nothing else needs
     print(report.to_json() if given.json else report.to_text())
-    return 0 if report.cpu else 1
+    return 0 if report.works else 1
 
 
 @contextlib.contextmanager

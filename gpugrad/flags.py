@@ -175,6 +175,12 @@ def _add_doctor(commands: Any) -> argparse.ArgumentParser:
         help="what works here, what is missing",
         description="Check Python, NumPy and the way to a GPU. Exit status 0: the CPU works.",
     )
+    parser.add_argument(
+        "--determinism",
+        action="store_true",
+        help="instead train a small GPT in many ways, to see whether one seed gives the same bits; "
+        "exit status 1 if not",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
 

@@ -27,6 +27,11 @@ class Report(NamedTuple):
     cpu: bool
     cuda: bool
 
+    @property
+    def works(self) -> bool:
+        """Whether gpugrad can be used."""
+        return self.cpu
+
     def to_json(self) -> str:
         """Return the report as JSON."""
         checks = [check._asdict() for check in self.checks]

@@ -416,7 +416,10 @@ def _sweeping(create_graph: bool) -> Iterator[None]:
     mode = enable_grad() if create_graph else no_grad()
     watched = state.watch.sweeping() if state.watch is not None else contextlib.nullcontext()
     with mode, watched, np.errstate(all="ignore"):
-        yield
+        try:
+            yield
+        except MemoryError as error:
+            raise registry.out_of_memory(error, "backward") from error
 
 
 def backward(

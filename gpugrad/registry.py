@@ -33,6 +33,7 @@ Rule = Callable[..., Any]
 OPS: dict[str, Op] = {}
 lift: Callable[[Sequence[Any]], None] | None = None  # while some thread records: see `lifting`
 Tensor: Any = None  # the class that holds results: tensor.py defines it and sets this
+out_of_memory: Any = None  # explains an error: live.py sets this
 recorded: Any = None  # gpugrad's own operations as a namespace: ops/__init__.py sets this
 
 # what a pullback may ask about an argument without keeping its array, as x_shape, x_dtype, x_device
@@ -331,7 +332,7 @@ class Op:
         )
         try:
             out = self.forward(xp, *arrays, **statics)
-        except (ValueError, TypeError, IndexError) as error:
+        except (ValueError, TypeError, IndexError, MemoryError) as error:
             raise explained(error, self.title, self.arguments, arrays, statics) from error
         if out.__class__ is not np.ndarray and isinstance(out, np.generic):
             out = np.asarray(out)
@@ -354,7 +355,7 @@ class Op:
         xp = np if data.__class__ is np.ndarray else backend.xp_of(data)
         try:
             out = self.forward(xp, data, **statics)
-        except (ValueError, TypeError, IndexError) as error:
+        except (ValueError, TypeError, IndexError, MemoryError) as error:
             raise explained(error, self.title, self.arguments, (data,), statics) from error
         if out.__class__ is not np.ndarray and isinstance(out, np.generic):
             out = np.asarray(out)
@@ -621,6 +622,8 @@ def explained(
     """Return an error of the same kind that names the operation and what it was given."""
     parts = [f"{n}: {describe(v)}" for n, v in zip(names, values, strict=True)]
     parts += [f"{key}={value!r}" for key, value in statics.items() if value is not None]
+    if isinstance(error, MemoryError):
+        return out_of_memory(error, f"{name} ({', '.join(parts)})")
     kind = next(k for k in (IndexError, TypeError, ValueError) if isinstance(error, k))
     return kind(f"{name}: {error} ({', '.join(parts)})")
 

@@ -122,7 +122,7 @@ class Fused:
                 if chosen == "numpy":
                     forward = _as_launch(self.name, forward)
                 out, residuals = forward(*arrays, **statics)
-        except (ValueError, TypeError, IndexError) as error:
+        except (ValueError, TypeError, IndexError, MemoryError) as error:
             raise explained(error, self.name, self.arguments, arrays, statics) from error
         wanted = tuple(
             a is not None and a._requires_grad and name in self.differentiable

@@ -32,7 +32,7 @@ def unary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any]
             if data.__class__ is ndarray and data.dtype.kind == "f" and registry.lift is None:
                 try:
                     out = numpy_function(data)
-                except TypeError:  # which it will be again, and then said in our words
+                except (TypeError, MemoryError):  # again it will be, then said in our words
                     return general(x)
                 if out.__class__ is not ndarray:
                     out = asarray(out)
@@ -70,7 +70,7 @@ def binary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any
                     return general(x, y)
                 try:
                     out = numpy_function(xd, yd)
-                except ValueError:
+                except (ValueError, MemoryError):
                     return general(x, y)
                 if out.__class__ is not ndarray:
                     out = asarray(out)
@@ -101,7 +101,7 @@ def binary_function(op: Op, numpy_function: Callable[..., Any]) -> Callable[[Any
             ):
                 try:
                     out = numpy_function(xd, y)
-                except OverflowError:  # of an integer that no float can hold
+                except (OverflowError, MemoryError):  # of an integer no float can hold
                     return general(x, y)
                 if out.__class__ is not ndarray:
                     out = asarray(out)

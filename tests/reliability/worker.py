@@ -11,10 +11,12 @@ import ctypes
 import json
 import mmap
 import os
+import resource
 import select
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any, NoReturn
 
 from gpugrad import cli, emulator
@@ -90,12 +92,14 @@ def run(
     within: list[Any] | None = None,
     backwards: bool = False,
     emulated: bool = False,
+    room: int = 0,
 ) -> NoReturn:
     """Run a command in this process, which is a fork, and leave it.
 
     output: the file that takes what it prints. fault, n: see faults.c; `log` lists the calls.
     within: [method of Trainer, step, signals]: send these signals in the midst of that method.
     backwards: let the clock of the wall run that way.
+    room: how many bytes of memory there are for what is not in memory yet.
     """
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for stream in (1, 2):
@@ -105,6 +109,10 @@ def run(
     try:
         if within:
             strike_within(*within)
+        if room:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            most = pages * resource.getpagesize() + room
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
         if backwards:
             hours = iter(range(10**9, 0, -3600))
             time.time = lambda: float(next(hours))

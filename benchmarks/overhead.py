@@ -8,7 +8,7 @@ summing a broadcast gradient, of accumulating where a value was used more than o
 is the overhead. Both have to give the same bits. Python's garbage collector runs as it does for
 users, and the fixed cost of one ``backward()`` is spread over the chain. All times are CPU times,
 which other programs disturb less than the clock on the wall. ``--check`` exits with 1 if a row is
-over its budget.
+over its budget. A compiled step is compared with the NumPy calls that it replays.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import numpy as np
 import gpugrad as gg
 
 BUDGET_NS = 2500.0  # forward + backward of one operation
+REPLAY_BUDGET_NS = 300.0  # one launch of a compiled step
 IMPORT_BUDGET_MS = 100.0
 LENGTH = 400  # operations in a chain
 
@@ -243,6 +244,44 @@ def measure_operation(case: Case, rounds: int) -> dict[str, Any]:
     }
 
 
+def measure_replay(rounds: int) -> dict[str, Any]:
+    """Return the row of one launch of a compiled step, in nanoseconds.
+
+    The fixed cost of a call, copying the argument and the result among it, is spread over the
+    launches.
+    """
+    w = np.full(8, 0.99, np.float32)
+    x = np.ones(8, np.float32)
+    factor = gg.tensor(w)
+
+    @gg.compile
+    def step(y: gg.Tensor) -> gg.Tensor:
+        for _ in range(LENGTH):
+            y = y * factor
+        return y
+
+    out = np.empty_like(x)
+
+    def numpy() -> np.ndarray:
+        y = x
+        for _ in range(LENGTH):
+            y = np.multiply(y, w, out=out)
+        return y
+
+    np.testing.assert_array_equal(step(x).numpy(), numpy())
+    timings = harness.compare(
+        {"gpugrad": lambda: step(x), "numpy": numpy}, rounds=rounds, clock=time.thread_time
+    )
+    scale = 1e9 / LENGTH
+    return {
+        "what": "launch of a compiled step",
+        "unit": "ns",
+        "numpy": timings["numpy"].median * scale,
+        **(timings["gpugrad"] - timings["numpy"]).row("beyond_numpy", scale),
+        "budget": REPLAY_BUDGET_NS,
+    }
+
+
 def measure_import(rounds: int) -> dict[str, Any]:
     """Return the row of ``import gpugrad``, in milliseconds, each in a fresh interpreter.
 
@@ -281,6 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record = harness.record("overhead", [], length=LENGTH, rounds=options.rounds)
     start = time.perf_counter()
     rows = [measure_operation(case, options.rounds) for case in CASES]
+    rows.append(measure_replay(options.rounds))
     rows.append(measure_import(options.rounds))
     over = [row["what"] for row in rows if row["beyond_numpy"] > row["budget"]]
     harness.write_json({**record, "rows": rows}, options.out)

@@ -287,3 +287,27 @@ def test_memory_is_asked_for_as_it_was():
     (launch,) = trace.launches
     with pytest.raises(RuntimeError, match="odd asks for other memory"):
         launch.function([np.empty(2, np.float32)], [], (np.ones(2),), {})
+
+
+def test_elementwise_results_overwrite_what_nothing_reads_any_more(rng):
+    def step(x):
+        y = gg.tanh(x * 2) + 1
+        z = gg.exp(y)  # beside y, which is read again
+        return gg.sqrt(z - y) * 3
+
+    run = gg.compile(step)
+    x = rng.standard_normal((8, 64)).astype("f")
+    with poisoned():
+        assert bits(run(x)) == bits(step(gg.tensor(x)))
+    assert recorded(run).replay.layout.plan.size == 2 * x.nbytes
+
+
+def test_a_result_does_not_overwrite_what_is_read_in_another_order(rng):
+    def step(x):
+        y = x * 2
+        return y + y.T
+
+    x = rng.standard_normal((64, 64)).astype("f")
+    run = gg.compile(step)
+    assert bits(run(x)) == bits(step(gg.tensor(x)))
+    assert recorded(run).replay.layout.plan.size == 2 * x.nbytes

@@ -330,13 +330,49 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"gpugrad {gpugrad.__version__}\n"
 
 
-def test_divergence_is_said(here, capsys, monkeypatch):
-    monkeypatch.setattr(
-        "gpugrad.train.loop.AdamW.step", lambda self, max_norm, scaler: gpugrad.tensor(float("inf"))
-    )
-    assert train("--max-steps", "4") == 1
-    assert "the norm of the gradient is inf at step 1" in capsys.readouterr().err
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_divergence_is_said(here, capsys):
+    given = [
+        "--max-steps",
+        "40",
+        "--eval-interval",
+        "40",
+        "--lr",
+        "1e30",
+        "--lr-scales",
+        "tokens*=0",
+    ]
+    assert train(*given) == 1
+    error = capsys.readouterr().err
+    assert re.search(r"the norm of the gradient was not finite in 1\d steps in a row", error)
+    assert "--detect-anomaly names the operation" in error
     assert checkpoint.steps("run/checkpoints") == [0]
+    assert train(*given, "--overwrite", "--detect-anomaly") == 1
+    out, error = capsys.readouterr()
+    assert "every operation is looked at" in out
+    assert re.search(r"an anomaly at step \d+: (for|back)ward of \w+: ", error)
+    assert re.search(r"in module GPT\.\w+", error)
+
+
+def test_updates_left_out_are_counted(here, capsys, monkeypatch):
+    update = gpugrad.train.Trainer.update
+
+    def spoiled(self):
+        weight = self.model.blocks[0].mlp.up.weight.data
+        good = weight.copy()
+        if self.step == 4:
+            weight[...] = math.nan
+        update(self)
+        if self.step == 5:
+            weight[...] = good
+
+    monkeypatch.setattr(gpugrad.train.Trainer, "update", spoiled)
+    assert train("--max-steps", "12", "--skip-spikes", "6") == 0
+    out = capsys.readouterr().out
+    assert "skipped   1 updates: 1 with a gradient that was not finite, 0 with a spike" in out
+    lines = Path("run/metrics.jsonl").read_text().splitlines()
+    counts = [r["skipped"] for r in map(json.loads, lines) if r["kind"] == "train"]
+    assert counts == [0, 1, 1, 1]
 
 
 def test_ctrl_c_while_sampling(here, capsys, monkeypatch):

@@ -164,6 +164,8 @@ class Session:
         print(f"baseline  {counted}, uniform {np.log(size):.4f} nats per token, by counting")
         if emulation.active():
             print(f"kernels   run on {self._kernels_run_on()}: to test them, not for speed")
+        if config.detect_anomaly:
+            print("anomalies every operation is looked at: to find the first one, not for speed")
         print(f"run       {config.out}" + (f", from step {trainer.step}" if trainer.step else ""))
 
     def _kernels_run_on(self) -> str:

@@ -231,8 +231,9 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="only print the mutants drawn")
     given = parser.parse_args()
     copy, described = given.folder / "checkout", given.folder / "commit.txt"
-    if not described.exists():
-        described.write_text(checkout(copy, given.commit), encoding="utf-8")
+    commit = described.read_text(encoding="utf-8") if described.exists() else given.commit
+    given.folder.mkdir(parents=True, exist_ok=True)
+    described.write_text(checkout(copy, commit), encoding="utf-8")  # a run may have been killed
     everything = population(copy)
     drawn = random.Random(given.seed).sample(everything, min(given.sample, len(everything)))
     drawn = [mutant for mutant in drawn if mutant.file.startswith(tuple(given.files) or "")]

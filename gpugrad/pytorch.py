@@ -333,12 +333,12 @@ def _changed(operation: str) -> Callable[[Tensor, Any], Tensor]:
 
 
 def _uniform_(x: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-    x.zero_()  # refuses what cannot be filled, before anything is drawn
+    x.copy_(x.detach())  # refuses what cannot be filled, before anything is drawn
     return x.copy_(random.uniform(low, high, x.shape, x.dtype, x.device))
 
 
 def _normal_(x: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
-    x.zero_()
+    x.copy_(x.detach())
     return x.copy_(random.normal(mean, std, x.shape, x.dtype, x.device))
 
 

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from .. import registry
-from ..boundary import name_all, name_methods
+from ..boundary import name_all, name_methods, named
 from ..tensor import Tensor
 from . import random
 from .creation import (
@@ -274,7 +274,7 @@ _METHODS = {
     "swapaxes": swapaxes,
     "take": take,
     "topk": topk,
-    "transpose": _transposed,
+    "transpose": named(_transposed, "transpose"),
     "unsqueeze": expand_dims,
     "view": reshape,
 }

@@ -75,6 +75,8 @@ def problem(target: Target, arguments: tuple[list[Any], dict[str, Any]]) -> str 
             or ("an argument changed" if described([positional, named]) != before else None)
             or ("random numbers were drawn" if drew and not asks_for_much(arguments) else None)
         )
+    except BufferError:  # what DLPack's protocol asks for
+        return None
     except MemoryError as error:
         return None if asks_for_much(arguments) else f"{error!r}"
     except AssertionError as error:

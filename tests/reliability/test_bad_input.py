@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import gpugrad as gg
 from gpugrad.registry import OPS
 
+from . import calls as drawn
 from . import values
 from .calls import calls, foreign, problem, refusal
 from .fuzz import limits
@@ -182,3 +183,48 @@ def test_the_generator_is_what_it_was_after_an_error(state):
     assert error is None or gg.random.get_state() == before
     gg.random.normal(size=3)
     gg.random.set_state(before)
+
+
+def _raises_elsewhere(x):
+    np.zeros(-1)
+
+
+def _names_nothing(x):
+    raise ValueError("no")
+
+
+def _changes_what_it_was_given(x):
+    x[...] = 7
+    raise ValueError("_changes_what_it_was_given: no")
+
+
+def _draws_and_fails(x):
+    gg.random.normal()
+    raise ValueError("_draws_and_fails: no")
+
+
+def _asks_for_too_much(x):
+    raise MemoryError
+
+
+def _is_inexact(x):
+    return gg.tensor(x) + 1e-3 * (x.dtype == np.float32)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (_raises_elsewhere, "does not name|raised in"),
+        (_names_nothing, "does not name"),
+        (_changes_what_it_was_given, "an argument changed"),
+        (_draws_and_fails, "random numbers were drawn"),
+        (_asks_for_too_much, "MemoryError"),
+        (_is_inexact, "where float64 in C order gives"),
+    ],
+)
+def test_what_is_wrong_is_seen(monkeypatch, function, message):
+    monkeypatch.setattr(drawn, "PACKAGE", __file__)
+    target = Target(f"test.{function.__name__}", function, ())
+    arguments = [values.Array((3, 4), kind="array")], {}
+    with limits():
+        assert re.search(message, problem(target, arguments) or "")

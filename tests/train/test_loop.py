@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import backend, emulator
+from gpugrad import backend, cuda, emulator
+from gpugrad.cli import main
 from gpugrad.models import GPT, GPTConfig
 from gpugrad.nn import functional as F
 from gpugrad.train import checkpoint
@@ -26,6 +27,9 @@ from gpugrad.train.loop import (
     model_state,
     with_targets,
 )
+from gpugrad.train.metrics import read_metrics
+
+from .conftest import SMALL
 
 
 @pytest.fixture
@@ -121,25 +125,53 @@ def test_resumption_is_bit_identical(make_trainer, tmp_path, settings, first):
     assert bits(after.state_dict()) == bits(straight.state_dict())
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"accumulate": 3, "recompute": "block", "dropout": 0.1},
-        {"precision": "bfloat16", "dropout": 0.2, "positions": "learned"},
-        {"precision": "float16", "head_chunk": 5, "recompute": "attention"},
-        {"grad_clip": 0.0, "min_change": 1e-9, "tied_head": False, "positions": "sinusoidal"},
-    ],
-    ids=["accumulate", "bfloat16", "float16", "no clipping"],
-)
-def test_a_replayed_step_gives_the_same_bits(make_trainer, settings):
+REPLAYED = {
+    "accumulate": {"accumulate": 3, "recompute": "block", "dropout": 0.1},
+    "bfloat16": {"precision": "bfloat16", "dropout": 0.2, "positions": "learned"},
+    "float16": {"precision": "float16", "head_chunk": 5, "recompute": "attention"},
+    "no clipping": {
+        "grad_clip": 0.0,
+        "min_change": 1e-9,
+        "tied_head": False,
+        "positions": "sinusoidal",
+    },
+}
+
+
+@pytest.mark.parametrize("settings", REPLAYED.values(), ids=REPLAYED)
+@pytest.mark.parametrize("launched", ["kernels", "numpy"])
+def test_a_replayed_step_gives_the_same_bits(make_trainer, launched, settings):
     settings = {"n_embd": 64, **settings}  # heads of 32, for which there are kernels
-    with emulator.enabled("plain"):
-        ends = []
-        for replayed in (True, False):  # one after the other: they share the random numbers
-            trainer = make_trainer(compile=replayed, **settings)
-            ends.append((run(trainer, 4), trainer.evaluate(), bits(trainer.state_dict())))
-            assert not replayed or trainer._take.recordings == 1
+    with emulator.enabled("plain") if launched == "kernels" else cuda.emulation.disabled():
+        assert_replays_are_equal(make_trainer, **settings)
+
+
+def test_a_replayed_step_in_float64_gives_the_same_bits(make_trainer):
+    with cuda.emulation.disabled():
+        assert_replays_are_equal(make_trainer, precision="float64")
+
+
+def assert_replays_are_equal(make_trainer, **settings):
+    ends = []
+    for replayed in (True, False):  # one after the other: they share the random numbers
+        trainer = make_trainer(compile=replayed, **settings)
+        ends.append((run(trainer, 4), trainer.evaluate(), bits(trainer.state_dict())))
+        assert not replayed or trainer._take.recordings == 1
     assert ends[0] == ends[1]
+
+
+def test_the_curve_of_a_run_is_that_of_one_which_is_not_compiled(text, tmp_path, monkeypatch):
+    monkeypatch.delenv("GPUGRAD_EMULATE", raising=False)
+    curves = []
+    for name, *flag in (("plain", "--no-compile"), ("default",)):
+        out = tmp_path / name
+        flags = [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items()]
+        more = [f"--data={text}", f"--out={out}", "--dropout=0.1", "--log-interval=1", *flag]
+        assert main(["train", *flags, *more]) == 0
+        records = read_metrics(out / "metrics.jsonl")
+        curves.append([[r.get(k) for k in ("kind", "step", "loss", "norm")] for r in records])
+    assert len(curves[0]) >= SMALL["max_steps"] + 3
+    assert curves[0] == curves[1]
 
 
 def test_runs_with_one_seed_are_equal_and_with_another_differ(make_trainer):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gpugrad as gg
 from gpugrad import backend, cuda, emulator, testing
 from gpugrad.cuda.column_sums import column_sums
 
@@ -193,3 +194,16 @@ def test_results_of_numpy_count_as_written():
             cuda.gemm(x, x, written[0], epilogue=epilogue, **given)
             for result in written:
                 column_sums(result, backend.float32)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (2, 5, 3)], ids=str)
+def test_matmul_and_its_gradients_are_products(shape, products):
+    x, y = (
+        gg.Tensor(drawn(i, "float32", *s), requires_grad=True) for i, s in ((0, shape), (1, (3, 4)))
+    )
+    with emulator.enabled():
+        out = x @ y
+        assert len(products) == 1
+        out.sum().backward()
+    assert len(products) == 3
+    check(out.data, np.matmul(x.data, y.data))

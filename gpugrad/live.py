@@ -9,7 +9,6 @@ by what holds it.
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -37,7 +36,7 @@ class Held(NamedTuple):
 def largest(count: int = SHOWN, error: BaseException | None = None) -> tuple[list[Held], int]:
     """Return what takes most memory, largest first, and the bytes of all arrays found.
 
-    Variables of functions count that run now, or that ran when an error was raised.
+    Variables of functions that ``error`` went through count, those of others do not.
     """
     objects = gc.get_objects()
     found: dict[int, tuple[int, Held]] = {}
@@ -115,19 +114,16 @@ def _arrays(objects: list[Any], names: dict[int, str]) -> Iterator[tuple[int, An
 
 
 def _variables(error: BaseException | None) -> Iterator[tuple[int, Any, str]]:
-    """Yield the arrays that are variables of functions: the collector knows none of those."""
-    frames = list(sys._current_frames().values())
+    """Yield the arrays that are variables of functions an error left: no other object has them.
+
+    Not those of functions that still run: looking at them would keep them alive.
+    """
     trace = None if error is None else error.__traceback__
     while trace is not None:
-        frames.append(trace.tb_frame)
-        trace = trace.tb_next
-    for frame in frames:
-        outer: Any = frame
-        while outer is not None:
-            for name, value in outer.f_locals.items():
-                if _is_real(value):
-                    yield _HELD, value, f"the variable {name!r} of {outer.f_code.co_name}"
-            outer = outer.f_back
+        frame, trace = trace.tb_frame, trace.tb_next
+        for name, value in frame.f_locals.items():
+            if _is_real(value):
+                yield _OWN, value, f"the variable {name!r} of {frame.f_code.co_name}"
 
 
 def _owner(array: Any) -> Any:

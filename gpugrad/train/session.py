@@ -73,7 +73,7 @@ def go_on(path: str, changes: Mapping[str, Any]) -> Iterator[Session]:
         trainer = session.trainer
         if begun:
             trainer.load_state_dict(folder.latest().state)
-            session.saved = trainer.step
+            session.saved = trainer.step, trainer.evaluated
             for aside in checkpoint.set_aside(folder.checkpoints, after=trainer.step):
                 print(f"damaged   a newer checkpoint, now called {aside}")
             trainer.prune(folder.checkpoints)
@@ -96,7 +96,7 @@ class Session:
         if source is not None:
             start(self.trainer.model, source, config)
         self.baselines = baselines(self.data)
-        self.saved = -1  # the step of the newest checkpoint
+        self.saved = -1, -1  # the step of the newest checkpoint, and of its last evaluation
         self._saver = Saver(beside=False)
 
     def train(self) -> signal.Signals | None:
@@ -192,7 +192,8 @@ class Session:
             progress.show(report)
 
     def _save(self) -> None:
-        if self.saved != self.trainer.step:
+        now = self.trainer.step, self.trainer.evaluated
+        if self.saved != now:  # stopped ahead of an evaluation, a step is saved again after it
             write, go_on = self.trainer.snapshot(self.folder.checkpoints), self._saver.go_on
 
             def save() -> None:
@@ -200,7 +201,7 @@ class Session:
                 write(go_on)
 
             self._saver.start(save)
-            self.saved = self.trainer.step
+            self.saved = now
 
     def draw(self) -> None:
         """Draw the curve of what is known so far."""

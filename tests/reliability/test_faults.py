@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import time
@@ -30,12 +31,12 @@ def test_a_disk_that_fails_at_any_call(runs, straight, calls, fault, record_prop
     removing = ("unlink", "unlinkat", "rmdir")
     trials = 0
     for n, call in enumerate(calls, 1):
-        name = call.split()[0]
-        if fault == "ENOSPC" and name not in TAKES_ROOM:
+        if fault == "ENOSPC" and call.split()[0] not in TAKES_ROOM:
             continue
         out = runs.new_folder()
         outcome = runs.train(out, _fault=fault, _n=n)
-        context = (n, call, outcome)
+        call = runs.calls()[n - 1]  # a thread saves: calls come in another order each time
+        name, context = call.split()[0], (n, call, outcome)
         assert outcome.status == 1, context
         assert reason in outcome.output, context
         assert f"{out}" in outcome.output, context
@@ -171,3 +172,20 @@ def test_unreadable_data(runs, tmp_path, data, part):
     assert part in outcome.output
     assert "Traceback" not in outcome.output
     assert not out.exists()
+
+
+def test_memory_that_does_not_suffice(runs, record_property):
+    """A step too large for it, after an evaluation that is small enough."""
+    out = runs.new_folder()
+    outcome = runs.train(out, batch_size=4096, n_embd=64, eval_windows=2, _room=2**28)
+    assert outcome.status == 1, outcome
+    assert re.search(r"gpugrad train: out of memory: .*Unable to allocate", outcome.output)
+    assert re.search(r"arrays take .* MiB, most of it these:\n +[\d.]+ KiB +\w+\[", outcome.output)
+    assert re.search(r"would be largest:\n +32.0 MiB +float32\[.* written by", outcome.output)
+    assert "--batch-size" in outcome.output
+    assert "Traceback" not in outcome.output
+    assert checkpoint.steps(RunFolder(out).checkpoints) == [0]
+    assert RunFolder(out).latest().step == 0
+    assert not litter(out)
+    told = "status 1, names the largest arrays; checkpoint before it sound"
+    record_property("fault", (1, "no memory for a step", told))

@@ -115,21 +115,24 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     assert RunFolder(config.out).sample.read_text() == RunFolder(straight.out).sample.read_text()
 
 
-def test_an_interrupted_evaluation_is_done_again(make_config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", [8, 12])
+def test_an_interrupted_evaluation_is_done_again(make_config, tmp_path, monkeypatch, step):
     straight, config = make_config(out=str(tmp_path / "straight")), make_config()
     train(straight)
     original = Trainer.evaluate
 
     def evaluate(self):
-        if self.step == 8:
+        if self.step == step:
             signal.raise_signal(signal.SIGTERM)
         return original(self)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "evaluate", evaluate)
         assert train(config) is signal.SIGTERM
-    assert checkpoint.steps(RunFolder(config.out).checkpoints)[-1] == 8
+    assert checkpoint.steps(RunFolder(config.out).checkpoints)[-1] == step
     resume(config)
+    ended, expected = (RunFolder(c.out).latest().state for c in (config, straight))
+    assert (ended["evaluated"], ended["patience"]) == (12, expected["patience"])
     assert timeless(RunFolder(config.out).metrics) == timeless(RunFolder(straight.out).metrics)
 
 

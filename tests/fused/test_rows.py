@@ -1,12 +1,14 @@
-"""Rows in blocks: every row once, sums over rows whatever the blocks."""
+"""Rows in blocks: every row once, sums over rows whatever the blocks, one rounding at the end."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+import gpugrad as gg
 from gpugrad import threads
 from gpugrad.fused import _rows
+from gpugrad.nn import functional as F
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (1, 1), (15, 7), (16, 7), (1000, 7), (3, 99999)])
@@ -55,3 +57,30 @@ def test_contiguous_rows_are_a_view():
     x = np.zeros((2, 3, 4))
     assert np.shares_memory(_rows.as_rows(x), x)
     assert _rows.as_rows(x.T).shape == (12, 2)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(lambda x, weight, _: F.rms_norm(x, (37,), weight), id="rms_norm"),
+        pytest.param(lambda x, *affine: F.layer_norm(x, (37,), *affine), id="layer_norm"),
+        pytest.param(lambda x, *_: F.softmax(x, -1), id="softmax"),
+        pytest.param(lambda x, *_: F.log_softmax(x, -1), id="log_softmax"),
+        pytest.param(lambda x, *_: F.gelu(x), id="gelu"),
+        pytest.param(lambda x, *_: F.gelu(x, approximate="tanh"), id="gelu-tanh"),
+    ],
+)
+def test_reduced_precision_is_rounded_once(function, dtype):
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape).astype(dtype) for shape in ((40, 37), (37,), (37,))]
+    g = np.cos(np.arange(40 * 37)).reshape(40, 37).astype(dtype)
+
+    def results(made):
+        inputs = [gg.Tensor(a, made, requires_grad=True) for a in arrays]
+        out = function(*inputs)
+        out.backward(gg.Tensor(g, made))
+        return [t.data.astype(dtype) for t in (out, *(x.grad for x in inputs)) if t is not None]
+
+    for reduced, wide in zip(results(dtype), results("float32"), strict=True):
+        np.testing.assert_array_equal(reduced, wide)

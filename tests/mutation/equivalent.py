@@ -41,4 +41,217 @@ KERNELS: dict[Key, str] = {
     ("attention_forward.cu", "waits for one copy less", "cp_async_wait<0>();", 1): _PENDING,
 }
 
-PYTHON: dict[Key, str] = {}
+_SPEED = "the same numbers; only how the work is cut, and how fast it is"
+_CACHE = "the order in which blocks take heads, for the second-level cache: the same numbers"
+_TESTS = "an input of the generated tests"
+_DEVICE = "needs a second device; tests marked gpu do what the line is for"
+_CAPABILITY = "what a GPU of this capability has: none of them is in the tests"
+_SHARED = (
+    "_SHARED = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227}"
+)
+_SAMPLE = (
+    "def _sample(*arguments: Any, is_causal: bool = False, offset: int = 0, "
+    "p: float = 0.0) -> Sample:"
+)
+_NO_SCALE = (
+    "NO_SCALE = (None, None, 1.0, 1.0, 1)  # the arguments of grad_norm_finish without a scaler"
+)
+_FUSED, _OPS, _OPTIM = "gpugrad/fused/", "gpugrad/ops/", "gpugrad/optim/"
+PYTHON: dict[Key, str] = {
+    (
+        "gpugrad/engine.py",
+        "arguments swapped",
+        "gradients[parent] = _merged(previous, p)",
+        0,
+    ): "a sum in the other order",
+    (
+        "gpugrad/registry.py",
+        "condition true",
+        "self.domains: Sequence[Any] = [domain] * len(arguments) if one else domain",
+        0,
+    ): _TESTS,
+    (
+        "gpugrad/registry.py",
+        "condition false",
+        "elif name in self.op.arguments and backend.is_array(value):",
+        0,
+    ): "operations take an array as they take a tensor without a graph",
+    (
+        _FUSED + "_attention_backward.py",
+        "constant",
+        "dtype: int, width: int, dropout: int, wanted: int = DK | DV, rows: int = 1024",
+        0,
+    ): "from 65 rows on the tiles are the same",
+    (
+        _FUSED + "_attention_backward.py",
+        "constant",
+        "macros = tiles(2 if dtype else 4, width, rows, rows).macros",
+        0,
+    ): "tiles only asks whether an element has four bytes",
+    (
+        _FUSED + "_attention_forward.py",
+        "condition false",
+        "shared = 16 * (chunks if chunks % 8 == 0 else chunks | 1) * (rows + 4 * keys)",
+        0,
+    ): "more shared memory than the kernel uses",
+    (
+        _FUSED + "_attention_forward.py",
+        "operator",
+        "heads_at_once(batches * heads, keys * width * k.itemsize),",
+        2,
+    ): _CACHE,
+    (
+        _FUSED + "_attention_layout.py",
+        "constant",
+        "return max(1, min(heads, CACHE // (2 * bytes_of_keys)))",
+        0,
+    ): _CACHE,
+    (
+        _FUSED + "_attention_sm90.py",
+        "arguments swapped",
+        "heads_at_once(all_heads, keys * width * q.itemsize),",
+        0,
+    ): _CACHE,
+    (
+        _FUSED + "_attention_numpy.py",
+        "arguments swapped",
+        "np.matmul(h, v[tile.seen].swapaxes(-1, -2), out=ds)",
+        1,
+    ): "two axes are exchanged in either order",
+    (
+        _FUSED + "_cross_entropy_cuda.py",
+        "constant",
+        "def launch(self, kernel: str, args: Sequence[Any], shared_mem: int = 0) -> None:",
+        0,
+    ): "a byte of shared memory that no kernel uses",
+    (
+        _FUSED + "_cross_entropy_numpy.py",
+        "condition true",
+        "if len(ignored):",
+        0,
+    ): "ids of which none is ignored are copied",
+    (
+        _FUSED + "_ids.py",
+        "condition true",
+        "if allowed is not None:",
+        0,
+    ): "no id is None, so that nothing is taken from what is bad",
+    (
+        _FUSED + "_teams.py",
+        "constant",
+        _SHARED,
+        0,
+    ): _CAPABILITY,
+    (
+        _FUSED + "_teams.py",
+        "constant",
+        _SHARED,
+        12,
+    ): _CAPABILITY,
+    (
+        _FUSED + "_tiles.py",
+        "operator",
+        "self.height = max(1, min(rows, max(16, TILE // max(keys, 1))))",
+        0,
+    ): _SPEED,
+    (
+        _FUSED + "_tiles.py",
+        "constant",
+        "self.height = min(self.height, max(32, min(rows // 4, 128)))",
+        2,
+    ): _SPEED,
+    (
+        _FUSED + "_tiles.py",
+        "constant",
+        "self.group = max(1, TILE // max(self.height * keys, 1))  # heads in a tile",
+        1,
+    ): _SPEED,
+    (
+        _FUSED + "attention.py",
+        "constant",
+        _SAMPLE,
+        0,
+    ): _TESTS,
+    (
+        _FUSED + "layer_norm.py",
+        "arguments swapped",
+        "average = np.vecdot(g_block, factor)[:, None] / n",
+        0,
+    ): "the products of real numbers in either order",
+    (
+        _FUSED + "rotary.py",
+        "comparison",
+        "if x.ndim > 4:",
+        0,
+    ): "an array of four axes takes this way too: the same numbers, if need be in a copy",
+    (
+        _OPS + "_random.py",
+        "constant",
+        "xp: ModuleType, kernel: str, dtype: np.dtype, per_block: int, args: tuple, code: int = 0",
+        0,
+    ): "kernels that make no floats do not ask for their dtype",
+    (
+        _OPS + "_random.py",
+        "constant",
+        'return _filled(xp, f"{kernel}_float64", dtype, 2, args)',
+        0,
+    ): _SPEED,
+    (
+        _OPS + "elementwise.py",
+        "comparison",
+        "return xp.where(x == y, g * 0.5, xp.where(x < y, g, 0))",
+        1,
+    ): "where both are equal the outer choice decides",
+    (
+        _OPS + "erf.py",
+        "arguments swapped",
+        "np.clip(y, -4, 4, out=y)",
+        0,
+    ): "-4 clipped to [y, 4] is y clipped to [-4, 4]",
+    (
+        _OPS + "linalg.py",
+        "condition true",
+        "if len(xs) == len(ys) or len(ys) > 2:",
+        0,
+    ): "many small products instead of one: the same up to rounding",
+    (
+        _OPS + "linalg.py",
+        "assignment deleted",
+        'OPS["matmul"].function = matmul',
+        0,
+    ): "tensors have no operation in place that asks for it",
+    (
+        _OPS + "reduction.py",
+        "arguments swapped",
+        "return xp.where(out == 0, 0, scale) * _centred(x, axis, xp)",
+        0,
+    ): "where the spread is 0, so is what the scale is multiplied with",
+    (_OPS + "shape.py", "None returned", "return backend.to_device(x, device)", 0): _DEVICE,
+    (_OPS + "shape.py", "arguments swapped", "return backend.to_device(x, device)", 1): _DEVICE,
+    (_OPTIM + "blocks.py", "constant", "GPU_BLOCK = 1 << 26", 0): _SPEED,
+    (_OPTIM + "blocks.py", "constant", "elements = 0", 0): _SPEED,
+    (
+        _OPTIM + "chunks.py",
+        "condition false",
+        "if not isinstance(self.tensors, (np.ndarray, backend.Symbolic)):",
+        0,
+    ): "a GPU's launch is told of arrays that it need not know",
+    (
+        _OPTIM + "chunks.py",
+        "constant",
+        'stream = 0 if device == "cpu" else backend.cupy_module().cuda.get_current_stream().ptr',
+        0,
+    ): "a part of a key, the same for everything on the CPU",
+    (
+        _OPTIM + "scaler.py",
+        "constant",
+        _NO_SCALE,
+        2,
+    ): "without a scale its interval is not read",
+    (
+        "gpugrad/train/checkpoint.py",
+        "keyword dropped",
+        "folder.mkdir(parents=True, exist_ok=True)",
+        1,
+    ): "matters where another process makes the folder after the line above has looked",
+}

@@ -164,7 +164,8 @@ class Watch:
         """Have a kernel look at an array; return the row it writes to."""
         if self._rows is None or backend.device_of(self._rows) != backend.device_of(array):
             self.look()
-            self._rows = backend.xp_of(array).zeros((ROWS, extremes.ROW), np.uint64)
+            zeros = np.zeros((ROWS, extremes.ROW), np.uint64)
+            self._rows = backend.to_device(zeros, backend.device_of(array))
         row, self._used = self._used, self._used + 1
         extremes.queue(array, self._rows[row])
         return row

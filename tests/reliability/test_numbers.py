@@ -113,6 +113,15 @@ CASES: dict[str, list[tuple[Callable[[gg.Tensor], gg.Tensor], tuple[int, ...]]]]
         )
     ],
 }
+LABELS = np.array([[0.0], [1.0], [0.25], [1.0]], np.float32) * np.ones(16, np.float32)
+LOSSES: dict[str, list[tuple[Callable[[gg.Tensor], gg.Tensor], tuple[int, ...]]]] = {
+    "nll_loss": [(lambda x: F.nll_loss(x, TARGETS, reduction="none"), (37,))],
+    "mse_loss": [(lambda x: F.mse_loss(x, fixed(ROWS, 16), reduction="none"), (16,))],
+    "binary_cross_entropy_with_logits": [
+        (lambda x: F.binary_cross_entropy_with_logits(x, LABELS, reduction="none"), (16,))
+    ],
+    "dpo_loss": [(lambda x: F.dpo_loss(*gg.unstack(x, -1), reduction="none"), (4,))],
+}
 
 
 def test_every_fused_operation_is_here():
@@ -133,9 +142,9 @@ def kinds(x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *LOSSES])
 def test_extremes_stay_in_their_row(name):
-    for case, (compute, shape) in enumerate(CASES[name]):
+    for case, (compute, shape) in enumerate((CASES | LOSSES)[name]):
         clean = np.random.default_rng(7).normal(size=(ROWS, *shape)).astype(np.float32)
         others = np.arange(ROWS) != PLANTED
         found: dict[tuple, dict[str, tuple[np.ndarray, ...]]] = {}
@@ -158,6 +167,20 @@ def test_extremes_stay_in_their_row(name):
             if not out.any():
                 np.testing.assert_array_equal(gradient, other, err_msg=f"{name} {case}: {what}")
             assert gradient.any() == other.any(), (name, case, what)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_yes_or_no_that_is_certain_costs_what_it_should():
+    x = gg.tensor([1e30, -1e30, 3e38, -3e38, 100.0, -100.0, 1e-40], requires_grad=True)
+    for label, expected, slope in (
+        (1.0, [0, 1e30, 0, 3e38, 0, 100, math.log(2)], [0, -1, 0, -1, 0, -1, -0.5]),
+        (0.0, [1e30, 0, 3e38, 0, 100, 0, math.log(2)], [1, 0, 1, 0, 1, 0, 0.5]),
+    ):
+        x.grad = None
+        loss = F.binary_cross_entropy_with_logits(x, gg.full(7, label), reduction="none")
+        np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-6, atol=1e-30)
+        loss.backward(gg.ones(7))
+        np.testing.assert_allclose(x.grad.numpy(), slope, rtol=1e-6, atol=1e-30)
 
 
 # The norm of gradients, and steps

@@ -265,4 +265,5 @@ def scaled_dot_product_attention(
         enable_gqa=enable_gqa,
     )
 
+
 name_all(globals(), "gpugrad.nn.")

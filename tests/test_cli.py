@@ -101,6 +101,32 @@ def test_a_run_stopped_by_a_signal_goes_on_bit_for_bit(here, number):
     assert Path("stopped/sample.txt").read_text() == Path("straight/sample.txt").read_text()
 
 
+def test_the_same_command_begins_a_run_and_goes_on_with_it(here, capsys):
+    command = ("--resume", "auto", "--max-steps", "8")
+    assert train(*command) == 0
+    assert "from step" not in capsys.readouterr().out
+    before = tensors("run", 8)
+    assert train(*command) == 0
+    assert "from step 8" in capsys.readouterr().out
+    assert tensors("run", 8) == before
+    assert train("--resume", "--max-steps", "12") == 0
+    assert checkpoint.steps("run/checkpoints")[-1] == 12
+    assert main(["train", "--resume", "--out", "none"]) == 1
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_sigterm_ahead_of_training_clears_away(here, capsys, monkeypatch):
+    def terminated(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("gpugrad.train.session.store", terminated)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert train() == 143
+    assert "terminated" in capsys.readouterr().err
+    assert not Path("run").exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
 def test_the_default_command_in_a_process(here):
     result = process("train", "--preset", "tiny", "--max-steps", "60")
     assert (result.returncode, result.stderr) == (0, "")

@@ -207,6 +207,7 @@ KILLED = -signal.SIGKILL
 def pytest_addoption(parser) -> None:
     """Add what `table.py` gives."""
     parser.addoption("--trials", type=int, default=24, help="runs struck at random moments (24)")
+    parser.addoption("--flip-stride", type=int, default=211, help="flip each so many bits (211)")
     parser.addoption("--strike-seed", type=int, default=1, help="of these moments (1)")
 
 

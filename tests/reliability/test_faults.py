@@ -101,6 +101,19 @@ def test_a_signal_saves_at_once(runs, straight, method, step, number):
     assert ending(results(out)) == ending(straight)
 
 
+def test_a_signal_within_a_step_of_minutes_saves_at_once(runs, record_property):
+    out = runs.new_folder()
+    settings = {"accumulate": 30_000, "compile": False, "eval_interval": 2}
+    started = time.monotonic()
+    outcome = runs.train(out, _strike=(1.5, [signal.SIGTERM]), **settings)
+    assert time.monotonic() - started < 20
+    assert outcome.phase == "a step"
+    assert outcome.status == 128 + signal.SIGTERM, outcome
+    assert "Stopped by SIGTERM after step 0; saved" in outcome.output
+    assert RunFolder(out).latest().step == 0
+    record_property("fault", (1, "SIGTERM within a step of minutes", "saved at once"))
+
+
 def test_ctrl_c_twice_ends_at_once_and_loses_nothing(runs, straight):
     out = runs.new_folder()
     outcome = runs.train(out, _within=["update", 1, [signal.SIGINT, signal.SIGINT]])

@@ -50,6 +50,12 @@ def test_values_and_bits(shapes, dtype, turned):
     assert all(out.tobytes() == results[0].tobytes() for out in results)
 
 
+def test_operands_of_two_dtypes_give_the_wider():
+    x, y = _operands(SHAPES[0], "float64", False)
+    narrow = x.astype(np.float32)
+    assert _products.matmul(narrow, y).tobytes() == np.matmul(narrow, y).tobytes()
+
+
 @pytest.mark.parametrize("shapes", SHAPES[:5], ids=str)
 def test_a_given_array_is_written(shapes):
     x, y = _operands(shapes, "float32", False)

@@ -163,17 +163,17 @@ def test_truncated_file(tmp_path, name, fraction):
 
 @pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.STATE])
 def test_every_flipped_bit_is_refused(tmp_path, name):
-    path = checkpoint.save(tmp_path, 1, some_state())
+    state = {"x": np.float32([1.5, -0.0]), "step": 3, "rate": 1e-3}
+    path = checkpoint.save(tmp_path, 1, state)
     good = (path / name).read_bytes()
-    rng = np.random.default_rng(2)
-    for position in rng.permutation(len(good))[:400]:
+    for bit in range(8 * len(good)):
         bad = bytearray(good)
-        bad[position] ^= 1 << int(rng.integers(8))
+        bad[bit // 8] ^= 1 << bit % 8
         (path / name).write_bytes(bad)
         with pytest.raises(CheckpointError):
             checkpoint.read(path)
     (path / name).write_bytes(good)
-    assert_same(some_state(), checkpoint.read(path).state)
+    assert_same(state, checkpoint.read(path).state)
 
 
 @pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.STATE])

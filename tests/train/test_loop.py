@@ -343,6 +343,26 @@ def test_spikes_are_skipped(make_trainer):
     assert report.norm > 100
 
 
+def test_a_guard_that_leaves_out_spikes_goes_on_bit_for_bit(make_trainer, monkeypatch):
+    monkeypatch.setattr("gpugrad.optim.spike_guard.LEAST", 1e-4)
+
+    def make():
+        trainer = make_trainer(skip_spikes=1.0, compile=False, lr=0.3, warmup_steps=0)
+        trainer.guard = gg.optim.SpikeGuard(1.0, window=4, warmup=2)
+        return trainer
+
+    straight, broken, resumed = make(), make(), make()
+    for trainer, steps in ((straight, 12), (broken, 5)):
+        for _ in range(steps):
+            trainer.update()
+    resumed.load_state_dict(broken.state_dict())
+    for _ in range(7):
+        resumed.update()
+    assert straight.guard.spikes > broken.guard.spikes  # which estimates of before decided
+    assert resumed.guard.state_dict() == straight.guard.state_dict()
+    assert bits(model_state(resumed.model)) == bits(model_state(straight.model))
+
+
 def test_an_anomaly_is_named(make_trainer):
     trainer = make_trainer(detect_anomaly=True)
     run(trainer, 2)

@@ -226,6 +226,13 @@ def test_a_chain_is_one_launch_and_a_single_operation_none(name):
     assert launched(lambda: gradients(function, tensors))[1] == {}
 
 
+def test_backward_goes_by_the_same_kernel():
+    (x,) = drawn((3, 67))
+    with emulator.enabled("plain"):
+        _, counted = launched(lambda: gg.tanh(x).backward(gg.ones(3, 67)))
+    assert counted == CHAINS["tanh"][2]
+
+
 def test_a_gradient_not_wanted_is_not_computed():
     x, y = drawn((3, 67), (3, 67))
     square = x * x

@@ -204,6 +204,34 @@ def test_settings_that_a_recording_cannot_follow_are_refused():
         step(gradients("float32", 0))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda group: group.update(lr=0.5),
+        lambda group: group.update({"lr": 0.5}),
+        lambda group: group.__setitem__("lr", group.get("lr") + 0.4),
+        lambda group: group.setdefault("lr", 0.5),
+    ],
+    ids=["update", "update of a dict", "get", "setdefault"],
+)
+def test_a_compiled_step_may_change_its_settings(change):
+    runs = []
+    for compiled in (False, True):
+        params = parameters("float32")
+        optimizer = SGD(params, lr=0.1)
+
+        def step(params=params, optimizer=optimizer):
+            change(optimizer.param_groups[0])
+            optimizer.zero_grad()
+            sum((p * p).sum() for p in params).backward()
+            optimizer.step()
+
+        (gg.compile(step) if compiled else step)()
+        runs.append([*(p.data for p in params), optimizer.param_groups[0]["lr"]])
+    for a, b in zip(*runs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_what_no_kernel_takes_is_named():
     params = parameters("float64")
     with pytest.raises(recording.NotRecordable, match=r"SGD\.step of parameters .*float64"):

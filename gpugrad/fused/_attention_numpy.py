@@ -101,7 +101,9 @@ def add_gradients(
         for tile in tiles:
             if keys is not None:
                 e = scores.compute(tile, keys, memory)
-                e -= tops[tile.at][..., None]
+                top = tops[tile.at]
+                if top.any():
+                    e -= top[..., None]
                 np.exp(e, out=e)
             else:
                 e = tile.part(powers)

@@ -39,6 +39,17 @@ def test_integers_stay_integers(name: str) -> None:
     np.testing.assert_array_equal(out.numpy(), getattr(np, name)(x))
 
 
+@pytest.mark.parametrize("arguments", [1, 2])
+def test_integers_become_float32_where_results_are_none(arguments: int) -> None:
+    names = {
+        1: "sqrt exp log sin tanh sigmoid softplus erf mean var std norm logsumexp",
+        2: "divide atan2 hypot logaddexp",
+    }
+    x = gg.tensor([1, 2, 3])
+    found = {name: getattr(gg, name)(*[x] * arguments).dtype for name in names[arguments].split()}
+    assert found == dict.fromkeys(found, gg.float32)
+
+
 @pytest.mark.parametrize("name", ["isfinite", "isinf", "isnan"])
 def test_integers_are_finite(name: str) -> None:
     assert getattr(gg, name)(gg.tensor([-3, 0])).tolist() == [name == "isfinite"] * 2

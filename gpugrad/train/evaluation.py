@@ -7,7 +7,6 @@ the end, and a second look is refused.
 
 from __future__ import annotations
 
-import json
 import os
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from ..text.files import parse_json, read_small
 from .data import Ids, open_data
 from .folder import RunFolder
 from .sampling import load_run
+from .seal import is_intact, sealed
 
 SPLITS = ("dev", "test")
 
@@ -71,7 +71,7 @@ def evaluate(
         )
     found = Evaluation(split, step, *_loss(run.model, data.test, run.config.batch_size))
     with atomic_write(folder.test) as file:
-        file.write(json.dumps({"step": step, "loss": found.loss, "tokens": found.tokens}).encode())
+        file.write(sealed({"step": step, "loss": found.loss, "tokens": found.tokens}))
     return found
 
 
@@ -94,8 +94,11 @@ def _read(folder: RunFolder) -> Evaluation | None:
     if not folder.test.exists():
         return None
     try:
-        match parse_json(read_small(folder.test)):
+        data = read_small(folder.test)
+        match found := parse_json(data):
             case {"step": int(step), "loss": float(loss), "tokens": int(tokens)}:
+                if not is_intact(found, data):
+                    raise ValueError("it was altered: its SHA-256 is another")
                 return Evaluation("test", step, loss, tokens)
         raise ValueError("step, loss or tokens is missing or no number")
     except ValueError as error:

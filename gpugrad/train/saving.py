@@ -14,8 +14,8 @@ class Abandoned(BaseException):
 class Saver:
     """Context: writes one thing after another, beside the thread that asks for it or within it.
 
-    What is written does not change meanwhile: whoever asks has made a copy. Left by Ctrl-C or
-    another BaseException that is no Exception, it abandons what it is at.
+    What is written does not change meanwhile: whoever asks has made a copy. Left by Ctrl-C, it
+    abandons what it is at.
     """
 
     def __init__(self, beside: bool) -> None:
@@ -33,7 +33,7 @@ class Saver:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._abandoned = kind is not None and not issubclass(kind, Exception)
+        self._abandoned = kind is not None and issubclass(kind, KeyboardInterrupt)
         try:
             self._join()
         except BaseException:

@@ -17,7 +17,6 @@ import contextlib
 import csv
 import dataclasses
 import io
-import json
 import os
 import signal
 import warnings
@@ -32,10 +31,11 @@ from .config import TrainConfig, resolve
 from .folder import RunFolder
 from .loop import DivergedError
 from .progress import duration
+from .seal import is_intact, sealed
 from .space import Settings
 
 FORMAT = "gpugrad-search"
-VERSION = 1
+VERSION = 2
 # A loss with one value of these says nothing about the loss with another.
 _INCOMPARABLE = (
     "data",
@@ -219,12 +219,14 @@ class Search:
         if not self._file.exists():
             return
         try:
-            found = parse_json(read_small(self._file))
+            data = read_small(self._file)
+            found = parse_json(data)
         except ValueError as error:
             raise ValueError(f"{self._file} is not JSON: {error}") from error
         match found:
-            case {"format": "gpugrad-search", "version": 1, "settings": dict(), "trials": list()}:
-                pass
+            case {"format": "gpugrad-search", "version": 2, "settings": dict(), "trials": list()}:
+                if not is_intact(found, data):
+                    raise ValueError(f"{self._file} was altered: its SHA-256 is another")
             case _:
                 raise ValueError(f"{self._file} does not describe a search of this gpugrad")
         own = self._description()
@@ -251,7 +253,7 @@ class Search:
 
     def _write(self) -> None:
         with atomic_write(self._file) as file:
-            file.write(json.dumps(self._description(), indent=1).encode() + b"\n")
+            file.write(sealed(self._description()))
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         columns = ("loss", "step", "parameters", "seconds", "status")

@@ -190,7 +190,7 @@ def _read_search(path: Path) -> Any:
 
 
 def _test(folder: Path) -> Path:
-    (folder / "test.json").write_text('{"step": 3, "loss": 2.5, "tokens": 40}')
+    (folder / "test.json").write_bytes(sealed({"step": 3, "loss": 2.5, "tokens": 40}))
     return folder / "test.json"
 
 

@@ -120,7 +120,7 @@ def test_ctrl_c_twice_ends_at_once_and_loses_nothing(runs, straight):
     assert outcome.status == 128 + signal.SIGINT, outcome
     assert "interrupted" in outcome.output
     assert not litter(out)
-    assert RunFolder(out).latest().step == 1
+    assert RunFolder(out).latest().step in (0, 1)  # that of step 1 may not have been written yet
     assert runs.resume(out).status == 0
     assert results(out) == straight
 

@@ -76,6 +76,10 @@ def test_a_second_look_is_told_or_refused(make_config, capsys):
     assert main(["evaluate", config.out, "--split", "test"]) == 0
     assert "after step 16; as it was found before" in capsys.readouterr().out
     assert evaluate(config.out, "dev").fresh  # as often as one likes
+    noted = RunFolder(config.out).test
+    noted.write_bytes(noted.read_bytes().replace(b'"loss": 2', b'"loss": 1'))
+    with pytest.raises(ValueError, match=r"test\.json .* was altered"):
+        evaluate(config.out, "test")
 
 
 def test_trials_of_one_search_share_one_look(text, tmp_path):

@@ -175,6 +175,15 @@ def test_what_cannot_be_searched(settings, tmp_path, make_config):
     (tmp_path / "found/search.json").write_text("{}")
     with pytest.raises(ValueError, match="does not describe a search"):
         Search(tmp_path / "found", TRIALS, settings)
+    search = Search(tmp_path / "other", TRIALS, settings)
+    search.path.mkdir()
+    search._write()
+    file = search.path / "search.json"
+    good = file.read_bytes()
+    for position in range(0, len(good), 7):
+        file.write_bytes(bytes([*good[:position], good[position] ^ 1, *good[position + 1 :]]))
+        with pytest.raises(ValueError, match=r"search\.json"):
+            Search(search.path, TRIALS, settings)
     RunFolder(tmp_path / "run").path.mkdir()
     RunFolder(tmp_path / "run").write_config({})
     with pytest.raises(FileExistsError, match="holds a run"):

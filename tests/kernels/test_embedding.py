@@ -51,7 +51,10 @@ def check(ids, weight, dtype, padding_idx=None, settings=emulator.SWEEP):
 @pytest.mark.parametrize("padding_idx", [None, 0])
 @pytest.mark.parametrize(
     ("shape", "rows", "features"),
-    [((), 2, 3), ((7,), 1, 1), ((3, 5), 4, 16), ((32,), 3, 7), ((100,), 5, 264), ((131,), 50, 33)],
+    [
+        *[((), 2, 3), ((7,), 1, 1), ((3, 5), 4, 16), ((32,), 3, 7), ((100,), 5, 264)],
+        *[((131,), 50, 33), ((8,), 9, 600)],  # two warps for each row
+    ],
     ids=str,
 )
 def test_obeys_the_tolerance_rule(shape, rows, features, padding_idx, dtype):

@@ -65,6 +65,24 @@ PYTHON: dict[Key, str] = {
         0,
     ): "a sum in the other order",
     (
+        "gpugrad/engine.py",
+        "condition false",
+        "if registry.lift is not None:",
+        1,
+    ): "a step that is recorded has taken in all tensors that its outputs depend on before",
+    (
+        "gpugrad/registry.py",
+        "None returned",
+        "return grads",
+        1,
+    ): "the rules compute again what the kernel has computed",
+    (
+        "gpugrad/registry.py",
+        "constant",
+        "floats_only: bool = False,",
+        0,
+    ): "whoever makes an Op says it",
+    (
         "gpugrad/registry.py",
         "condition true",
         "self.domains: Sequence[Any] = [domain] * len(arguments) if one else domain",
@@ -96,6 +114,12 @@ PYTHON: dict[Key, str] = {
     ): "more shared memory than the kernel uses",
     (
         _FUSED + "_attention_forward.py",
+        "constant",
+        "if head_dim > 128:",
+        0,
+    ): "a width is a multiple of 16",
+    (
+        _FUSED + "_attention_forward.py",
         "operator",
         "heads_at_once(batches * heads, keys * width * k.itemsize),",
         2,
@@ -112,6 +136,12 @@ PYTHON: dict[Key, str] = {
         "heads_at_once(all_heads, keys * width * q.itemsize),",
         0,
     ): _CACHE,
+    (
+        _FUSED + "_attention_sm90.py",
+        "constant",
+        'launch("queries", (dq,), (OWN, 64, 64, OWN), queries, keys, 2 * 2 * width * 64)',
+        4,
+    ): "more shared memory than the kernel uses",
     (
         _FUSED + "_attention_numpy.py",
         "arguments swapped",
@@ -136,6 +166,12 @@ PYTHON: dict[Key, str] = {
         "if allowed is not None:",
         0,
     ): "no id is None, so that nothing is taken from what is bad",
+    (
+        _FUSED + "_norms.py",
+        "operator",
+        "blocks = min(-(-rows // (threads // team)), BLOCKS * (LARGEST // threads))",
+        1,
+    ): _SPEED,
     (
         _FUSED + "_teams.py",
         "constant",
@@ -172,12 +208,19 @@ PYTHON: dict[Key, str] = {
         _SAMPLE,
         0,
     ): _TESTS,
+    (_FUSED + "dropout.py", "condition true", "if xp is np:", 0): _DEVICE,
     (
         _FUSED + "layer_norm.py",
         "arguments swapped",
         "average = np.vecdot(g_block, factor)[:, None] / n",
         0,
     ): "the products of real numbers in either order",
+    (
+        _FUSED + "rms_norm.py",
+        "keyword dropped",
+        "u = g_block if factor is None else np.multiply(g_block, factor, out=d)",
+        0,
+    ): "new memory instead of some at hand",
     (
         _FUSED + "rotary.py",
         "comparison",

@@ -126,6 +126,12 @@ def _no_compiler(what: str) -> str:
 
 
 @functools.cache
+def loaded(path: Path) -> ctypes.CDLL:
+    """Return a library by its path: once, as each CDLL leaves a cycle for the garbage collector."""
+    return ctypes.CDLL(str(path))
+
+
+@functools.cache
 def runtime(portable: bool = False) -> Path:
     """Return the runtime's library, compiled on first use and loaded.
 
@@ -143,7 +149,7 @@ def runtime(portable: bool = False) -> Path:
             sources = [str(file) for file in files if file.suffix == ".cpp"]
             link = ["-shared", f"-Wl,-soname,{name}", "-ldl", "-o", temporary]
             _run([*flags, f"-I{_HERE}", *sources, *link], None, "the emulator's runtime")
-    ctypes.CDLL(str(path))
+    loaded(path)
     return path
 
 

@@ -85,4 +85,4 @@ def _address(array: np.ndarray) -> ctypes.c_void_p:
 
 
 def _runtime() -> ctypes.CDLL:
-    return ctypes.CDLL(str(compiler.runtime()))
+    return compiler.loaded(compiler.runtime())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,20 +145,20 @@ class Kernel:
                 f"kernel {self.name!r}: a block of {threads} threads; "
                 f"__launch_bounds__ allows {entry.max_threads}"
             )
-        regions = (_Array * max(1, len(named)))(
+        regions = _array_type(_Array, len(named))(
             *(
                 _Array(array.ctypes.data, array.nbytes, array.flags.writeable, i)
                 for i, (array, _) in enumerate(named)
             )
         )
-        pointers = (ctypes.c_void_p * max(1, len(values)))(
+        pointers = _array_type(ctypes.c_void_p, len(values))(
             *(v.ctypes.data if isinstance(v, np.ndarray) else ctypes.addressof(v) for v in values)
         )
         launch = _Launch(
             entry.entry,
             pointers,
-            (ctypes.c_uint32 * 3)(*grid),
-            (ctypes.c_uint32 * 3)(*block),
+            _array_type(ctypes.c_uint32, 3)(*grid),
+            _array_type(ctypes.c_uint32, 3)(*block),
             shared_mem,
             ORDERS.index(how.order),
             how.seed & 0xFFFFFFFF,
@@ -169,7 +170,7 @@ class Kernel:
             how.late_copies,
         )
         report = Report()
-        runtime = ctypes.CDLL(str(compiler.runtime(self.module.portable)))
+        runtime = compiler.loaded(compiler.runtime(self.module.portable))
         with compiler.lock:
             failed = runtime.gpugrad_launch(ctypes.byref(launch), ctypes.byref(report))
         if failed == 2:
@@ -187,6 +188,12 @@ class Kernel:
             raise TypeError(
                 f"kernel {self.name!r}: its parameters take {sizes} bytes, the arguments {given}"
             )
+
+
+@functools.cache
+def _array_type(kind: Any, length: int) -> Any:
+    """Return ctypes' type of an array: a new one would be a cycle for the garbage collector."""
+    return kind * max(1, length)
 
 
 def _c_value(parameter: Parameter, value: Any) -> Any:

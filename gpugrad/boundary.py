@@ -178,7 +178,7 @@ def _given(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) ->
 def _shown(value: Any) -> str:
     """Return an argument as a message shows it, an array by its dtype and shape."""
     try:
-        text = describe(value)
+        text = " ".join(describe(value).split())
     except Exception:  # whatever somebody's repr raises
         text = f"a {type(value).__name__}"
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

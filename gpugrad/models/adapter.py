@@ -19,7 +19,7 @@ from safetensors.numpy import save as to_safetensors
 from .. import backend
 from ..nn import Module, lora
 from ..ops import random
-from ..text.files import atomic_write
+from ..text.files import atomic_write, parse_json
 
 M = TypeVar("M", bound=Module)
 FORMAT = "gpugrad-adapter"
@@ -108,14 +108,26 @@ def _fingerprint(model: Module, trained: set[str]) -> str:
     return digest.hexdigest()
 
 
+def _is_layer(value: Any) -> bool:
+    """Return whether a value is a rank, an alpha and a dropout."""
+    match value:
+        case [int(), int() | float(), int() | float()]:
+            return not any(isinstance(number, bool) for number in value)
+    return False
+
+
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with safe_open(os.fspath(path), "np") as file:
             about: dict[str, Any] = dict(file.metadata() or {})
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         if about.get("format") != FORMAT:
-            raise ValueError(f"load_adapter: {path} is not an adapter")
-        about["layers"] = json.loads(about["layers"])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError("it is not an adapter")
+        about["layers"] = parse_json(about["layers"])
+        if not isinstance(about["layers"], dict) or not all(
+            map(_is_layer, about["layers"].values())
+        ):
+            raise ValueError("its layers are no table of rank, alpha and dropout")
+    except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"load_adapter: {path} is damaged: {error}") from error
     return arrays, about

@@ -83,11 +83,16 @@ def read_small(path: str | os.PathLike[str], largest: int = 2**28) -> bytes:
 def parse_json(data: bytes | str) -> Any:
     """Return what JSON from anywhere says; ValueError for all that is not plain JSON.
 
-    Refused beside what `json` refuses: NaN and infinities, a key twice in one object, and nesting
-    deeper than the interpreter's stack.
+    Refused beside what `json` refuses: NaN and infinities, integers of more than 300 digits, which
+    no float can hold, a key twice in one object, and nesting deeper than the interpreter's stack.
     """
     try:
-        return json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        return json.loads(
+            data,
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_int=_checked_int,
+        )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -99,6 +104,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in found if keys.count(key) > 1)
         raise ValueError(f"the key {twice[:80]!r} occurs twice")
     return found
+
+
+def _checked_int(digits: str) -> int:
+    if len(digits) > 300:
+        raise ValueError(f"an integer has {len(digits)} digits")
+    return int(digits)
 
 
 def _refuse_constant(name: str) -> NoReturn:

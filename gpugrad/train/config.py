@@ -261,7 +261,10 @@ def _converted(field: dataclasses.Field, value: Any) -> Any:
         except ValueError:
             pass  # refused below
     if kind is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{field.name} is an integer that no float can hold") from None
     if type(value) is not kind:
         raise TypeError(
             f"{field.name} must be {'an' if kind is int else 'a'} {kind.__name__}, got {value!r}"

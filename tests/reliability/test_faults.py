@@ -75,7 +75,7 @@ def assert_refused(runs, out, *parts):
     return before
 
 
-def test_where_nothing_may_be_written(runs, half):
+def test_where_nothing_may_be_written(runs, half, record_property):
     out = runs.new_folder()
     outcome = runs.train(out, _fault="EROFS", _n=1)
     assert outcome.status == 1
@@ -85,11 +85,13 @@ def test_where_nothing_may_be_written(runs, half):
     outcome = runs.resume(half, _fault="EROFS", _n=1)
     assert (outcome.status, results(half)) == (1, before), outcome
     assert "Read-only file system" in outcome.output
+    told = "status 1, says so; the run as it was"
+    record_property("fault", (2, "a read-only disk", told))
 
 
 @pytest.mark.parametrize(("method", "step"), [("update", 0), ("evaluate", 1)])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_at_once(runs, straight, method, step, number):
+def test_a_signal_saves_at_once(runs, straight, method, step, number, record_property):
     out = runs.new_folder()
     started = time.monotonic()
     outcome = runs.train(out, _within=[method, step, [number]])
@@ -99,6 +101,8 @@ def test_a_signal_saves_at_once(runs, straight, method, step, number):
     assert RunFolder(out).latest().step == 1
     assert runs.resume(out).status == 0
     assert ending(results(out)) == ending(straight)
+    told = "saved at once; resumed bit for bit the same"
+    record_property("fault", (1, f"{number.name} within {method} {step}", told))
 
 
 def test_a_signal_within_a_step_of_minutes_saves_at_once(runs, record_property):
@@ -114,7 +118,7 @@ def test_a_signal_within_a_step_of_minutes_saves_at_once(runs, record_property):
     record_property("fault", (1, "SIGTERM within a step of minutes", "saved at once"))
 
 
-def test_ctrl_c_twice_ends_at_once_and_loses_nothing(runs, straight):
+def test_ctrl_c_twice_ends_at_once_and_loses_nothing(runs, straight, record_property):
     out = runs.new_folder()
     outcome = runs.train(out, _within=["update", 1, [signal.SIGINT, signal.SIGINT]])
     assert outcome.status == 128 + signal.SIGINT, outcome
@@ -123,9 +127,11 @@ def test_ctrl_c_twice_ends_at_once_and_loses_nothing(runs, straight):
     assert RunFolder(out).latest().step in (0, 1)  # that of step 1 may not have been written yet
     assert runs.resume(out).status == 0
     assert results(out) == straight
+    told = "ends at once, no litter; resumed bit for bit the same"
+    record_property("fault", (1, "Ctrl-C twice", told))
 
 
-def test_two_runs_in_one_folder(runs, half, straight):
+def test_two_runs_in_one_folder(runs, half, straight, record_property):
     with RunFolder(half).locked():
         before = assert_refused(runs, half, "another process is training in", str(half))
         outcome = runs.train(half, overwrite="")  # a flag without a value
@@ -133,9 +139,11 @@ def test_two_runs_in_one_folder(runs, half, straight):
     assert results(half) == before
     assert runs.resume(half).status == 0
     assert ending(results(half)) == ending(straight)
+    told = "refused by name; the run as it was"
+    record_property("fault", (2, "a second run in one folder", told))
 
 
-def test_other_data_of_the_same_length_is_refused(runs, half):
+def test_other_data_of_the_same_length_is_refused(runs, half, record_property):
     tokens = RunFolder(half).tokens
     known = open_tokens(tokens)
     other = np.roll(known.ids, 1)
@@ -143,6 +151,8 @@ def test_other_data_of_the_same_length_is_refused(runs, half):
     write_tokens(tokens, other, known.vocab_size, *fingerprints)
     before = assert_refused(runs, half, "the state was taken with other data", "start a new run")
     assert results(half) == before
+    told = "refused by SHA-256; the run as it was"
+    record_property("fault", (1, "other data than the run began with", told))
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "tokenizer.json", "config.json"])
@@ -162,13 +172,15 @@ def test_a_flipped_bit_in_any_file_is_refused(runs, half, name):
     path.write_bytes(good)
 
 
-def test_a_clock_that_runs_backwards(runs, straight):
+def test_a_clock_that_runs_backwards(runs, straight, record_property):
     out = runs.new_folder()
     assert runs.train(out, _backwards=True, _within=["update", 1, [signal.SIGKILL]]).status < 0
     assert runs.resume(out, _backwards=True).status == 0
     assert results(out) == straight
     records = read_metrics(RunFolder(out).metrics)
     assert all(r["tokens_per_second"] > 0 for r in records if r["kind"] == "train")
+    told = "every file bit for bit the same"
+    record_property("fault", (2, "a clock that runs backwards", told))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +188,7 @@ def test_a_clock_that_runs_backwards(runs, straight):
     [(b"caf\xe9", "is not UTF-8"), (b"", "is empty"), (None, "no file, folder or glob")],
     ids=["latin-1", "empty", "missing"],
 )
-def test_unreadable_data(runs, tmp_path, data, part):
+def test_unreadable_data(runs, tmp_path, data, part, record_property):
     path, out = tmp_path / "text", runs.new_folder()
     if data is not None:
         path.write_bytes(data)
@@ -185,6 +197,8 @@ def test_unreadable_data(runs, tmp_path, data, part):
     assert part in outcome.output
     assert "Traceback" not in outcome.output
     assert not out.exists()
+    told = "status 1, says so; nothing is left"
+    record_property("fault", (1, f"data that is {part!r}", told))
 
 
 def test_memory_that_does_not_suffice(runs, record_property):

@@ -79,6 +79,12 @@ PYTHON: dict[Key, str] = {
     (
         "gpugrad/registry.py",
         "constant",
+        "broadcasts: bool = False,",
+        0,
+    ): "whoever makes an Op says it",
+    (
+        "gpugrad/registry.py",
+        "constant",
         "floats_only: bool = False,",
         0,
     ): "whoever makes an Op says it",
@@ -124,6 +130,12 @@ PYTHON: dict[Key, str] = {
         "heads_at_once(batches * heads, keys * width * k.itemsize),",
         2,
     ): _CACHE,
+    (
+        _FUSED + "_attention_forward.py",
+        "arguments swapped",
+        "and cuda.fits(query, key, value, since=80)",
+        0,
+    ): "the same question of the same arrays",
     (
         _FUSED + "_attention_layout.py",
         "constant",
@@ -200,6 +212,12 @@ PYTHON: dict[Key, str] = {
         _FUSED + "_tiles.py",
         "constant",
         "self.group = max(1, TILE // max(self.height * keys, 1))  # heads in a tile",
+        0,
+    ): _SPEED,
+    (
+        _FUSED + "_tiles.py",
+        "constant",
+        "self.group = max(1, TILE // max(self.height * keys, 1))  # heads in a tile",
         1,
     ): _SPEED,
     (
@@ -245,6 +263,12 @@ PYTHON: dict[Key, str] = {
         "return xp.where(x == y, g * 0.5, xp.where(x < y, g, 0))",
         1,
     ): "where both are equal the outer choice decides",
+    (
+        _OPS + "erf.py",
+        "condition true",
+        "evaluate = _float64 if x.dtype == np.float64 else _float32",
+        0,
+    ): "the rule for float64 is as good in float32, only slower",
     (
         _OPS + "erf.py",
         "arguments swapped",

@@ -177,16 +177,18 @@ def page(everything: Sequence[Mutant], drawn: Sequence[Mutant], results: Results
     done = [mutant for mutant in drawn if mutant.key in results]
     survived = [mutant for mutant in done if results[mutant.key] == SURVIVED]
     equivalent = [mutant for mutant in survived if mutant.key in EQUIVALENT]
-    noticed, matter = len(done) - len(survived), len(done) - len(equivalent)
     since = [mutant for mutant in done if results[mutant.key].endswith(")")]
+    noticed, matter = len(done) - len(survived), len(done) - len(equivalent)
     text = [
         "# Mutants of the Python code",
         f"Written by tests/mutation/python.py. {run}",
         (
-            f"{len(everything)} mutants, {len(done)} of them drawn and run: {noticed} noticed, "
-            f"{len(since)} of them by tests written since, {len(survived)} survived. Noticed of "
-            f"all: {share(noticed, len(done))}; of the {matter} that change something: "
-            f"{share(noticed, matter)}."
+            f"{len(everything)} mutants, {len(done)} of them drawn and run. {len(equivalent)} "
+            f"change nothing. Of the {matter} others the tests chosen by lines and time noticed "
+            f"{share(noticed - len(since), matter)}, which is what to expect of all mutants. When "
+            "the survivors were run again, against more tests and those written for them, "
+            f"{len(since)} more were noticed: {noticed} of {matter} "
+            f"({noticed / max(matter, 1):.1%})."
         ),
     ]
     files: dict[str, list[int]] = {mutant.file: [0] * 4 for mutant in everything}

@@ -289,8 +289,8 @@ class detect_anomaly(no_grad):
     On the CPU arrays are checked at once. Where kernels run, one launch for each array counts on
     the device what it holds, and nothing waits: the host looks after each backward pass, at the end
     of the block, and after ROWS arrays, and names the first anomaly. What ``gg.compile`` made is
-    called as it is, uncompiled. On the CPU a step of a small GPT takes 1.3 times as long; where kernels
-    run it has five times as many launches (``benchmarks/anomaly.py``).
+    called as it is, uncompiled. On the CPU a step of a small GPT takes 1.3 times as long; where
+    kernels run it has five times as many launches (``benchmarks/anomaly.py``).
     """
 
     def __init__(self, gradients: bool = True) -> None:

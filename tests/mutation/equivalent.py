@@ -185,6 +185,18 @@ PYTHON: dict[Key, str] = {
         1,
     ): _SPEED,
     (
+        _FUSED + "_rows.py",
+        "condition false",
+        "if block.dtype == buffer.dtype:",
+        0,
+    ): "a copy of what could be read where it is",
+    (
+        _FUSED + "_teams.py",
+        "constant",
+        _SHARED,
+        5,
+    ): _CAPABILITY,
+    (
         _FUSED + "_teams.py",
         "constant",
         _SHARED,
@@ -228,6 +240,12 @@ PYTHON: dict[Key, str] = {
     ): _TESTS,
     (_FUSED + "dropout.py", "condition true", "if xp is np:", 0): _DEVICE,
     (
+        _FUSED + "embed.py",
+        "operator",
+        "grid = -(-count * -(-columns // width) // (_THREADS // 32))",
+        2,
+    ): "more blocks, of which the rest has nothing to do",
+    (
         _FUSED + "layer_norm.py",
         "arguments swapped",
         "average = np.vecdot(g_block, factor)[:, None] / n",
@@ -257,6 +275,12 @@ PYTHON: dict[Key, str] = {
         'return _filled(xp, f"{kernel}_float64", dtype, 2, args)',
         0,
     ): _SPEED,
+    (
+        _OPS + "elementwise.py",
+        "constant",
+        "PAIRS = (((3, 4), (3, 4)), ((3, 4), (4,)), ((1, 3), (4, 1)), ((), (2, 3)), ((5,), ()))",
+        5,
+    ): _TESTS,
     (
         _OPS + "elementwise.py",
         "comparison",

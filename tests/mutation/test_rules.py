@@ -81,7 +81,7 @@ def test_mutants_are_python_and_differ_in_one_line(name):
     made = mutants(name, text)
     tree = ast.dump(ast.parse(text))
     assert len({m.key for m in made}) == len(made) > 100
-    for mutant in made[:: len(made) // 50]:
+    for mutant in made[:: len(made) // 20]:
         assert ast.dump(ast.parse(mutant.text)) != tree
         assert mutant.text.splitlines()[mutant.line - 1].strip() == mutant.after
         assert text.splitlines()[mutant.line - 1].strip() == mutant.code

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 from . import _startup as _startup  # isort: skip  (before all that takes time)
-from . import cuda, live, nn, optim
+from . import cuda, nn, optim
+from . import live as live
 from .anomaly import detect_anomaly
 from .backend import (
     bfloat16,

@@ -162,6 +162,7 @@ def _as_launch(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
 
     run.__name__ = name
+    run.key = function, mode  # type: ignore[attr-defined]
     return functools.partial(recording.as_one, run)
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from ... import backend
 from .buffer import Buffer, Storage
 from .context import not_recordable
-from .numpy_calls import arrays_in, as_one, changing, laid_out, replaced, zeros_like
+from .dry_run import Place, arrays_in, layout_of, outcome, replaced, zeros_like
+from .numpy_calls import as_one, changing, laid_out
 from .shadow import lengths_of
 from .trace import Trace, active
 
@@ -141,13 +142,13 @@ class NumpyBuffer(Buffer):
         wanted = np.dtype(dtype)
         if wanted == self.dtype and not copy:
             return self
-        out = laid_out(zeros_like(self).astype(wanted))
+        out = laid_out(layout_of(zeros_like(self).astype(wanted)))
         _copy_into(out, self, casting="unsafe")
         return out
 
     def copy(self, order: Any = "C") -> Buffer:
         """Return the elements in memory of their own."""
-        out = laid_out(zeros_like(self).copy(order))
+        out = laid_out(layout_of(zeros_like(self).copy(order)))
         _copy_into(out, self)
         return out
 
@@ -204,12 +205,10 @@ def _recorded(function: Callable, args: tuple, kwargs: dict[str, Any], out: Any)
     trace = active(*arrays_in((args, out)))
     args, kwargs = replaced((args, kwargs), lambda a: a if isinstance(a, Buffer) else trace.lift(a))
     if out is None:
-        given, named = replaced((args, kwargs), zeros_like)
-        with np.errstate(all="ignore"):
-            made = function(*given, **named)
-        if isinstance(made, tuple):
+        made = outcome(function, args, kwargs, trace.known).result
+        if not isinstance(made, Place):
             raise not_recordable(f"{function.__name__}, which has several results,")
-        out = laid_out(np.asarray(made))
+        out = laid_out(made.layout)
     elif not isinstance(out, Buffer):
         out = trace.lift(out)
     reads = [a for a in arrays_in((args, kwargs)) if isinstance(a, Buffer)]

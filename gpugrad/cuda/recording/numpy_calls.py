@@ -1,4 +1,4 @@
-"""Calls of NumPy as launches: what a function returns is found by calling it on arrays of zeros.
+"""Calls of NumPy as launches: what a function returns is found by calling it on zeros (dry_run.py).
 
 A recorded call is the call itself: the same function on arrays of the same shapes and strides, so
 that every bit is the same. What differs is where results lie. A ufunc writes to memory laid out for
@@ -17,6 +17,18 @@ import numpy as np
 from ... import backend, memory
 from .buffer import ARENA, Buffer, Storage
 from .context import current
+from .dry_run import (
+    ALLOCATED,
+    ARGUMENT,
+    COPIED,
+    Layout,
+    Outcome,
+    Place,
+    arrays_in,
+    distinct,
+    outcome,
+    replaced,
+)
 from .shadow import extent, shadow_of
 from .trace import active
 
@@ -51,7 +63,7 @@ def changing(
         return function(*args, **kwargs)
     args, kwargs = replaced((args, kwargs), lambda a: a if isinstance(a, Buffer) else trace.lift(a))
     changed = [a if isinstance(a, Buffer) else trace.lift(a) for a in changed]
-    found = _Dry(function, args, kwargs)
+    found = _Made(outcome(function, args, kwargs, trace.known), distinct((args, kwargs)))
     copied = [b for b in found.copied if b is not None]
     writes = [*found.allocated, *copied, *changed]
     if found.copied and not writes:
@@ -102,98 +114,51 @@ class Whole:
                 np.copyto(target, value)
 
 
-class _Dry:
-    """A call on zeros: its result with Buffers in the place of arrays, and which memory that is.
+class _Made:
+    """The Buffers of a call: its result with Buffers in the place of arrays, and the memory of it.
 
     ``allocated`` stands for what the function asks ``gpugrad.memory`` for, ``copied`` for arrays
     among its results that lie elsewhere, with None for the others, in their order.
     """
 
-    def __init__(self, function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> None:
-        self._owners: dict[int, tuple[Buffer, np.ndarray]] = {}  # by the id of what owns memory
-        self._same: dict[int, Buffer] = {}
-        self._alive: list[Any] = []  # or an id might become another's
-        dummies: dict[Buffer, np.ndarray] = {}
-
-        def dummy(buffer: Buffer) -> np.ndarray:
-            if buffer not in dummies:
-                dummies[buffer] = zeros_like(buffer)
-                self._learn(dummies[buffer], buffer)
-            return dummies[buffer]
-
-        given, named = replaced((args, kwargs), dummy)
-        with np.errstate(all="ignore"), memory.noted() as noted:
-            result = function(*given, **named)
-        self.allocated = [laid_out(array) for array in noted.arrays]
-        for array, buffer in zip(noted.arrays, self.allocated, strict=True):
-            self._learn(array, buffer)
+    def __init__(self, found: Outcome, arguments: list[Buffer]) -> None:
+        self.allocated = [laid_out(layout) for layout in found.allocated]
         self.copied: list[Buffer | None] = []
-        self.result = replaced(result, self._placed, numbers=True)
+        self._sources = {ARGUMENT: arguments, ALLOCATED: self.allocated}
+        self._made: dict[Place, Buffer] = {}
+        self.result = self._placed(found.result)
 
-    def _learn(self, array: np.ndarray, buffer: Buffer) -> None:
-        self._alive.append(array)
-        self._same[id(array)] = buffer
-        self._owners[id(backend.memory_base(array))] = buffer, array
+    def _placed(self, value: Any) -> Any:
+        if isinstance(value, Place):
+            return self._buffer(value)
+        if isinstance(value, (list, tuple)):
+            made = [self._placed(v) for v in value]
+            return type(value)(*made) if hasattr(value, "_fields") else type(value)(made)
+        return value
 
-    def _placed(self, value: Any) -> Buffer:
-        """Return the Buffer that stands for an array or a number among the results."""
-        made = self._same.get(id(value))
+    def _buffer(self, place: Place) -> Buffer:
+        made = self._made.get(place)
         copied = None
         if made is None:
-            array = np.asarray(value)
-            owner = self._owners.get(id(backend.memory_base(array))) if array.size else None
-            if owner is None:
-                made = copied = laid_out(array)
+            if place.source == COPIED:
+                made = copied = laid_out(place.layout)
+                if place.is_view:
+                    made.base = made
             else:
-                shadow = shadow_of(array.shape, array.dtype, array.strides)
-                made = owner[0].at(_address(array) - _address(owner[1]), shadow)
-            self._alive.append(value)
-            self._same[id(value)] = made
+                made = self._sources[place.source][place.number]
+                if place.offset is not None:
+                    shape, strides, dtype = place.layout
+                    made = made.at(place.offset, shadow_of(shape, dtype, strides))
+            self._made[place] = made
         self.copied.append(copied)
         return made
 
 
-def _address(array: np.ndarray) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
-def laid_out(array: np.ndarray) -> Buffer:
-    """Return a Buffer of temporary memory, with the shape, dtype and strides of an array."""
-    low, high = extent(array.shape, array.strides, array.itemsize)
-    shadow = shadow_of(array.shape, array.dtype, array.strides)
-    return active().buffer(Storage(ARENA, high - low), -low, shadow)
-
-
-def zeros_like(buffer: Buffer) -> np.ndarray:
-    """Return zeros with the shape, dtype and strides of a Buffer, in memory of their own."""
-    low, high = extent(buffer.shape, buffer.strides, buffer.itemsize)
-    memory_ = np.zeros(high - low, np.uint8)
-    return np.ndarray(buffer.shape, buffer.dtype, memory_, -low, buffer.strides)
-
-
-def arrays_in(value: Any) -> list[Any]:
-    """Return the arrays, Buffers and NumPy numbers in nested lists, tuples and dicts."""
-    if isinstance(value, (list, tuple)):
-        return [a for v in value for a in arrays_in(v)]
-    if isinstance(value, dict):
-        return [a for v in value.values() for a in arrays_in(v)]
-    return [value] if backend.is_array(value) or isinstance(value, np.generic) else []
-
-
-def replaced(value: Any, function: Callable[[Any], Any], numbers: bool = False) -> Any:
-    """Return nested lists, tuples and dicts with something else in the place of arrays.
-
-    With ``numbers`` in the place of NumPy's numbers too.
-    """
-    if backend.is_array(value) or (numbers and isinstance(value, np.generic)):
-        return function(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(replaced(v, function, numbers) for v in value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(replaced(v, function, numbers) for v in value)
-    if isinstance(value, dict):
-        return {k: replaced(v, function, numbers) for k, v in value.items()}
-    return value
+def laid_out(layout: Layout) -> Buffer:
+    """Return a Buffer of temporary memory, with this shape, dtype and strides."""
+    shape, strides, dtype = layout
+    low, high = extent(shape, strides, dtype.itemsize)
+    return active().buffer(Storage(ARENA, high - low), -low, shadow_of(shape, dtype, strides))
 
 
 def _name_of(function: Any) -> str:

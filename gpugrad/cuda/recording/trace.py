@@ -63,6 +63,7 @@ class Trace(Outside):
         self.settings_read: dict[int, set[str]] = {}
         self.settings_set: dict[int, set[str]] = {}
         self.is_noting = True
+        self.known: dict[Any, Any] = {}  # what NumPy's functions return: see dry_run.py
 
     # Memory
 

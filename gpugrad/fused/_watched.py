@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import ops
+from .. import boundary, ops
 from ..tensor import Tensor
 
 # found in the code as a name and the attributes that follow it at once
@@ -133,6 +133,8 @@ def _never_changes(value: Any) -> bool:
         homes = (ops.__name__, home) if home.startswith("gpugrad.ops") else ()
         if any(_at_home(value, h) is value for h in homes):
             return True
+        if value.__globals__.get("__name__") == boundary.__name__:  # the edge of the package
+            return _never_changes(value.__dict__.get("__wrapped__"))
         plain = not (value.__closure__ or value.__dict__)
         return plain and value.__globals__.get("__name__", "").startswith(_LIBRARY)
     if isinstance(value, types.BuiltinFunctionType):

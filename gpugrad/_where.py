@@ -6,12 +6,17 @@ happen all the time, need not keep account of themselves.
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import os
 import sys
 from typing import Any, NamedTuple
 
+import numpy as np
+
 _PACKAGE = os.path.dirname(__file__) + os.sep
+# what may stand between a user's call and gpugrad: decorators and protocols
+_BETWEEN = (os.path.dirname(np.__file__) + os.sep, contextlib.__file__)
 _EXAMPLES = os.path.join(_PACKAGE, "examples", "")  # written as users write
 
 
@@ -53,7 +58,7 @@ def here() -> Place:
     modules: list[Any] = []
     while frame is not None:
         name = frame.f_code.co_filename
-        inside = name.startswith(_PACKAGE) and not name.startswith(_EXAMPLES)
+        inside = name.startswith((_PACKAGE, *_BETWEEN)) and not name.startswith(_EXAMPLES)
         if not inside and not file:
             file, number = name, frame.f_lineno
         if frame.f_code.co_varnames[:1] == ("self",):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 
+import numpy as np
+
 import gpugrad as gg
 from gpugrad import _where, nn
 
@@ -45,3 +47,8 @@ def test_outside_of_modules():
     assert place.number == inspect.currentframe().f_lineno - 2
     line = _where.user_line()
     assert line.endswith(": line = _where.user_line()")
+
+
+def test_what_decorates_a_function_of_the_package_is_nobodys_line():
+    place = np.errstate(all="ignore")(_where.here)()
+    assert place.file == __file__

@@ -1,7 +1,8 @@
 """Running a recorded list of launches: memory laid out once, then the same calls every time.
 
 On a GPU the first run makes the calls one by one, the second captures them into a CUDA graph, and
-all later ones launch that graph. In the emulator every run makes the calls.
+all later ones launch that graph. In the emulator, and where NumPy computes, every run makes the
+calls.
 """
 
 from __future__ import annotations
@@ -103,8 +104,8 @@ def _overwritten(
 class Replay:
     """A trace with memory: ``write`` the inputs, ``run``, ``read`` what came out.
 
-    ``device`` is "cpu" (the emulator) or "cuda:N". Real arrays that are on another device are
-    copied there once if nothing writes them, otherwise NotRecordable is raised.
+    ``device`` is "cpu" (NumPy or the emulator) or "cuda:N". Real arrays that are on another device
+    are copied there once if nothing writes them, otherwise NotRecordable is raised.
     """
 
     def __init__(

@@ -9,6 +9,8 @@ afterwards (cuda/arena.py), and the list is run as often as wanted (cuda/replay.
         x = trace.input((4, 8), float32)
         ...                                # operations on x
     trace.launches
+
+While a NumpyTrace is active the launches are calls of NumPy (numpy_buffer.py).
 """
 
 from __future__ import annotations

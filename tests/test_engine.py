@@ -859,3 +859,12 @@ def test_a_second_backward_names_operation_arguments_and_shape() -> None:
     y.backward(seed)
     with pytest.raises(RuntimeError, match=r"multiply \(node \d+, result float64\[2, 3\]\).*x, y"):
         y.backward(seed)
+
+
+def test_an_output_that_nobody_asks_about_has_no_gradient() -> None:
+    x, y = (gg.tensor([1.0, 2.0], requires_grad=True) for _ in range(2))
+    seen: list[gg.Tensor] = []
+    y.register_hook(seen.append)
+    (g,) = gg.grad([(x * 3.0).sum(), y.sum(), y], [x], [gg.tensor(1.0), gg.tensor(1.0), y.detach()])
+    assert g.tolist() == [3.0, 3.0]
+    assert seen == []

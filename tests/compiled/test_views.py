@@ -162,6 +162,17 @@ def test_tensors_made_inside_and_changed_there(rng):
         assert count.item() == 2
 
 
+def test_a_view_of_what_is_made_inside_may_change():
+    @gg.compile
+    def total(x):
+        out = gg.zeros((2, 2)).reshape(4)
+        out += x
+        return out
+
+    for number in range(3):
+        assert total(np.full(4, number, np.float32)).tolist() == [number] * 4
+
+
 def test_tensors_made_inside_and_read_before_they_change():
     @gg.compile
     def step(x):

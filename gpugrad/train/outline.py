@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ..cuda import arena
+from ..cuda.layout import Layout
 from ..cuda.recording import ARENA, INPUT, Buffer, Launch, Storage, Trace
-from ..cuda.replay import Layout
 
 RECORDED = 3  # layers: the first, the last, and one for all between them
 

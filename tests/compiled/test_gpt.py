@@ -9,8 +9,9 @@ from plain_and_compiled import bits, by_kernels, recorded
 import gpugrad as gg
 from gpugrad import cuda, emulator, optim
 from gpugrad.cuda import recording
+from gpugrad.cuda.layout import Layout
 from gpugrad.cuda.recording import NotRecordable
-from gpugrad.cuda.replay import Layout, Replay
+from gpugrad.cuda.replay import Replay
 from gpugrad.models import GPT, GPTConfig
 from gpugrad.nn import functional as F
 

@@ -34,6 +34,7 @@ from gpugrad.registry import Sample
 
 FOLDER = Path(__file__).resolve().parent
 OTHERS = {"bench", "harness", "gpu_session", "overhead", "torch_parity", "language_models"}
+OTHERS |= {"anomaly"}  # extremes.cu within a whole step
 OTHERS |= {"training", "train_peers", "train_step", "small_gpt"}
 OTHERS |= {"gpugrad_gpt", "torch_gpt", "jax_gpt", "tinygrad_gpt"}
 DIRECTIONS = ("forward", "backward")

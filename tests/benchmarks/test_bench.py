@@ -31,6 +31,7 @@ TORCH = importlib.import_module("torch") if importlib.util.find_spec("torch") el
 FILES = {"attention_backward": "attention", "attention_forward": "attention"}
 FILES |= {"attention_backward_sm90": "attention", "attention_forward_sm90": "attention"}
 FILES |= {"sort_ids": "embedding"}  # for the gradient
+FILES |= {"extremes": "anomaly"}
 FILES |= {"random": "random_fills", "copy": "copies"}  # Python has modules of these names
 
 

@@ -90,6 +90,18 @@ PYTHON: dict[Key, str] = {
     ): "whoever makes an Op says it",
     (
         "gpugrad/registry.py",
+        "comparison",
+        "if lift is not None:",
+        0,
+    ): "a recorded step's results are real arrays only as views of those noted when made",
+    (
+        "gpugrad/registry.py",
+        "condition true",
+        "if self.metadata:",
+        0,
+    ): "where none is asked for, none is added",
+    (
+        "gpugrad/registry.py",
         "condition true",
         "self.domains: Sequence[Any] = [domain] * len(arguments) if one else domain",
         0,
@@ -200,6 +212,12 @@ PYTHON: dict[Key, str] = {
         _FUSED + "_teams.py",
         "constant",
         _SHARED,
+        6,
+    ): _CAPABILITY,
+    (
+        _FUSED + "_teams.py",
+        "constant",
+        _SHARED,
         0,
     ): _CAPABILITY,
     (
@@ -246,6 +264,12 @@ PYTHON: dict[Key, str] = {
         2,
     ): "more blocks, of which the rest has nothing to do",
     (
+        _FUSED + "fuse.py",
+        "condition true",
+        "if key not in self._traced:",
+        0,
+    ): "traced again: the same kernel, only later",
+    (
         _FUSED + "layer_norm.py",
         "arguments swapped",
         "average = np.vecdot(g_block, factor)[:, None] / n",
@@ -264,6 +288,12 @@ PYTHON: dict[Key, str] = {
         0,
     ): "an array of four axes takes this way too: the same numbers, if need be in a copy",
     (
+        _FUSED + "softmax.py",
+        "constant",
+        "return where(total == 0, 1, total)",
+        1,
+    ): "0 divided by it stays 0, and minus infinity less its logarithm what it is",
+    (
         _OPS + "_random.py",
         "constant",
         "xp: ModuleType, kernel: str, dtype: np.dtype, per_block: int, args: tuple, code: int = 0",
@@ -281,6 +311,12 @@ PYTHON: dict[Key, str] = {
         "PAIRS = (((3, 4), (3, 4)), ((3, 4), (4,)), ((1, 3), (4, 1)), ((), (2, 3)), ((5,), ()))",
         5,
     ): _TESTS,
+    (
+        _OPS + "elementwise.py",
+        "constant",
+        "lambda g, x, out, xp: g * (x / xp.where(out == 0, 1, out)),",
+        1,
+    ): "0 divided by any number",
     (
         _OPS + "elementwise.py",
         "comparison",

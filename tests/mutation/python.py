@@ -24,6 +24,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 
 from equivalent import PYTHON as EQUIVALENT
@@ -172,7 +173,9 @@ def again(drawn: Sequence[Mutant], results: Results, tests: Sequence[str]) -> No
                     results.add(present[key], f"{found} ({digest:.10})")
 
 
-def page(everything: Sequence[Mutant], drawn: Sequence[Mutant], results: Results, run: str) -> str:
+def page(
+    everything: Sequence[Mutant], drawn: Sequence[Mutant], results: Results, origin: str
+) -> str:
     """Return what is known of the mutants drawn as Markdown."""
     done = [mutant for mutant in drawn if mutant.key in results]
     survived = [mutant for mutant in done if results[mutant.key] == SURVIVED]
@@ -181,12 +184,13 @@ def page(everything: Sequence[Mutant], drawn: Sequence[Mutant], results: Results
     noticed, matter = len(done) - len(survived), len(done) - len(equivalent)
     text = [
         "# Mutants of the Python code",
-        f"Written by tests/mutation/python.py. {run}",
+        f"Written by tests/mutation/python.py. {origin}",
         (
             f"{len(everything)} mutants, {len(done)} of them drawn and run. {len(equivalent)} "
-            f"change nothing. Of the {matter} others the tests chosen by lines and time noticed "
-            f"{share(noticed - len(since), matter)}, which is what to expect of all mutants. When "
-            "the survivors were run again, against more tests and those written for them, "
+            f"change nothing, or nothing without a GPU. Of the {matter} others the tests chosen by "
+            f"lines and time noticed {share(noticed - len(since), matter)}, which is what to "
+            "expect of all mutants. When the survivors were run again, against more tests and "
+            "those written for them, "
             f"{len(since)} more were noticed: {noticed} of {matter} "
             f"({noticed / max(matter, 1):.1%})."
         ),
@@ -254,9 +258,8 @@ def main() -> int:
                 results.add(mutant, outcome(mutant, copy, lines, warm))
         if not innocent(results, lines, warm):
             return 1
-    text = page(
-        everything, drawn, results, f"Commit {described.read_text():.10}, seed {given.seed}."
-    )
+    origin = f"{date.today()}, commit {described.read_text():.10}, seed {given.seed}."
+    text = page(everything, drawn, results, origin)
     print(text)
     if given.write:
         given.write.write_text(text, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -35,6 +36,21 @@ def test_every_flipped_bit_shows():
 def test_other_content_is_not_intact(change):
     found = {**json.loads(sealed(CONTENT)), **change}
     assert not is_intact(found, json.dumps(found, indent=1).encode() + b"\n")
+
+
+def test_the_format():
+    text = b'{\n "a": [\n  1\n ]'
+    digest = hashlib.sha256(text + b"\n}\n").hexdigest()
+    assert sealed({"a": [1]}) == text + f',\n "{SEAL}": "{digest}"\n}}\n'.encode()
+
+
+def test_what_cannot_be_sealed_is_not_intact():
+    data = b'{"a": 1e999}'
+    assert is_intact(json.loads(data), data) is False
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert is_intact({"a": deep}, data) is False
 
 
 def test_what_is_no_json_is_not_sealed():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import threading
 import types
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
@@ -55,6 +57,18 @@ class _Recording:
         )
 
 
+_everyone: weakref.WeakSet[Compiled] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for compiled in _everyone:
+        compiled._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class Compiled:
     """A function that is recorded when it is first called, and replayed afterwards.
 
@@ -69,6 +83,7 @@ class Compiled:
         self._device = device
         self._found: dict[Any, list[_Recording]] = {}
         self._lock = threading.RLock()  # all calls share their memory
+        _everyone.add(self)
         self._calls = 0
         self._warned = False
 
@@ -98,6 +113,9 @@ class Compiled:
     @property
     def _owner(self) -> Any:
         return getattr(self._function, "__self__", None)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()  # a thread that is not in the child may have held it
 
     def __reduce__(self) -> tuple:
         """Copy it without its recordings."""

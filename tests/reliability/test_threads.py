@@ -222,6 +222,33 @@ def test_forks_while_threads_compute():
 
 
 @forks
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_does_not_wait_for_a_thread_that_records():
+    recording, go_on = threading.Event(), threading.Event()
+
+    @gg.compile
+    def step(x):
+        recording.set()
+        go_on.wait(60)
+        return x * 2
+
+    worker = threading.Thread(target=step, args=(gg.ones(3),))
+    worker.start()
+    recording.wait(60)
+
+    def look():
+        go_on.set()
+        one_more = gg.compile(lambda x: x + 1)
+        return step(gg.ones(2)).tolist() == one_more(gg.ones(2)).tolist() == [2, 2]
+
+    try:
+        assert in_child(look) == 0
+    finally:
+        go_on.set()
+        worker.join()
+
+
+@forks
 def test_children_draw_the_same_numbers():
     gg.manual_seed(11)
     gg.random.uniform(size=5)

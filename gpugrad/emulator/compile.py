@@ -77,6 +77,7 @@ _SOURCES = (
     "internal.hpp",
 )
 _WARNINGS = ("-Wall", "-Wno-unknown-pragmas", "-Wno-sign-compare", "-Wno-psabi")  # as nvcc does not
+_HEADERS = ("cuda_bf16.h*", "cuda_fp*.h*", "vector_*.h*", "nv/target")  # what those include too
 _CUDA_HEADER = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<cuda_\w+\.h>", re.MULTILINE)
 _EXTERN_SHARED = re.compile(
     r"\bextern\s+__shared__\s+(__align__\s*\(\s*\d+\s*\)\s+)?([\w:]+(?:\s+\w+)*?)\s+(\w+)"
@@ -168,7 +169,7 @@ def build(
     library = runtime(portable)
     flags, text = _translated(source, mode, kernels, defines, name)
     header = (_HERE / "runtime.hpp").read_text(encoding="utf-8")
-    key = _key(flags, library.name, header, *_fallback_texts(flags), text)
+    key = _key(*_keyed(flags), library.name, header, text)
     path = cache_folder() / "emulator" / f"{key}.so"
     if not path.exists():
         with _replacing(path) as temporary:
@@ -207,11 +208,20 @@ def _cuda_headers(source: str) -> list[str]:
     return ["-isystem", str(_HERE / "include"), "-isystem", str(folder)]
 
 
-def _fallback_texts(flags: Sequence[str]) -> list[str]:
-    """Return the headers of our own that a build reads, which its key has to hold."""
-    if str(_FALLBACK) not in flags:
-        return []
-    return [file.read_text(encoding="utf-8") for file in sorted(_FALLBACK.iterdir())]
+def _keyed(flags: Sequence[str]) -> list[str]:
+    """Return the flags with the texts of headers in the place of where these lie."""
+    parts: list[str] = []
+    for flag in flags:
+        is_folder = bool(parts) and parts[-1] == "-isystem"
+        parts += _header_texts(Path(flag)) if is_folder else [flag]
+    return parts
+
+
+@functools.cache
+def _header_texts(folder: Path) -> list[str]:
+    """Return the headers in a folder of which kernels may read one."""
+    files = (file for name in _HEADERS for file in sorted(folder.glob(name)))
+    return [file.read_text(encoding="utf-8") for file in files]
 
 
 def _prepare(source: str, kernels: Sequence[str]) -> str:

@@ -380,3 +380,14 @@ def test_a_long_wait_for_the_compiler_is_explained_once(monkeypatch, capsys):
     assert "compiling kernels for the emulator" in capsys.readouterr().err
     compiler._waited(9)
     assert capsys.readouterr().err == ""
+
+
+def test_what_is_compiled_is_known_by_the_text_of_its_headers_not_by_their_place(tmp_path):
+    places = [tmp_path / name for name in ("one", "two", "other")]
+    for place in places:
+        (place / "nv").mkdir(parents=True)
+        (place / "nv" / "target").write_text("// a header")
+        (place / "cuda_fp16.h").write_text(f"// {place.name == 'other'}")
+    one, two, other = (compiler._keyed(["-O2", "-isystem", str(place), "-g"]) for place in places)
+    assert one == two == ["-O2", "-isystem", "// False", "// a header", "-g"]
+    assert other != one

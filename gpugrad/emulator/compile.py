@@ -209,19 +209,19 @@ def _cuda_headers(source: str) -> list[str]:
 
 
 def _keyed(flags: Sequence[str]) -> list[str]:
-    """Return the flags with the texts of headers in the place of where these lie."""
+    """Return the flags with digests of headers in the place of where these lie."""
     parts: list[str] = []
     for flag in flags:
         is_folder = bool(parts) and parts[-1] == "-isystem"
-        parts += _header_texts(Path(flag)) if is_folder else [flag]
+        files = sorted(f for name in _HEADERS for f in Path(flag).glob(name)) if is_folder else []
+        parts += [_digest(file, file.stat().st_mtime_ns) for file in files] or [flag]
     return parts
 
 
 @functools.cache
-def _header_texts(folder: Path) -> list[str]:
-    """Return the headers in a folder of which kernels may read one."""
-    files = (file for name in _HEADERS for file in sorted(folder.glob(name)))
-    return [file.read_text(encoding="utf-8") for file in files]
+def _digest(file: Path, changed: int) -> str:
+    """Return the digest of a file that was changed at that time."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _prepare(source: str, kernels: Sequence[str]) -> str:

@@ -21,7 +21,6 @@ __version__ = "0.1.0"
 from . import _startup as _startup  # isort: skip  (before all that takes time)
 from . import cuda, nn, optim
 from . import live as live
-from .anomaly import detect_anomaly
 from .backend import (
     bfloat16,
     cuda_is_available,
@@ -224,6 +223,7 @@ from .transforms import checkpoint, hvp, jvp, value_and_grad, vjp
 
 if TYPE_CHECKING:
     from . import emulator, generate, graph, landscape, models, testing, text
+    from .anomaly import detect_anomaly
 
 globals().update(_SHARED)
 _ON_DEMAND = (
@@ -241,6 +241,8 @@ _ON_DEMAND = (
 def __getattr__(name: str) -> object:
     if name in _ON_DEMAND:
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "detect_anomaly":
+        return importlib.import_module(f"{__name__}.anomaly").detect_anomaly
     if name in _PYTORCH:
         return _PYTORCH[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,8 +12,8 @@ import functools
 import inspect
 import re
 import sys
-import traceback
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, NoReturn, TypeVar
 
 from .registry import describe
@@ -41,6 +41,7 @@ _LIBRARIES = {
     "tokenizers",
 } | sys.stdlib_module_names
 _NAMED = re.compile(r"[A-Za-z_][\w.-]*( \w+)?(\(.*\))?: ")  # "sum: ", "in-place add: "
+_finished: set[type] = set()  # classes whose methods name their errors
 
 
 def named(function: F, title: str | None = None, strict: bool = True) -> F:
@@ -106,9 +107,9 @@ def name_all(namespace: dict[str, Any], own: str, *but: str) -> None:
         module = getattr(value, "__module__", None) or ""
         if name[0] == "_" or not module.startswith(own):
             continue
-        if inspect.isclass(value):
+        if isinstance(value, type):
             name_methods(value, own)
-        elif inspect.isfunction(value) and not {module, value.__name__} & {*but}:
+        elif isinstance(value, FunctionType) and not {module, value.__name__} & {*but}:
             made[value] = namespace[name] = made.get(value) or named(value)
 
 
@@ -120,11 +121,17 @@ def name_methods(cls: type, own: str, *methods: str) -> None:
     if issubclass(cls, (Exception, tuple)):
         return
     for base in cls.__mro__:
-        if not base.__module__.startswith(own):
+        if not base.__module__.startswith(own) or base in _finished:
             continue
+        if not methods:
+            _finished.add(base)
         for name, method in list(vars(base).items()):
             is_public = name in methods if methods else name == "__init__" or name[0] != "_"
-            if is_public and inspect.isfunction(method) and not hasattr(method, "__wrapped__"):
+            if (
+                is_public
+                and isinstance(method, FunctionType)
+                and not hasattr(method, "__wrapped__")
+            ):
                 setattr(base, name, named_method(method))
 
 
@@ -160,10 +167,13 @@ def _told(error: Exception, title: str, given: dict[str, Any], strict: bool) -> 
 
 def _passed_through_other_code(error: Exception) -> bool:
     """Return whether a function that was handed in, a module's forward say, raised it."""
-    names = (
-        frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)
-    )
-    return any(name.partition(".")[0] not in _LIBRARIES for name in names)
+    trace = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_globals.get("__name__", "")
+        if name.partition(".")[0] not in _LIBRARIES:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _given(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

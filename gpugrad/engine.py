@@ -368,7 +368,9 @@ def seed_of(output: Any, gradient: Any, where: str) -> Any:
 def _tensors(where: str, name: str, given: Any) -> list[Any]:
     """Return the tensors of an argument: one, or a sequence of them."""
     tensor = registry.Tensor
-    found = [given] if isinstance(given, tensor) else list(given) if _has_many(given) else [given]
+    if isinstance(given, tensor):
+        return [given]
+    found = list(given) if _has_many(given) else [given]
     for i, x in enumerate(found):
         if not isinstance(x, tensor):
             raise TypeError(
@@ -413,11 +415,13 @@ def _seeds(
 @contextlib.contextmanager
 def _sweeping(create_graph: bool) -> Iterator[None]:
     malloc.keep_freed()
-    mode = enable_grad() if create_graph else no_grad()
-    watched = state.watch.sweeping() if state.watch is not None else contextlib.nullcontext()
-    with mode, watched, np.errstate(all="ignore"):
+    with enable_grad() if create_graph else no_grad(), np.errstate(all="ignore"):
         try:
-            yield
+            if state.watch is None:
+                yield
+            else:
+                with state.watch.sweeping():
+                    yield
         except MemoryError as error:
             raise registry.out_of_memory(error, "backward") from error
 

@@ -19,12 +19,15 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .. import backend, cuda, engine, registry
 from ..cuda import recording
 from ..registry import OPS, Node, Sample, explained, state
 from ..tensor import Tensor
 
 FUSED: dict[str, Fused] = {}
+_PLAIN = {np.ndarray, type(None)}
 
 
 class Implementation(NamedTuple):
@@ -74,6 +77,7 @@ class Fused:
         self.spec = self.definition = spec
         self.arguments = tuple(arguments)
         self.differentiable = tuple(differentiable)
+        self._able = tuple(name in self.differentiable for name in self.arguments)
         self.implementations = implementations
         self.samples = tuple(samples)
         self.cost = cost
@@ -87,7 +91,7 @@ class Fused:
         Arrays on the CPU go to the CUDA kernels too while the emulator is active. Kernels get no
         empty arrays. A traced function becomes a kernel itself, so there it is the spec.
         """
-        on_cpu = all(a is None or backend.is_numpy(a) for a in arrays)
+        on_cpu = _are_plain(arrays) or all(a is None or backend.is_numpy(a) for a in arrays)
         if not on_cpu and any(
             isinstance(a, backend.Symbolic) and a.device == "symbolic" for a in arrays
         ):
@@ -106,46 +110,63 @@ class Fused:
         if registry.lift is not None:
             registry.lift_now([a for a in args if a is not None])
         arrays = [None if a is None else a._data for a in args]
+        if not _are_plain(arrays):
+            self._refuse_devices(arrays)
+        chosen = self.choose(arrays, statics)
+        self.launches[chosen] += 1
+        if chosen == "spec":
+            return self.spec(*args, **statics)
+        forward = self.implementations[chosen].forward
+        try:
+            if registry.lift is None:
+                out, residuals = forward(*arrays, **statics)
+            else:
+                with recording.operation(self.name):
+                    if chosen == "numpy":
+                        forward = _as_launch(self.name, forward)
+                    out, residuals = forward(*arrays, **statics)
+        except (ValueError, TypeError, IndexError, MemoryError) as error:
+            raise explained(error, self.name, self.arguments, arrays, statics) from error
+        is_one = not isinstance(out, tuple)
+        outs = (out,) if is_one else out
+        make_node = state.make_node
+        wanted, parents = self._wanted(args) if make_node is not None else ((), ())
+        if make_node is None or not parents:
+            tensors = tuple([Tensor._wrap(o, None) for o in outs])
+            return tensors[0] if is_one else tensors
+        op = _Launch(self, chosen, wanted, statics, 0 if is_one else len(outs))
+        node = make_node(op, parents, (*arrays, *residuals), None)
+        if state.watch is not None:
+            state.watch.called(node, self.arguments, arrays, outs)
+        if is_one:
+            return Tensor._wrap(out, node)
+        return tuple(
+            Tensor._wrap(o, make_node(engine.Output(self.name, i), (node,), (), None))
+            for i, o in enumerate(out)
+        )
+
+    def _wanted(self, args: Sequence[Tensor | None]) -> tuple[tuple[bool, ...], tuple]:
+        """Return which arguments want a gradient, and the nodes or leaves it goes to."""
+        wanted, parents = [], []
+        for a, able in zip(args, self._able, strict=True):
+            wants = able and a is not None and a._requires_grad
+            wanted.append(wants)
+            if wants:
+                parents.append(a._node or a)  # type: ignore[union-attr]
+        return tuple(wanted), tuple(parents)
+
+    def _refuse_devices(self, arrays: Sequence[Any]) -> None:
         devices = {backend.device_of(a) for a in arrays if a is not None}
         if len(devices) > 1:
             raise ValueError(
                 f"{self.name}: the arguments are on {' and '.join(sorted(devices))}; "
                 "move them to one device with .to(device)"
             )
-        chosen = self.choose(arrays, statics)
-        self.launches[chosen] += 1
-        if chosen == "spec":
-            return self.spec(*args, **statics)
-        try:
-            with recording.operation(self.name):
-                forward = self.implementations[chosen].forward
-                if chosen == "numpy":
-                    forward = _as_launch(self.name, forward)
-                out, residuals = forward(*arrays, **statics)
-        except (ValueError, TypeError, IndexError, MemoryError) as error:
-            raise explained(error, self.name, self.arguments, arrays, statics) from error
-        wanted = tuple(
-            a is not None and a._requires_grad and name in self.differentiable
-            for a, name in zip(args, self.arguments, strict=True)
-        )
-        outs = out if isinstance(out, tuple) else (out,)
-        make_node = state.make_node
-        if make_node is None or not any(wanted):
-            tensors = tuple(Tensor._wrap(o, None) for o in outs)
-            return tensors if isinstance(out, tuple) else tensors[0]
-        parents = tuple(
-            a._node or a for a, w in zip(args, wanted, strict=True) if w and a is not None
-        )
-        op = _Launch(self, chosen, wanted, statics, len(outs) if isinstance(out, tuple) else 0)
-        node = make_node(op, parents, (*arrays, *residuals), None)
-        if state.watch is not None:
-            state.watch.called(node, self.arguments, arrays, outs)
-        if not isinstance(out, tuple):
-            return Tensor._wrap(out, node)
-        return tuple(
-            Tensor._wrap(o, make_node(engine.Output(self.name, i), (node,), (), None))
-            for i, o in enumerate(out)
-        )
+
+
+def _are_plain(arrays: Sequence[Any]) -> bool:
+    """Return whether all arrays are NumPy's, the common case on a CPU."""
+    return _PLAIN.issuperset(map(type, arrays))
 
 
 def _as_launch(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,8 +174,6 @@ def _as_launch(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     What it keeps for a gradient depends on whether one may be asked for, then as now.
     """
-    if registry.lift is None:
-        return function
     mode = engine.enable_grad if engine.is_grad_enabled() else engine.no_grad
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -205,12 +224,19 @@ class _Launch:
             return self._replay(node, g, arrays, recorded)
         if self.outputs:
             g = [g.get(i) for i in range(self.outputs)]
-        parents = iter(node.parents)
-        wanted = tuple(w and (needed is None or next(parents) in needed) for w in self.wanted)
-        with recording.operation(f"{self.fused.name}_backward"):
-            if self.chosen == "numpy":
-                backward = _as_launch(f"{self.name}_backward", backward)
+        wanted = self.wanted
+        if needed is not None:
+            parents = iter(node.parents)
+            wanted = tuple([w and next(parents) in needed for w in wanted])
+        if registry.lift is None:
             grads = backward(wanted, g, arrays, residuals, **self.statics)
+        else:
+            with recording.operation(f"{self.fused.name}_backward"):
+                if self.chosen == "numpy":
+                    backward = _as_launch(f"{self.name}_backward", backward)
+                grads = backward(wanted, g, arrays, residuals, **self.statics)
+        if needed is None:
+            return [grad for grad, w in zip(grads, wanted, strict=True) if w]
         return [
             grad if still else None
             for grad, still, w in zip(grads, wanted, self.wanted, strict=True)

@@ -32,8 +32,8 @@ from .shape import asarray, expand_dims, permute_dims, reshape, squeeze
 
 def _times(x: Any, y: Any, xp: Any) -> Any:
     """Return the matrix product of arrays or of tensors."""
-    if xp is np and x.dtype.itemsize != 2 and not expected():
-        return _products.product(x, y)
+    if x.__class__ is y.__class__ is np.ndarray and x.dtype.itemsize != 2 and not expected():
+        return _products.matmul(x, y)  # the common case, without a detour
     return xp.matmul(x, y) if isinstance(x, Tensor) else _matmul_arrays(xp, x, y)
 
 

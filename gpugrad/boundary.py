@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from .registry import describe
 
@@ -33,13 +34,8 @@ _KINDS: dict[type[Exception], type[Exception]] = {  # what an error becomes; the
 REFUSALS = tuple(_KINDS)
 _LONGEST = 120  # characters of an argument in a message
 # Where an error may come from that is told anew; what anybody else's code raises is theirs
-_LIBRARIES = {
-    "gpugrad",
-    "numpy",
-    "ml_dtypes",
-    "safetensors",
-    "tokenizers",
-} | sys.stdlib_module_names
+_LIBRARIES = {"gpugrad", "numpy", "ml_dtypes", "safetensors", "tokenizers"}
+_PYTHON = os.path.dirname(os.__file__) + os.sep
 _NAMED = re.compile(r"[A-Za-z_][\w.-]*( \w+)?(\(.*\))?: ")  # "sum: ", "in-place add: "
 _finished: set[type] = set()  # classes whose methods name their errors
 
@@ -49,8 +45,7 @@ def named(function: F, title: str | None = None, strict: bool = True) -> F:
 
     Unless ``strict`` those that begin with some name are left alone. Exceptions of other modules'
     own classes, errors of files and memory, and what a function raises that was handed in pass
-    unchanged. Costs 0.1 microseconds a call; the
-    hottest functions call ``refuse`` themselves.
+    unchanged. Costs 0.1 microseconds a call; the hottest functions call ``refuse`` themselves.
     """
     own = title or function.__name__.strip("_")
     if inspect.isgeneratorfunction(function):
@@ -62,6 +57,7 @@ def named(function: F, title: str | None = None, strict: bool = True) -> F:
             return function(*args, **kwargs)
         except REFUSALS as error:
             refuse(error, own, _given(function, args, kwargs), strict)
+            raise
 
     return public  # type: ignore[return-value]
 
@@ -73,6 +69,7 @@ def _named_generator(function: Callable[..., Any], title: str) -> Callable[..., 
             return (yield from function(*args, **kwargs))
         except REFUSALS as error:
             refuse(error, title, _given(function, args, kwargs))
+            raise
 
     return public
 
@@ -92,6 +89,7 @@ def named_method(method: F) -> F:
         except REFUSALS as error:
             title = type(self).__name__ + suffix
             refuse(error, title, _given(method, (self, *args), kwargs), is_constructor)
+            raise
 
     return public  # type: ignore[return-value]
 
@@ -135,42 +133,47 @@ def name_methods(cls: type, own: str, *methods: str) -> None:
                 setattr(base, name, named_method(method))
 
 
-def refuse(error: Exception, title: str, given: dict[str, Any], strict: bool = True) -> NoReturn:
-    """Raise an error that was caught: itself if it says all there is to say."""
+def refuse(error: Exception, title: str, given: dict[str, Any], strict: bool = True) -> None:
+    """Raise an error that was caught anew, with its function's name; return if it says all."""
+    told = _told(error, title, given, strict)
+    if told is None:
+        return
     try:
-        told = _told(error, title, given, strict)
-        if told is error:
-            raise error
         raise told from (error.__cause__ or error)
     finally:
         del error, told  # or each would hold this frame, which holds it
 
 
-def _told(error: Exception, title: str, given: dict[str, Any], strict: bool) -> Exception:
+def _told(error: Exception, title: str, given: dict[str, Any], strict: bool) -> Exception | None:
     module = type(error).__module__.partition(".")[0]
     if module not in ("builtins", "numpy") or isinstance(error, NotImplementedError):
-        return error
+        return None
     if _passed_through_other_code(error):
-        return error
+        return None
     kind = next(_KINDS[base] for base in _KINDS if isinstance(error, base))
-    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    message = str(error)
+    if isinstance(error, KeyError) and error.args:
+        key = error.args[0]
+        message = key if isinstance(key, str) and " " in key else f"{key!r} is missing"
     is_named = (
         message.startswith((f"{title}:", f"{title}.", f"{title}("))
         if strict
         else _NAMED.match(message)
     )
     if is_named:
-        return error
+        return None
     shown = ", ".join(f"{name}={_shown(value)}" for name, value in given.items())
-    return kind(f"{title}: {message}" + f" ({shown})" * (error.__cause__ is None))
+    return kind(f"{title}: {message}" + f" ({shown})" * bool(shown and error.__cause__ is None))
 
 
 def _passed_through_other_code(error: Exception) -> bool:
     """Return whether a function that was handed in, a module's forward say, raised it."""
     trace = error.__traceback__
     while trace is not None:
-        name = trace.tb_frame.f_globals.get("__name__", "")
-        if name.partition(".")[0] not in _LIBRARIES:
+        name = trace.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+        file = trace.tb_frame.f_code.co_filename
+        is_python = name in sys.stdlib_module_names and file.startswith((_PYTHON, "<"))
+        if not is_python and name not in _LIBRARIES:
             return True
         trace = trace.tb_next
     return False

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import gpugrad as gg
+from gpugrad import boundary
 
 
 def test_an_error_from_within_says_what_was_called_with_what() -> None:
@@ -35,6 +39,36 @@ def test_what_a_function_raises_that_was_handed_in_stays_as_it_is(error: Excepti
         assert caught.value is error
     with pytest.raises(KeyError, match="missing"):
         gg.nn.Sequential(gg.nn.ReLU(), Missing())(x)
+
+
+def test_a_module_named_like_one_of_pythons_is_the_users(tmp_path: Path) -> None:
+    file = tmp_path / "profile.py"
+    file.write_text("def call(x):\n    raise LookupError('mine')\n")
+    spec = importlib.util.spec_from_file_location("profile", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    x = gg.ones((2,), requires_grad=True)
+    x.register_hook(module.call)
+    with pytest.raises(LookupError, match=r"^mine$"):
+        x.sum().backward()
+
+
+def test_what_is_missing_is_named() -> None:
+    optimizer = gg.optim.AdamW([gg.nn.Parameter(gg.ones(2))])
+    with pytest.raises(ValueError, match="param_groups"):
+        optimizer.load_state_dict({})
+    with pytest.raises(ValueError, match="'scale' is missing"):
+        gg.optim.LossScaler().load_state_dict({})
+
+
+def test_an_error_that_says_all_passes_without_a_trace_of_the_edge() -> None:
+    model = gg.nn.Linear(2, 2)
+    for _ in range(5):
+        model = gg.nn.Sequential(model)
+    with pytest.raises(ValueError, match="Linear") as caught:
+        model(gg.ones((2, 3)))
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    assert sum(frame.filename == boundary.__file__ for frame in frames) <= 7
 
 
 def test_an_error_is_named_once() -> None:

@@ -81,6 +81,8 @@ def _scatter_arrays(xp: Any, g: Any, index: Any, shape: tuple[int, ...]) -> Any:
 def _scattered(g: Any, index: Any, shape: tuple[int, ...]) -> Any:
     if isinstance(g, registry.Tensor):
         return _scatter_row(g, index=index, shape=shape)
+    if registry.lift is None:  # the common case, without a detour
+        return _scatter(backend.xp_of(g), g, index, shape)
     return _scatter_arrays(backend.xp_of(g), g, index, shape)
 
 
@@ -136,6 +138,7 @@ def getitem(x: Any, index: Any) -> Any:
         return op.of_one(asarray(x), {"index": index})
     except REFUSALS as error:
         refuse(error, "getitem", {"x": x, "index": index})
+        raise
 
 
 def _put(xp: Any, x: Any, index: Any, value: Any) -> Any:

@@ -76,6 +76,7 @@ def sum(
         return OPS["sum"].of_one(asarray(x), {"axis": axis, "keepdims": keepdims})
     except REFUSALS as error:
         refuse(error, "sum", {"x": x, "axis": axis, "dtype": dtype})
+        raise
 
 
 @primitive(

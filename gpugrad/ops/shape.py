@@ -99,6 +99,7 @@ def reshape(x: Any, *shape: Any) -> Any:
         return _RESHAPE.of_one(x, {"shape": lengths})
     except REFUSALS as error:
         refuse(error, "reshape", {"x": x, "shape": shape})
+        raise
 
 
 def flatten(x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import os
 import sys
 from types import ModuleType
@@ -79,6 +80,29 @@ def promote(x: np.dtype, y: np.dtype) -> np.dtype:
     if {x, y} == {float16, bfloat16}:
         return float32
     return np.promote_types(x, y)
+
+
+@functools.cache
+def whole_numbers(dtype: np.dtype) -> tuple[int, int]:
+    """Return the ends of the range in which a dtype holds every integer exactly."""
+    if dtype == bool_:
+        return 0, 1
+    if is_float(dtype):
+        largest = int(2 / ml_dtypes.finfo(dtype).eps)
+        return -largest, largest
+    limits = np.iinfo(dtype)
+    return int(limits.min), int(limits.max)
+
+
+def refuse_overflow(values: np.ndarray, dtype: np.dtype) -> None:
+    """Raise ValueError if numbers given to an integer dtype are not finite or do not fit in it."""
+    if dtype.kind not in "iu" or values.dtype.kind not in "iuf" or not values.size:
+        return
+    first, last = whole_numbers(dtype)
+    ends = (np.minimum, np.maximum) if values.ndim else ()
+    for value in [end.reduce(values, axis=None).item() for end in ends] or [values.item()]:
+        if not (math.isfinite(value) and first <= int(value) <= last):
+            raise ValueError(f"{value} is no {dtype}, which holds {first} to {last}")
 
 
 @functools.cache
@@ -220,16 +244,21 @@ def as_array(data: Any, dtype: DTypeLike = None, device: str | None = None) -> A
     """Return data as an array a tensor can hold, without copying when nothing has to change.
 
     Python floats become float32, Python ints int64; arrays keep their dtype. Without a device,
-    arrays stay where they are and Python data goes to the default device.
+    arrays stay where they are and Python data goes to the default device. Raises ValueError for
+    Python numbers that do not fit in an integer dtype; arrays are converted as NumPy does.
     """
+    wanted = None if dtype is None else as_dtype(dtype)
     if is_array(data):
         array = data if device is None else to_device(data, device)
     else:
+        ours = isinstance(data, np.generic) or not hasattr(data, "__array__")
         if not isinstance(data, np.generic):
-            data = _python_data(data, narrow=dtype is None)
+            data = _python_data(data, narrow=wanted is None)
+        if ours and wanted is not None and data.dtype != wanted:
+            refuse_overflow(data, wanted)
         array = namespace(device).asarray(data)
-    wanted = array.dtype if dtype is None else as_dtype(dtype)
-    as_dtype(wanted)
+    if wanted is None:
+        wanted = as_dtype(array.dtype)
     if type(array) is not np.ndarray and isinstance(array, np.ndarray):
         array = array.view(np.ndarray)  # memmap and other subclasses
     return array if array.dtype == wanted else array.astype(wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from .. import backend, registry
 from ..backend import DTypeLike
+from ..boundary import REFUSALS, refuse
 from ..cuda import recording
 
 Shape = int | Sequence[int]
@@ -27,7 +29,8 @@ def tensor(
     """Return a new leaf tensor holding a copy of data (numbers, nested lists, arrays, tensors).
 
     Python floats become float32 and ints int64; arrays keep their dtype. Data without a place of
-    its own goes to ``device``, by default GPUGRAD_DEVICE or the GPU if there is one.
+    its own goes to ``device``, by default GPUGRAD_DEVICE or the GPU if there is one. Raises
+    ValueError for Python numbers that an integer ``dtype`` cannot hold.
     """
     if isinstance(data, registry.Tensor):
         data = data.data
@@ -41,12 +44,16 @@ def asarray(
     data: Any, dtype: DTypeLike = None, device: str | None = None, copy: bool | None = None
 ) -> Any:
     """Return data as a tensor that shares memory where it can; a tensor is returned as it is."""
-    if isinstance(data, registry.Tensor):
-        moved = data.to(device) if device else data
-        moved = moved if dtype is None else moved.astype(dtype)
-        return moved.copy() if copy and moved is data else moved
-    array = backend.as_array(data, dtype, device)
-    return _made(array.copy() if copy else array, False, shared=not copy)
+    try:
+        if isinstance(data, registry.Tensor):
+            moved = data.to(device) if device else data
+            moved = moved if dtype is None else moved.astype(dtype)
+            return moved.copy() if copy and moved is data else moved
+        array = backend.as_array(data, dtype, device)
+        return _made(array.copy() if copy else array, False, shared=not copy)
+    except REFUSALS as error:
+        refuse(error, "asarray", {"data": data, "dtype": dtype, "device": device, "copy": copy})
+        raise
 
 
 as_tensor = asarray
@@ -81,12 +88,21 @@ def full(
     device: str | None = None,
     requires_grad: bool = False,
 ) -> Any:
-    """Return a tensor of one number: float32 for a float, int64 for an int, bool for a bool."""
+    """Return a tensor of one number: float32 for a float, int64 for an int, bool for a bool.
+
+    Raises ValueError for a number that an integer ``dtype`` cannot hold.
+    """
     if dtype is None:
         kinds = {bool: backend.bool_, int: backend.int64}
         dtype = kinds.get(type(fill_value), backend.float32)
-    xp = backend.namespace(device)
-    return _made(xp.full(_shape(shape), fill_value, backend.as_dtype(dtype)), requires_grad)
+    kind = backend.as_dtype(dtype)
+    _refuse_overflow(kind, fill_value)
+    return _made(backend.namespace(device).full(_shape(shape), fill_value, kind), requires_grad)
+
+
+def _refuse_overflow(dtype: np.dtype, *numbers: Any) -> None:
+    if dtype.kind in "iu" and all(isinstance(n, (int, float, np.generic)) for n in numbers):
+        backend.refuse_overflow(np.array(numbers), dtype)
 
 
 def zeros(
@@ -119,6 +135,7 @@ def empty(
 def _like(name: str, x: Any, dtype: DTypeLike, *value: Any) -> Any:
     data = x._data if isinstance(x, registry.Tensor) else backend.as_array(x)
     kind = data.dtype if dtype is None else backend.as_dtype(dtype)
+    _refuse_overflow(kind, *value)
     return getattr(backend.xp_of(data), name)(data.shape, *value, dtype=kind)
 
 
@@ -156,9 +173,11 @@ def arange(
     if dtype is None:
         integers = all(isinstance(n, (int, np.integer)) for n in (first, last, step))
         dtype = backend.int64 if integers else backend.float32
-    return _made(
-        backend.namespace(device).arange(first, last, step, backend.as_dtype(dtype)), False
-    )
+    kind = backend.as_dtype(dtype)
+    count = math.ceil((last - first) / step) if step and kind.kind in "iu" else 0
+    if count > 0:
+        _refuse_overflow(kind, first, first + (count - 1) * step)
+    return _made(backend.namespace(device).arange(first, last, step, kind), False)
 
 
 def linspace(
@@ -170,9 +189,10 @@ def linspace(
     endpoint: bool = True,
 ) -> Any:
     """Return num evenly spaced numbers from start to stop."""
-    xp = backend.namespace(device)
-    values = xp.linspace(start, stop, num, endpoint=endpoint)
-    return _made(values.astype(backend.as_dtype(dtype or backend.float32)), False)
+    kind = backend.as_dtype(dtype or backend.float32)
+    _refuse_overflow(kind, start, stop)
+    values = backend.namespace(device).linspace(start, stop, num, endpoint=endpoint)
+    return _made(values.astype(kind), False)
 
 
 def eye(

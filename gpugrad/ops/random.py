@@ -240,11 +240,20 @@ def integers(
     dtype: DTypeLike = None,
     device: str | None = None,
 ) -> Any:
-    """Return integers spread evenly over [low, high), or [0, low) if high is None; int64."""
+    """Return integers spread evenly over [low, high), or [0, low) if high is None; int64.
+
+    Raises ValueError if there is no integer in that range, or if dtype does not hold all of them.
+    """
     first, end = map(operator.index, (0, low) if high is None else (low, high))
     if not first < end:
         raise ValueError(f"random.integers: there is no integer in [{first}, {end})")
     lengths, wanted = _size(size), backend.as_dtype(dtype or backend.int64)
+    least, largest = backend.whole_numbers(wanted)
+    if first < least or end - 1 > largest:
+        raise ValueError(
+            f"random.integers: {wanted} does not hold all integers in [{first}, {end}), only those "
+            f"from {least} to {largest}; take a wider dtype"
+        )
     n = math.prod(lengths)
     xp, draw = _reserve(n, 2, device)
     values = philox.randint(xp, draw.seed, draw.offset, n, first, end, draw.state)

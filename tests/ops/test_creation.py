@@ -85,6 +85,52 @@ def test_data_that_a_tensor_cannot_hold(data: Any, error: type[Exception], messa
             make(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "dtype", "value"),
+    [
+        (300, "int8", "300"),
+        (2**40, "int32", "1099511627776"),
+        ([1, -1], "uint8", "-1"),
+        ([[0.5, 1e10]], "int8", "10000000000.0"),
+        (2**63, "int64", "9223372036854775808"),
+        (float(2**63), "int64", "9.22.*e.18"),
+        ([1.0, math.nan], "int32", "nan"),
+        (-math.inf, "int64", "-inf"),
+        (np.int64(300), "int8", "300"),
+    ],
+    ids=str,
+)
+def test_numbers_that_an_integer_dtype_cannot_hold(data: Any, dtype: str, value: str) -> None:
+    for make in (gg.tensor, gg.asarray, gg.Tensor):
+        with pytest.raises(ValueError, match=rf"{value} is no {dtype}, which holds"):
+            make(data, dtype=dtype)
+    if np.ndim(data) == 0:
+        for made in (lambda: gg.full((2,), data, dtype), lambda: gg.full_like([1], data, dtype)):
+            with pytest.raises(ValueError, match=rf"{value} is no {dtype}, which holds"):
+                made()
+
+
+def test_the_ends_of_integer_dtypes_are_held() -> None:
+    for dtype in ("int8", "uint16", "int64", "uint64"):
+        ends = [np.iinfo(dtype).min, np.iinfo(dtype).max]
+        assert [gg.tensor([end], dtype).item() for end in ends] == ends
+        assert gg.full(2, ends[1], dtype).tolist() == [ends[1]] * 2
+    assert gg.tensor([-128.9, 127.9], "int8").tolist() == [-128, 127]
+    assert gg.tensor([], "int8").shape == (0,)
+    assert gg.tensor(np.array([300]), "int8").tolist() == [44]  # arrays: as NumPy converts them
+
+
+def test_ranges_that_an_integer_dtype_cannot_hold() -> None:
+    assert gg.arange(127, -129, -1, dtype="int8").tolist() == list(range(127, -129, -1))
+    assert gg.linspace(0, 255, 2, dtype="uint8").tolist() == [0, 255]
+    with pytest.raises(ValueError, match="arange: 128 is no int8"):
+        gg.arange(129, dtype="int8")
+    with pytest.raises(ValueError, match="arange: -1 is no uint8"):
+        gg.arange(2, -2, -1, dtype="uint8")
+    with pytest.raises(ValueError, match="linspace: 1000 is no int8"):
+        gg.linspace(0, 1000, 3, dtype="int8")
+
+
 @pytest.mark.parametrize("dtype", ["complex64", "str", "O", "nonsense", np.complex128, list])
 def test_dtypes_that_do_not_exist(dtype: Any) -> None:
     with pytest.raises(TypeError, match="is not supported; use one of float16, bfloat16"):

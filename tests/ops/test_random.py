@@ -142,6 +142,17 @@ def test_sizes(size):
 
 
 @pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [(-128, 128, "int8"), (0, 256, "uint8"), (0, 2, "bool"), (-2048, 2049, "float16")],
+)
+def test_integers_of_a_narrow_dtype_are_those_of_int64(low, high, dtype):
+    gg.manual_seed(7)
+    wide = random.integers(low, high, 1000)
+    gg.manual_seed(7)
+    np.testing.assert_array_equal(random.integers(low, high, 1000, dtype).numpy(), wide.numpy())
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: gg.manual_seed(-1), "seed"),
@@ -150,6 +161,12 @@ def test_sizes(size):
         (lambda: random.normal(scale=-1.0), "scale"),
         (lambda: random.uniform(1.0, 0.0), "larger than high"),
         (lambda: random.integers(3, 3), r"\[3, 3\)"),
+        (lambda: random.integers(0, 129, dtype="int8"), r"int8 does not hold all.*-128 to 127"),
+        (lambda: random.integers(0, 2**31 + 1, dtype="int32"), "int32 does not hold all"),
+        (lambda: random.integers(-1, 5, dtype="uint8"), "uint8 does not hold all"),
+        (lambda: random.integers(3, dtype="bool"), "bool does not hold all"),
+        (lambda: random.integers(0, 4097, dtype="float16"), "float16 does not .*-2048 to 2048"),
+        (lambda: random.integers(0, 258, dtype="bfloat16"), "bfloat16 does not .*-256 to 256"),
         (lambda: random.bernoulli(1.5), r"\[0, 1\]"),
         (lambda: random.normal(size=(2, -1)), "negative"),
         (lambda: random.normal(dtype="int64"), "integers"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from .. import backend, registry
 from ..cuda import recording
 from ..tensor import Tensor
 from .state import State
+
+_BESIDE = ("param_names", "name", "lr_scale")  # keys of any optimiser's groups, beside its settings
 
 
 def label_of(group: Mapping[str, Any], position: int, index: int) -> str:
@@ -25,6 +27,26 @@ def require(name: str, key: str, value: Any, low: float, high: float = math.inf)
     if not isinstance(value, (int, float, np.floating)) or not low <= value < high:
         interval = f">= {low:g}" if high == math.inf else f"in [{low:g}, {high:g})"
         raise ValueError(f"{name}: {key} must be a number {interval}, got {value!r}")
+
+
+def check_settings(name: str, group: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raise ValueError for a key of a group that neither the optimiser nor the library reads."""
+    known = {"params", *defaults, *_BESIDE}
+    if unknown := sorted(map(repr, group.keys() - known)):
+        raise ValueError(
+            f"{name}: a group has the unknown setting {', '.join(unknown)}; its settings are "
+            f"{', '.join(defaults)}, and beside them name and lr_scale"
+        )
+
+
+def check_same_keys(what: str, found: Mapping[str, Any], expected: Iterable[str]) -> None:
+    """Raise ValueError, starting with what, unless the keys are those expected."""
+    wanted = set(expected)
+    missing, foreign = sorted(wanted - found.keys()), sorted(map(str, found.keys() - wanted))
+    if missing or foreign:
+        parts = [("it lacks", missing), ("foreign are", foreign)]
+        told = "; ".join(f"{words} {', '.join(keys)}" for words, keys in parts if keys)
+        raise ValueError(f"{what} is not that of this optimiser: {told}")
 
 
 def check_max_norm(name: str, max_norm: Any) -> None:

@@ -25,7 +25,14 @@ from ..tensor import Tensor
 from . import recorded
 from .by_kernel import Group, Member
 from .by_pieces import ByPieces
-from .checks import check_max_norm, label_of, leaves, refuse_misfits
+from .checks import (
+    check_max_norm,
+    check_same_keys,
+    check_settings,
+    label_of,
+    leaves,
+    refuse_misfits,
+)
 from .clip import factor_of, measure, norm_of
 from .scaler import LossScaler, check_scaler
 from .spike_guard import SpikeGuard, check_guard
@@ -65,9 +72,14 @@ class Optimizer(ByPieces):
     # For users
 
     def add_param_group(self, group: Mapping[str, Any]) -> None:
-        """Add a group of parameters with its own settings, the defaults filling the rest."""
+        """Add a group of parameters with its own settings, the defaults filling the rest.
+
+        Beside the optimiser's settings a group may have a ``"name"`` and the ``"lr_scale"`` of
+        ``discriminative_groups``; others raise ValueError.
+        """
         if "params" not in group:
             raise ValueError(f"{self._name}: a group needs 'params', got {sorted(group)}")
+        check_settings(self._name, group, self.defaults)
         added = Group({**self.defaults, **group})
         added["params"], names = leaves(self._name, group["params"])
         if names:
@@ -188,7 +200,8 @@ class Optimizer(ByPieces):
         """Return a copy of the state, as NumPy arrays and plain numbers a checkpoint can hold.
 
         PyTorch's layout: ``{"state": {"0": {"step": ..., "exp_avg": ...}}, "param_groups": [...]}``
-        with parameters numbered across the groups (here as str).
+        with parameters numbered across the groups (here as str). One that took no step yet has
+        ``{"step": 0}``.
         """
         state: dict[str, Any] = {}
         saved_groups = []
@@ -199,26 +212,30 @@ class Optimizer(ByPieces):
             saved_groups.append({**group, "params": numbered})
             for key, p in zip(numbered, group["params"], strict=True):
                 known = self._states.get(p)
-                if known is not None and known.step:
-                    state[str(key)] = known.copied()
+                state[str(key)] = known.copied() if known and known.step else {"step": 0}
         return {"state": state, "param_groups": saved_groups}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned; steps, moments and settings are restored.
 
         State stays in its memory, where recorded steps find it. Raises ValueError, changing
-        nothing, if groups, shapes or names do not match.
+        nothing, if groups or shapes do not match, or a setting, a parameter's state or an array of
+        it is missing or foreign: settings and arrays must be those of this optimiser.
         """
+        name = f"{self._name}.load_state_dict"
+        check_same_keys(f"{name}: the state", state_dict, ("state", "param_groups"))
         saved_groups = state_dict["param_groups"]
         counts = [len(group["params"]) for group in saved_groups]
         expected = [len(group["params"]) for group in self.param_groups]
         if counts != expected:
             raise ValueError(
-                f"{self._name}.load_state_dict: the saved groups have {counts} parameters, "
+                f"{name}: the saved groups have {counts} parameters, "
                 f"this optimiser's have {expected}"
             )
+        for index, (group, saved) in enumerate(zip(self.param_groups, saved_groups, strict=True)):
+            check_same_keys(f"{name}: saved group {index}", saved, group)
         groups = [
-            Group({**group, **{k: v for k, v in saved.items() if k != "params"}})
+            Group({**saved, "params": group["params"]})
             for group, saved in zip(self.param_groups, saved_groups, strict=True)
         ]
         for group in groups:
@@ -230,14 +247,17 @@ class Optimizer(ByPieces):
             layout = lay_out(group["params"], self.slots(group))
             layouts.update(layout)
             for position, p in enumerate(group["params"]):
-                if number in saved_state:
-                    label = f"{self._name}.load_state_dict: {label_of(group, position, index)}"
-                    layout[p].load(saved_state.pop(number), label)
+                label = f"{name}: {label_of(group, position, index)}"
+                if number not in saved_state:
+                    raise ValueError(
+                        f"{label}: the saved state lacks {str(number)!r}, its own; that of a "
+                        "parameter without steps is {'step': 0}"
+                    )
+                layout[p].load(saved_state.pop(number), label)
                 number += 1
         if saved_state:
             raise ValueError(
-                f"{self._name}.load_state_dict: state for parameter {min(saved_state)}, but "
-                f"there are only {number}"
+                f"{name}: state for parameter {min(saved_state)}, but there are only {number}"
             )
         for p, loaded_state in layouts.items():
             if not (p in self._states and self._states[p].take(loaded_state)):

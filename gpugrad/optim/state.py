@@ -62,7 +62,12 @@ class State:
         return True
 
     def load(self, saved: Mapping[str, Any], label: str) -> None:
-        """Take over what ``copied`` returned; ValueError, starting with label, if it cannot be."""
+        """Take over what ``copied`` returned; ValueError, starting with label, if it cannot be.
+
+        ``{"step": 0}`` is the state of a parameter that took no step.
+        """
+        if saved.keys() == {"step"} and saved["step"] == 0:
+            return
         names = {"step", *self.arrays}
         if set(saved) != names:
             raise ValueError(f"{label}: the state has {sorted(saved)}, expected {sorted(names)}")

@@ -94,11 +94,12 @@ def test_loads_integer_keys_and_tensors() -> None:
         int(key): {k: v if k == "step" else gg.tensor(v) for k, v in state.items()}
         for key, state in saved["state"].items()
     }
-    saved["state"][1]["step"] = 0  # the same as no state
+    saved["state"][1]["step"] = 0  # the same as {"step": 0}
     other = AdamW(params)
     other.load_state_dict(saved)
     loaded = other.state_dict()["state"]
-    assert {key: state["step"] for key, state in loaded.items()} == {"0": 2, "2": 2, "3": 2}
+    steps = {key: state["step"] for key, state in loaded.items()}
+    assert steps == {"0": 2, "1": 0, "2": 2, "3": 2}
     np.testing.assert_array_equal(loaded["0"]["exp_avg"], saved["state"][0]["exp_avg"].numpy())
 
 
@@ -126,9 +127,40 @@ def spoil_lr(saved):
     saved["param_groups"][0]["lr"] = float("nan")
 
 
+def spoil_state(saved):
+    saved["state"] = {}
+
+
+def spoil_parameter(saved):
+    del saved["state"]["2"]
+
+
+def spoil_settings(saved):
+    del saved["param_groups"][0]["betas"], saved["param_groups"][0]["lr"]
+
+
+def spoil_setting(saved):
+    saved["param_groups"][0]["momentum"] = 0.9
+
+
+def spoil_kind(saved):
+    other = SGD(parameters(), lr=1.0, momentum=0.9)
+    saved.update(other.state_dict())
+
+
+def spoil_parts(saved):
+    del saved["state"]
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (spoil_state, "parameter 0 of group 0: the saved state lacks '0'"),
+        (spoil_parameter, "parameter 2 of group 0: the saved state lacks '2'"),
+        (spoil_settings, "saved group 0 is not that of this optimiser: it lacks betas, lr"),
+        (spoil_setting, "saved group 0 is not that of this optimiser: foreign are momentum"),
+        (spoil_kind, "it lacks betas, eps; foreign are dampening, momentum, nesterov"),
+        (spoil_parts, "AdamW.load_state_dict: the state is not that of this optimiser: it lacks"),
         (spoil_shape, "parameter 0 of group 0: exp_avg has shape (3, 4), expected (4, 3)"),
         (spoil_names, "parameter 1 of group 0: the state has ['exp_avg', 'step'], expected"),
         (spoil_count, "the saved groups have [5] parameters, this optimiser's have [4]"),
@@ -154,6 +186,32 @@ def test_a_state_that_does_not_fit_changes_nothing(spoil, message) -> None:
             np.testing.assert_array_equal(after["state"][key][name], value)
 
 
+@every_kind
+def test_a_state_taken_before_the_first_step_starts_again(make) -> None:
+    params = parameters("bfloat16")
+    optimizer = make(params)
+    fresh = optimizer.state_dict()
+    train(params, optimizer, 2)
+    optimizer.load_state_dict(fresh)
+    assert optimizer.state_dict() == fresh
+    weights = [gg.tensor(p.numpy(), requires_grad=True) for p in params]
+    train(params, optimizer, 2)
+    train(weights, make(weights), 2)
+    for a, b in zip(params, weights, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+@every_kind
+def test_a_group_has_no_unknown_settings(make) -> None:
+    (p, *rest) = parameters()
+    with pytest.raises(ValueError, match="unknown setting 'weight_decy'; its settings are lr"):
+        make([{"params": [p], "weight_decy": 0.0}])
+    optimizer = make([{"params": [p], "lr_scale": 0.5, "name": "first"}])
+    with pytest.raises(ValueError, match="unknown setting 'rl'"):
+        optimizer.add_param_group({"params": rest, "rl": 0.1})
+    assert len(optimizer.param_groups) == 1
+
+
 # Gradients that are missing, replaced, or do not fit
 
 
@@ -177,7 +235,7 @@ def test_a_step_without_any_gradient_does_nothing(make) -> None:
     before = [p.numpy().copy() for p in params]
     optimizer = make(params)
     optimizer.step()
-    assert optimizer.state_dict()["state"] == {}
+    assert optimizer.state_dict()["state"] == {str(i): {"step": 0} for i in range(4)}
     for p, old in zip(params, before, strict=True):
         np.testing.assert_array_equal(p.numpy(), old)
 

@@ -7,6 +7,7 @@ threads; where they begin depends on the shape alone.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -35,9 +36,11 @@ def widened(x: Any) -> Any:
 
 
 def as_rows(x: np.ndarray) -> np.ndarray:
-    """Return x as contiguous (rows, features), its last axis being the features; a view if it is
-    contiguous already.
+    """Return x as contiguous (rows, features), its last axis being the features; itself or a view
+    if it is contiguous already.
     """
+    if x.ndim == 2 and x.flags.c_contiguous:
+        return x
     return np.ascontiguousarray(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
@@ -58,6 +61,14 @@ def for_blocks(rows: np.ndarray, work: Callable[[slice], None], multiple: int = 
             work(slice(0, count))
         return
     threads.for_rows(count, lambda start, stop: work(slice(start, stop)), length)
+
+
+@functools.lru_cache(maxsize=64)
+def ones(count: int, dtype: np.dtype) -> np.ndarray:
+    """Return so many ones, read-only: the factors of a sum that BLAS adds up."""
+    found = np.ones(count, dtype)
+    found.flags.writeable = False
+    return found
 
 
 def scratch(part: slice, rows: np.ndarray, dtype: np.dtype, count: int = 1) -> np.ndarray:
@@ -93,7 +104,7 @@ def row_sums(x: np.ndarray, factor: np.ndarray | None = None) -> np.ndarray:
     """Return the sums of x * factor, by BLAS where it is exact enough: it does not add in pairs."""
     if x.shape[1] > LONG:
         return np.add.reduce(x if factor is None else x * factor, axis=-1)
-    return np.vecdot(x, np.ones(x.shape[1], x.dtype) if factor is None else factor)
+    return np.vecdot(x, ones(x.shape[1], x.dtype) if factor is None else factor)
 
 
 class ColumnSums:
@@ -106,7 +117,7 @@ class ColumnSums:
     def __init__(self, rows: np.ndarray, dtype: np.dtype) -> None:
         count, features = rows.shape
         self.chunks = empty((-(-count // CHUNK), features), dtype)
-        self._ones = np.ones((1, CHUNK), dtype)  # BLAS adds rows faster than add.reduce does
+        self._ones = ones(CHUNK, dtype)[None]  # BLAS adds rows faster than add.reduce does
 
     def add(self, block: np.ndarray, part: slice, factors: np.ndarray | None = None) -> None:
         """Add the rows ``part``, which starts at a multiple of CHUNK, times a factor for each row.

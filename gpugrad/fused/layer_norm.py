@@ -21,7 +21,7 @@ from ..registry import Sample
 from ..tensor import Tensor
 from ._arguments import features, nonnegative, parameter, with_residual
 from ._norms import Norm, cost, fits
-from ._rows import ColumnSums, as_rows, for_blocks, scratch, wide_block, wide_dtype, widened
+from ._rows import ColumnSums, as_rows, for_blocks, ones, scratch, wide_block, wide_dtype, widened
 from .base import Implementation, fused
 
 # NumPy
@@ -41,7 +41,7 @@ def _forward(
     x_rows, residual_rows = as_rows(x), None if residual is None else as_rows(residual)
     weight, bias = (p if p is None else p.astype(wide, copy=False) for p in (weight, bias))
     averages, scales = empty((2, len(h_rows)), wide)
-    ones = np.ones(n, wide)
+    units = ones(n, wide)
 
     def work(part: slice) -> None:
         average, scale = averages[part], scales[part]
@@ -50,7 +50,7 @@ def _forward(
         y, block = out_rows[part], h_rows[part]
         if out.dtype != wide:
             y = block = wide_block(block, scratch(part, h_rows, wide)[0])
-        np.vecdot(block, ones, out=average)
+        np.vecdot(block, units, out=average)
         average /= n
         np.subtract(block, average[:, None], out=y)
         np.vecdot(y, y, out=scale)
@@ -91,7 +91,7 @@ def _backward(
     dbias = ColumnSums(h_rows, wide) if wanted[2] else None
     g_rows, g_h_rows = as_rows(g), None if g_h is None else as_rows(g_h)
     dh_rows = None if dh is None else as_rows(dh)
-    factor = np.ones(n, wide) if weight is None else weight.astype(wide, copy=False)
+    factor = ones(n, wide) if weight is None else weight.astype(wide, copy=False)
     share = factor / n
 
     def work(part: slice) -> None:

@@ -175,7 +175,7 @@ pow = power
 true_divide = divide
 
 name_all(vars(random), random.__name__)
-_NAMED = ("gpugrad.ops._hot", "getitem", "matmul", "raw_index", "reshape", "sum")  # already
+_NAMED = ("gpugrad.ops._hot", "asarray", "getitem", "matmul", "raw_index", "reshape", "sum")
 name_all(globals(), "gpugrad.ops.", *_NAMED)
 registry.recorded = sys.modules[__name__]
 

@@ -126,10 +126,10 @@ def matmul(x: Any, y: Any) -> Any:
 OPS["matmul"].function = matmul
 
 
-def _flat(x: Any, xp: Any) -> Any:
+def _flat(x: Any) -> Any:
     """Return an array (..., C) as a matrix (N, C)."""
-    rows = math.prod(x.shape[:-1])
-    return x if len(x.shape) == 2 else xp.reshape(x, (rows, x.shape[-1]))
+    shape = x.shape
+    return x if len(shape) == 2 else x.reshape((math.prod(shape[:-1]), shape[-1]))
 
 
 def _sum_of_rows(g: Any, xp: Any) -> Any:
@@ -149,19 +149,19 @@ def _sum_of_rows(g: Any, xp: Any) -> Any:
     name="linear",
     arguments=3,
     method=False,
-    x=lambda g, weight, x_shape, xp: xp.reshape(_times(_flat(g, xp), weight, xp), x_shape),
-    weight=lambda g, x, xp: _times(_flat(g, xp).mT, _flat(x, xp), xp),
-    bias=lambda g, xp: _sum_of_rows(_flat(g, xp), xp),
+    x=lambda g, weight, x_shape, xp: _times(_flat(g), weight, xp).reshape(x_shape),
+    weight=lambda g, x, xp: _times(_flat(g).mT, _flat(x), xp),
+    bias=lambda g, xp: _sum_of_rows(_flat(g), xp),
 )
 def _linear(xp, x, weight, bias):
     if bias is not None and _takes_gemm(x, weight) and bias.dtype == x.dtype:
-        flat = _flat(x, xp)
+        flat = _flat(x)
         out = cuda.gemm(flat, weight.T, epilogue="bias", bias=cuda.contiguous(bias))
         return out.reshape(*x.shape[:-1], weight.shape[0])
     if bias is not None and xp is np and x.dtype.itemsize != 2:
-        out = recording.as_one(_products.affine, _flat(x, xp), weight.T, bias)
+        out = recording.as_one(_products.affine, _flat(x), weight.T, bias)
     else:
-        out = _matmul_arrays(xp, _flat(x, xp), weight.T)
+        out = _matmul_arrays(xp, _flat(x), weight.T)
         if bias is not None:
             out += bias
     return out.reshape(*x.shape[:-1], weight.shape[0])

@@ -65,14 +65,21 @@ def sum(
 ) -> Any:
     """Return the sum over axis (all axes by default), computed in dtype if given.
 
-    ``dim`` and ``keepdim`` are PyTorch's names of ``axis`` and ``keepdims``.
+    ``dim`` and ``keepdim`` are PyTorch's names of ``axis`` and ``keepdims``. Integers are added in
+    64 bits: TypeError for a boolean or narrower integer ``dtype``, in which a sum may overflow.
     """
     if dim is not None:
         axis = dim
     keepdims = keepdims or keepdim
     try:
         if dtype is not None:
-            x = ew.positive(x).astype(dtype)
+            wanted = backend.as_dtype(dtype)
+            if wanted.kind in "iub" and wanted.itemsize < 8:
+                raise TypeError(
+                    f"sum: a sum in {wanted} may overflow; take int64, uint64 or a floating dtype, "
+                    f"then .astype({wanted.name!r})"
+                )
+            x = asarray(x).astype(wanted)
         return OPS["sum"].of_one(asarray(x), {"axis": axis, "keepdims": keepdims})
     except REFUSALS as error:
         refuse(error, "sum", {"x": x, "axis": axis, "dtype": dtype})

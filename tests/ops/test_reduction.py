@@ -249,6 +249,17 @@ def test_sum_in_another_dtype() -> None:
     assert gg.mean(gg.tensor([1, 2])).dtype == gg.float32
 
 
+@pytest.mark.parametrize("x", [gg.arange(200), gg.ones(3), gg.tensor([True, True])], ids=repr)
+def test_sum_refuses_dtypes_in_which_it_may_overflow(x: gg.Tensor) -> None:
+    for dtype in ("int8", gg.int16, "int32", "uint8", "uint32", bool):
+        with pytest.raises(TypeError, match="sum: a sum in .* may overflow; take int64"):
+            gg.sum(x, dtype=dtype)
+    for dtype in (gg.int64, gg.uint64, gg.float64):
+        total = x.sum(dtype=dtype)
+        assert total.dtype == dtype
+        assert total.item() == x.numpy().sum()
+
+
 @pytest.mark.parametrize("dtype", [gg.float16, gg.bfloat16], ids=lambda dtype: dtype.name)
 @pytest.mark.parametrize("name", ["sum", "mean", "cumulative_sum", "norm"])
 def test_narrow_dtypes_accumulate_in_float32(name: str, dtype: Any) -> None:

@@ -123,10 +123,12 @@ class RunFolder:
         """Make the folder and keep other processes from training in it until this one ends.
 
         However it ends: the lock goes with the process. What a killed one left half-written is
-        removed. Raises RuntimeError when another one is training here, ValueError when the folder
-        or one of its files is a symbolic link: what is written here stays here.
+        removed. Raises RuntimeError when another one is training here, ValueError when the folder,
+        one of its files or checkpoints, or a file of these is a symbolic link: what is written here
+        stays here, and what is read was.
         """
-        for path in (self.path, *self._files()):
+        saved = (path for pattern in ("*", "*/*") for path in self.checkpoints.glob(pattern))
+        for path in (self.path, *self._files(), *saved):
             if path.is_symlink():
                 raise ValueError(
                     f"{path} is a symbolic link, which a run does not follow: give what it points "

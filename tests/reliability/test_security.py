@@ -103,6 +103,17 @@ def test_a_link_in_a_run_is_refused(run, name):
     assert (outside / "file").read_text() == "theirs"
 
 
+@pytest.mark.parametrize("name", ["step-00000060", "step-00000060/state.json"])
+def test_a_link_among_checkpoints_is_refused(run, name):
+    outside = run.path.parent / "outside"
+    link = run.checkpoints / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside / "file" if link.suffix else outside)
+    with pytest.raises(ValueError, match=rf"{name} is a symbolic link.*outside"), run.locked():
+        pass
+    assert [path.name for path in outside.iterdir()] == ["file"]
+
+
 def test_a_run_that_is_a_link_is_refused(run):
     link = run.path.parent / "link"
     link.symlink_to(run.path)

@@ -72,12 +72,14 @@ def lift_now(tensors: Sequence[Any]) -> None:
 class State(threading.local):
     """What a thread does with the operations it runs; ``make_node`` is None under no_grad.
 
-    ``watch`` is who looks at their arrays under detect_anomaly (anomaly.py), else None.
+    ``watch`` is who looks at their arrays under detect_anomaly (anomaly.py), else None;
+    ``evaluating`` says that modules are in evaluation mode here (nn/module.py), whatever is set.
     """
 
     def __init__(self) -> None:
         self.make_node: Callable[..., Node] | None = Node
         self.watch: Any = None
+        self.evaluating = False
 
 
 class Node:

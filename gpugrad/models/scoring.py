@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from .. import backend
 from ..engine import no_grad
+from ..nn.module import evaluating
 from ..tensor import Tensor
 from .sampler import log_softmax
-from .texts import LanguageModel, Texts, as_prompt, evaluating
+from .texts import LanguageModel, Texts, as_prompt
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def log_probability(
     known = len(given)  # tokens up to here have their logits
     if hasattr(model, "sequence_logits") and known <= model.block_size:
         window = whole[: model.block_size]
-        with no_grad(), evaluating(model):
+        with no_grad(), evaluating():
             logits = backend.to_numpy(model.sequence_logits(Tensor(window[None]))._data)[0]
         rows.append(logits[known - 1 : len(whole) - 1])
         known += len(rows[0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from numbers import Integral
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from .. import backend, ops
 from ..engine import no_grad
+from ..nn.module import evaluating
 from ..registry import describe
 from ..tensor import Tensor
 
@@ -66,7 +66,7 @@ class Texts:
         """Return the logits of what follows each row, (B, V)."""
         if self.lengths.max() > self._model.block_size:
             self._cache = None
-        with no_grad(), evaluating(self._model):
+        with no_grad(), evaluating():
             return backend.to_numpy(self._logits()._data)
 
     def append(self, new: Ids) -> None:
@@ -137,6 +137,15 @@ class Stops:
                 raise ValueError(f"generate: stop holds the negative id {sequence.min()}")
         self.longest = max(map(len, self._sequences), default=0)
 
+    def check(self, vocab_size: int) -> None:
+        """Raise IndexError for an id that no model of so many tokens would ever give."""
+        for sequence in self._sequences:
+            if sequence.max() >= vocab_size:
+                raise IndexError(
+                    f"generate: stop holds the id {sequence.max()}, but the model knows "
+                    f"{vocab_size} tokens: ids must lie in [0, {vocab_size})"
+                )
+
     def after(self, new: Ids) -> Iterator[tuple[npt.NDArray[np.bool_], int]]:
         """Yield which rows of ``new`` (B, N) an id would end, and that id; N counts no prompt."""
         for sequence in self._sequences:
@@ -176,16 +185,3 @@ def as_prompts(function: str, prompts: Any, max_new_tokens: int) -> list[Ids]:
             f"{[row.shape for row in rows]}"
         )
     return rows
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Switch off dropout and the like for the time of one step."""
-    training = [m for m in model.modules() if m.training] if hasattr(model, "modules") else []
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

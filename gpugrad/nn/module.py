@@ -7,6 +7,7 @@ order, and an attribute set twice is simply replaced.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
@@ -31,11 +32,10 @@ class Module:
     """Base of layers and models: set parameters and modules as attributes, define ``forward``.
 
     Calling the module calls ``forward``. Names are joined with dots (``"mlp.0.weight"``) as in
-    PyTorch. ``training`` says whether layers such as Dropout are active: see train and eval.
+    PyTorch.
     """
 
     changes: ClassVar[int] = 0  # of attributes and parts, over all modules
-    training: bool = True
     _buffers: Mapping[str, bool] = _NOTHING  # name -> whether it is part of the state dict
     forward: Callable[..., Any] = _no_forward
 
@@ -43,6 +43,15 @@ class Module:
         if registry.lift is not None:
             recording.uses(self)
         return self.forward(*args, **kwargs)
+
+    @property
+    def training(self) -> bool:
+        """Whether layers such as Dropout are active: see train, eval and ``evaluating``."""
+        return self.__dict__.get("training", True) and not registry.state.evaluating
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        self.__dict__["training"] = mode
 
     def held(self) -> dict[str, Any]:
         """Return what a recorded step depends on: attributes, parts and mode."""
@@ -210,7 +219,7 @@ class Module:
         if not isinstance(mode, bool):
             raise TypeError(f"train: mode must be True or False, got {mode!r}")
         for module in self.modules():
-            if module.training is not mode:
+            if vars(module).get("training", True) is not mode:
                 module.training = mode
         return self
 
@@ -278,6 +287,16 @@ class Module:
             return f"{name}({extra})"
         lines = "\n".join([extra] * bool(extra) + children).split("\n")
         return "\n".join([f"{name}(", *(f"  {line}" for line in lines), ")"])
+
+
+@contextlib.contextmanager
+def evaluating() -> Iterator[None]:
+    """Make every module evaluate in this thread, whatever its mode; other threads may train it."""
+    outer, registry.state.evaluating = registry.state.evaluating, True
+    try:
+        yield
+    finally:
+        registry.state.evaluating = outer
 
 
 def shape_error(module: Module, expected: str, x: Any) -> ValueError:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..engine import no_grad
 from ..models import GPT
+from ..nn.module import evaluating
 from ..text import atomic_write, fixed_windows
 from ..text.files import parse_json, read_small
 from .data import Ids, open_data
@@ -80,13 +81,10 @@ def _loss(model: GPT, ids: Ids, batch: int) -> tuple[float, int]:
     length = model.block_size
     x, y = fixed_windows(ids, length, (len(ids) - 1) // length)
     total = 0.0
-    training = model.training
-    model.eval()
-    with no_grad():
+    with no_grad(), evaluating():
         for start in range(0, len(x), batch):
             rows = slice(start, start + batch)
             total += float(model.loss(x[rows], y[rows])) * len(x[rows])
-    model.train(training)
     return total / len(x), y.size
 
 

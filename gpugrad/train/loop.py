@@ -18,6 +18,7 @@ from ..compiled import compile
 from ..cuda import recording
 from ..engine import no_grad
 from ..models import GPT, flops_per_token, parameter_count
+from ..nn.module import evaluating
 from ..ops import asarray, random
 from ..optim import AdamW, LossScaler, SpikeGuard, schedule
 from ..optim.schedule import Schedule
@@ -219,10 +220,9 @@ class Trainer:
         x, y = self.held_out
         size = self.config.batch_size
         total = 0.0
-        self.model.eval()
         for start in range(0, len(x), size):
             rows = slice(start, start + size)
-            with self._signals.leaving(), no_grad():
+            with self._signals.leaving(), no_grad(), evaluating():
                 total += float(self._measure(x[rows], y[rows])) * len(x[rows])
         return total / len(x)
 

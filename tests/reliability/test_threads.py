@@ -19,6 +19,7 @@ import pytest
 import gpugrad as gg
 from gpugrad import emulator, nn, optim, threads
 from gpugrad.cuda import emulation
+from gpugrad.generate import log_probability
 from gpugrad.models import GPT, GPTConfig
 from gpugrad.ops import random
 
@@ -166,6 +167,71 @@ def test_generation_by_a_model_that_is_being_trained():
                 ids = gg.tensor([[1, 2, 3]])
                 assert np.isfinite(model(ids)[0].numpy()).all()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def losses_of_compiled_training(model, steps=12):
+    optimizer = optim.AdamW(model.parameters(), lr=1e-2)
+
+    @gg.compile
+    def step(x, y):
+        loss = model.loss(x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    rng = np.random.default_rng(6)
+    rows = [rng.integers(19, size=(2, 9)) for _ in range(steps)]
+    gg.manual_seed(8)
+    return [float(step(ids[:, :-1], ids[:, 1:])) for ids in rows]
+
+
+def test_generation_by_a_model_leaves_its_training_alone():
+    """Dropout stays on in the thread that trains, of the same model."""
+    alone, shared = make_gpt(4, dropout=0.1), make_gpt(4, dropout=0.1)
+    expected = losses_of_compiled_training(alone)
+    done, started = threading.Event(), threading.Event()
+
+    def write():
+        while not done.is_set():
+            shared.generate([1, 2], 6, seed=1)
+            started.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write) for _ in range(2)]
+        try:
+            assert started.wait(20)
+            found = losses_of_compiled_training(shared)
+        finally:
+            done.set()
+    assert [writer.result() for writer in writers] == [None, None]
+    assert found == expected
+    assert digest(shared) == digest(alone)
+
+
+def test_many_threads_generate_with_one_model():
+    """None of them switches dropout on again while another still writes."""
+    model = make_gpt(7, dropout=0.5)
+    alone = [model.generate([i], 10, greedy=True).tolist() for i in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # so that threads change places within a step
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            found = pool.map(lambda i: model.generate([i % 4], 10, greedy=True).tolist(), range(60))
+            assert list(found) == alone * 15
+    finally:
+        sys.setswitchinterval(interval)
+    assert model.training
+
+
+def test_a_compiled_model_knows_who_evaluates():
+    model = make_gpt(9, dropout=0.5)
+    plain = model.sequence_logits
+    expected = log_probability(model, [1, 2, 3, 4]).tokens
+    model.sequence_logits = gg.compile(plain)
+    with gg.no_grad():
+        model.sequence_logits(gg.tensor([[1, 2, 3, 4]]))  # recorded with dropout
+    np.testing.assert_allclose(log_probability(model, [1, 2, 3, 4]).tokens, expected, rtol=1e-6)
 
 
 # Processes

@@ -87,7 +87,8 @@ def named_method(method: F) -> F:
         try:
             return method(self, *args, **kwargs)
         except REFUSALS as error:
-            title = type(self).__name__ + suffix
+            owner = self if isinstance(self, type) else type(self)  # a class: of a classmethod
+            title = owner.__name__ + suffix
             refuse(error, title, _given(method, (self, *args), kwargs), is_constructor)
             raise
 
@@ -125,12 +126,15 @@ def name_methods(cls: type, own: str, *methods: str) -> None:
             _finished.add(base)
         for name, method in list(vars(base).items()):
             is_public = name in methods if methods else name == "__init__" or name[0] != "_"
+            of_class = isinstance(method, classmethod)
+            function = method.__func__ if of_class else method
             if (
                 is_public
-                and isinstance(method, FunctionType)
-                and not hasattr(method, "__wrapped__")
+                and isinstance(function, FunctionType)
+                and not hasattr(function, "__wrapped__")
             ):
-                setattr(base, name, named_method(method))
+                public = named_method(function)
+                setattr(base, name, classmethod(public) if of_class else public)
 
 
 def refuse(error: Exception, title: str, given: dict[str, Any], strict: bool = True) -> None:
@@ -185,7 +189,7 @@ def _given(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) ->
         given = inspect.signature(function).bind(*args, **kwargs).arguments
     except TypeError:
         return {**{str(i): value for i, value in enumerate(args)}, **kwargs}
-    return {name: value for name, value in given.items() if name != "self"}
+    return {name: value for name, value in given.items() if name not in ("self", "cls")}
 
 
 def _shown(value: Any) -> str:

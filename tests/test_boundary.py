@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,28 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import boundary
+from gpugrad.models import GPT
+from gpugrad.text import BPETokenizer, WordPieceTokenizer
 
 
 def test_an_error_from_within_says_what_was_called_with_what() -> None:
     with pytest.raises(TypeError, match=r"^layer_norm: .*float32\[2, 3\]"):
         gg.nn.functional.layer_norm(gg.ones((2, 3)), object())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: BPETokenizer.train(3, vocab_size=300), r"BPETokenizer\.train: .*\(text=3, "),
+        (lambda: BPETokenizer.train("ab", "a"), r"BPETokenizer\.train: .*\(text='ab', "),
+        (lambda: BPETokenizer.load([]), r"BPETokenizer\.load: .*\(path=\[\]\)"),
+        (lambda: WordPieceTokenizer.train(3, 300), r"WordPieceTokenizer\.train: .*\(text=3, "),
+        (lambda: GPT.from_pretrained(3), r"GPT\.from_pretrained: .*\(folder=3\)"),
+    ],
+)
+def test_methods_of_classes_name_themselves(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(TypeError, match="^" + message):
+        call()
 
 
 class Missing(gg.nn.Module):

@@ -232,6 +232,8 @@ class Tensor:
         """
         if not self._requires_grad:
             raise RuntimeError("register_hook: the tensor does not require grad")
+        if not callable(hook):
+            raise TypeError(f"register_hook: hook must be callable, got {hook!r}")
         if registry.lift is not None:
             recording.touches(self)
         holder: Any = self._node
@@ -251,7 +253,11 @@ class Tensor:
     # Leaving for other types
 
     def numpy(self) -> np.ndarray:
-        """Return the data as numpy: the same memory on the CPU, a copy from a GPU."""
+        """Return the data as numpy: the same memory on the CPU, a copy from a GPU.
+
+        As in PyTorch, memory that is changed through the array before backward changes gradients,
+        unnoticed.
+        """
         if registry.lift is not None:
             recording.reads(self)
         return backend.to_numpy(self._data)

@@ -262,6 +262,11 @@ def no_collector() -> Iterator[None]:
     gc.enable()
 
 
+def test_a_hook_must_be_callable() -> None:
+    with pytest.raises(TypeError, match="register_hook: hook must be callable, got 3"):
+        gg.tensor(1.0, requires_grad=True).register_hook(3)
+
+
 def training_step(parameters: list[gg.Tensor]) -> tuple[gg.Tensor, list[weakref.ref]]:
     x = gg.tensor(np.random.default_rng(0).standard_normal((8, 4)))
     weight, bias, out = parameters

@@ -135,8 +135,8 @@ def scaled_dot_product_attention(
     of key and value may be fewer, a divisor of query's: each serves a group of neighbouring heads
     of query (Ainslie et al., "GQA", 2023).
 
-    Raises ValueError where shapes or dropout_p do not fit, TypeError for a mask of integers or
-    an offset that is none.
+    Raises ValueError where shapes, scale or dropout_p do not fit, TypeError for a mask of integers
+    or an offset that is none.
     """
     q, k, v = floating(query), floating(key), floating(value)
     dtype = backend.promote(backend.promote(q.dtype, k.dtype), v.dtype)
@@ -226,6 +226,8 @@ def drawn(
     """
     if not isinstance(offset, (int, np.integer)):
         raise TypeError(f"{name}: offset must be an integer, got {offset!r}")
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"{name}: scale must be finite, got {scale}")
     dropout_p = probability(name, "dropout_p", dropout_p)
     blocks = math.prod(query[:-1]) * philox.blocks_used(key[-2]) if dropout_p else 0
     return {

@@ -104,10 +104,11 @@ def _search(
 
     for length in range(1, max_new_tokens + 1):
         totals = total[:, None] + log_softmax(texts.next_logits())
+        if length == 1:
+            stops.check(totals.shape[1])
         ends = np.zeros_like(totals, dtype=bool)
         for matching, token in stops.after(new):
-            if token < ends.shape[1]:
-                ends[matching, token] = True
+            ends[matching, token] = True
         kept: list[tuple[int, int]] = []  # row and token
         for prompt in np.unique(owner).tolist():
             mine = (owner == prompt).nonzero()[0]

@@ -48,7 +48,7 @@ def generate(
     ``stop=7`` or ``stop=[7, 9]`` for tokens, ``stop=[[3, 1]]`` for a sequence. In a batch the last
     token is then repeated until all rows have ended. For the other settings see Sampler. The model
     decodes in eval mode, recording nothing. Raises ValueError for ids that are empty or no
-    integers, IndexError for ids that the model does not know.
+    integers, IndexError for ids, also of ``stop``, that the model does not know.
     """
     prompt = as_prompt("generate", ids, max_new_tokens)
     sampler = Sampler(temperature, top_k, top_p, greedy, seed, min_p, repetition_penalty)
@@ -136,6 +136,8 @@ def _decode(
     step = 0
     while step != max_new_tokens and live.any():
         logits = texts.next_logits()
+        if not step:
+            stops.check(logits.shape[-1])
         if sampler.repetition_penalty != 1:
             if occurred is None:
                 occurred = np.zeros(logits.shape, dtype=bool)

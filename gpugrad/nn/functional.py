@@ -7,6 +7,7 @@ PyTorch (``size_average``, ``reduce``) are keyword-only, so that no position cha
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,11 +63,14 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Tensor
 def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
     """Return int64 vectors that are 1 at the class and 0 elsewhere: (..., num_classes).
 
-    By default there are as many classes as the largest one asks for. Raises IndexError naming a
-    class out of range; on a GPU, where classes are not looked at, such a class gives zeros.
+    By default (-1) there are as many classes as the largest one asks for. Raises IndexError naming
+    a class out of range; on a GPU, where classes are not looked at, such a class gives zeros.
     """
     classes = asarray(tensor)
     refuse_non_integer("one_hot", "tensor", classes)
+    num_classes = operator.index(num_classes)
+    if num_classes < -1:
+        raise ValueError(f"one_hot: num_classes must be >= 0, or -1 to infer, got {num_classes}")
     if not classes.size and num_classes < 0:
         raise ValueError(f"one_hot: give num_classes, {describe(classes)} holds no class")
     count = int(classes.max()) + 1 if num_classes < 0 else num_classes

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import backend, fused, ops
 from ..fused._ids import in_range, refuse_non_integer, refuse_out_of_range
+from ..fused.cross_entropy import checked_statics
 from ..fused.fuse import fuse
 from ..ops import asarray
 from ..registry import describe
@@ -249,6 +250,7 @@ class CrossEntropyLoss(_Loss):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(reduction, weight=weight)
+        checked_statics(ignore_index, label_smoothing, reduction)
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..backend import DTypeLike
+from ..fused._arguments import nonnegative
 from ..ops import asarray
 from ..tensor import Tensor
 from . import functional as F
@@ -32,7 +33,7 @@ class _Norm(Module):
         super().__init__()
         lengths = normalized_shape
         self.normalized_shape = (lengths,) if isinstance(lengths, int) else tuple(lengths)
-        self.eps = eps
+        self.eps = None if eps is None else nonnegative(type(self).__name__, "eps", eps)
         self.elementwise_affine = weight
         for name, wanted in (("weight", weight), ("bias", bias)):
             shape = self.normalized_shape

@@ -60,7 +60,10 @@ as_tensor = asarray
 
 
 def from_numpy(array: np.ndarray) -> Any:
-    """Return a CPU tensor on the memory of a numpy array."""
+    """Return a CPU tensor on the memory of a numpy array.
+
+    As in PyTorch, changing the array before backward changes gradients, unnoticed.
+    """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy: expected a numpy array, got {type(array).__name__}")
     return _made(array, False, shared=True)

@@ -23,6 +23,7 @@ from ..cuda.symbolic import Symbol
 from ..registry import OPS, Sample, prepare, primitive
 from ..tensor import Tensor
 from . import _products
+from ._axes import normalize_axes
 from ._hot import binary_function
 from .elementwise import multiply
 from .indexing import diagonal
@@ -211,12 +212,16 @@ def tensordot(x: Any, y: Any, axes: int | Sequence[Sequence[int]] = 2) -> Any:
     """Return the products of x and y summed over pairs of axes.
 
     ``axes`` is a number n (the last n of x with the first n of y) or a pair of lists of axes.
+    Raises IndexError for axes that x or y does not have, ValueError where lengths differ.
     """
     x, y = asarray(x), asarray(y)
-    if isinstance(axes, int):
+    if isinstance(axes, (int, np.integer)):
+        if not 0 <= axes <= min(x.ndim, y.ndim):
+            raise IndexError(f"tensordot: axes={axes}, but x has shape {x.shape}, y {y.shape}")
         pairs = (list(range(x.ndim - axes, x.ndim)), list(range(axes)))
     else:
-        pairs = ([a % x.ndim for a in axes[0]], [a % y.ndim for a in axes[1]])
+        of_x, of_y = axes
+        pairs = (list(normalize_axes(of_x, x.ndim)), list(normalize_axes(of_y, y.ndim)))
     if [x.shape[a] for a in pairs[0]] != [y.shape[a] for a in pairs[1]]:
         raise ValueError(f"tensordot: x {x.shape} and y {y.shape} do not fit along axes {axes}")
     x_rest = [i for i in range(x.ndim) if i not in pairs[0]]

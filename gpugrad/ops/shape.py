@@ -275,7 +275,8 @@ def _negated(shift: Any) -> Any:
 )
 def roll(xp, x, shift=0, axis=None):
     """Return x with elements moved by shift along axis, those pushed out re-entering."""
-    return xp.roll(x, shift, axis=axis)
+    places = tuple(map(operator.index, shift)) if isinstance(shift, (tuple, list)) else None
+    return xp.roll(x, operator.index(shift) if places is None else places, axis=axis)
 
 
 @primitive(
@@ -284,7 +285,7 @@ def roll(xp, x, shift=0, axis=None):
 )
 def tril(xp, x, k=0):
     """Return x with the elements above the k-th diagonal of the last two axes set to 0."""
-    return xp.tril(x, k=k).astype(x.dtype, copy=False)  # CuPy widens bfloat16
+    return xp.tril(x, k=operator.index(k)).astype(x.dtype, copy=False)  # CuPy widens bfloat16
 
 
 @primitive(
@@ -293,7 +294,7 @@ def tril(xp, x, k=0):
 )
 def triu(xp, x, k=0):
     """Return x with the elements below the k-th diagonal of the last two axes set to 0."""
-    return xp.triu(x, k=k).astype(x.dtype, copy=False)
+    return xp.triu(x, k=operator.index(k)).astype(x.dtype, copy=False)
 
 
 def _inner(pad_width: Sequence[tuple[int, int]], shape: tuple[int, ...]) -> tuple[slice, ...]:

@@ -406,6 +406,8 @@ def test_dtypes_are_promoted_and_integers_become_float32():
         ([(1, 2)] * 3, {"attn_mask": np.ones((3, 1), bool)}, ValueError, "larger than the scores"),
         ([(3, 2)] * 3, {"attn_mask": np.ones((3, 3), int)}, TypeError, "boolean .* or floating"),
         ([(3, 2)] * 3, {"dropout_p": 1.5}, ValueError, "dropout_p is a probability, .* got 1.5"),
+        ([(3, 2)] * 3, {"scale": math.nan}, ValueError, "scale must be finite, got nan"),
+        ([(3, 2)] * 3, {"scale": math.inf}, ValueError, "scale must be finite, got inf"),
         ([(3, 2)] * 3, {"offset": 0.5}, TypeError, "offset must be an integer, got 0.5"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad.generate import generate, generate_batch, stream
+from gpugrad.generate import beam_search, generate, generate_batch, stream
 from gpugrad.models import GPT, GPTConfig
 
 VOCAB, BLOCK = 13, 16
@@ -135,6 +135,19 @@ def test_stop_sequences(stop, expected) -> None:
 def test_bad_stops_are_refused_at_once(stop, kind, message) -> None:
     with pytest.raises(kind, match=message):
         stream(Successor(), [1], 3, stop=stop)
+
+
+@pytest.mark.parametrize("stop", [10, [3, 99], [[3, 99]]], ids=str)
+def test_stops_that_the_model_does_not_know_are_refused(stop) -> None:
+    message = r"stop holds the id \d+, but the model knows 10 tokens"
+    with pytest.raises(IndexError, match=message):
+        generate(Successor(), [1], 3, stop=stop)
+    with pytest.raises(IndexError, match=message):
+        generate_batch(Successor(), [[1], [2, 3]], 3, stop=stop)
+    with pytest.raises(IndexError, match=message):
+        next(stream(Successor(), [1], 3, stop=stop))
+    with pytest.raises(IndexError, match=message):
+        beam_search(Successor(), [1], 3, num_beams=2, stop=stop)
 
 
 def test_repetition_penalty_counts_prompt_and_new_tokens() -> None:

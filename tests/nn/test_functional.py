@@ -103,8 +103,10 @@ def test_one_hot(classes, count, expected) -> None:
         (np.array([0, -1]), -1, IndexError, r"tensor\[1\] is -1, .* \[0, 1\)"),
         (np.array([0.5]), 2, TypeError, "must be integer ids, got float64"),
         (np.zeros(0, int), -1, ValueError, "give num_classes"),
+        (np.array([0, 3]), -3, ValueError, "num_classes must be >= 0, or -1 to infer, got -3"),
+        (np.array([0, 3]), 4.5, TypeError, "integer"),
     ],
-    ids=["too-large", "negative", "float", "empty"],
+    ids=["too-large", "negative", "float", "empty", "count-negative", "count-float"],
 )
 def test_one_hot_refuses(classes, count, error, message) -> None:
     with pytest.raises(error, match=f"one_hot: .*{message}"):

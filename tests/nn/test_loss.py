@@ -265,3 +265,9 @@ def test_weights_are_buffers() -> None:
 def test_unknown_reduction_is_refused(module) -> None:
     with pytest.raises(ValueError, match=f"{module.__name__}: reduction must be .* got 'avg'"):
         module(reduction="avg")
+
+
+@pytest.mark.parametrize("smoothing", [-1, 1.5, math.nan])
+def test_label_smoothing_is_refused_when_the_module_is_made(smoothing) -> None:
+    with pytest.raises(ValueError, match=r"label_smoothing must lie in \[0, 1\], got"):
+        nn.CrossEntropyLoss(label_smoothing=smoothing)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -82,6 +84,13 @@ def test_rms_norm_default_eps_is_that_of_the_computation(dtype, eps) -> None:
 def test_wrong_shape_is_refused(layer, shape) -> None:
     with pytest.raises(ValueError, match=rf"{layer.__name__}\(\(4,\).*\(\.\.\., 4\), got float32"):
         layer(4)(gg.zeros(shape))
+
+
+@pytest.mark.parametrize("layer", FORMULAS, ids=lambda layer: layer.__name__)
+@pytest.mark.parametrize("eps", [math.nan, -1e-5])
+def test_eps_that_is_none_is_refused(layer, eps) -> None:
+    with pytest.raises(ValueError, match=f"{layer.__name__}: eps must not be negative, got {eps}"):
+        layer(4, eps=eps)
 
 
 def test_repr() -> None:

@@ -220,6 +220,12 @@ def test_tensordot_sums_two_axes_by_default() -> None:
 def test_tensordot_refuses() -> None:
     with pytest.raises(ValueError, match=r"tensordot: x \(2, 3\) and y \(2, 3\) do not fit"):
         gg.tensordot(leaf(2, 3), leaf(2, 3), 1)
+    for axes in (-1, 3):
+        with pytest.raises(IndexError, match=rf"tensordot: axes={axes}, but x has shape \(2, 3\)"):
+            gg.tensordot(leaf(2, 3), leaf(2, 3), axes)
+    for pair in (([2], [0]), ([0], [-3])):
+        with pytest.raises(IndexError, match=r"tensordot: axis -?\d is out of range for 2"):
+            gg.tensordot(leaf(2, 3), leaf(2, 3), pair)
 
 
 def test_outer_vecdot_trace() -> None:

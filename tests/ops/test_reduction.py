@@ -252,7 +252,7 @@ def test_sum_in_another_dtype() -> None:
 @pytest.mark.parametrize("x", [gg.arange(200), gg.ones(3), gg.tensor([True, True])], ids=repr)
 def test_sum_refuses_dtypes_in_which_it_may_overflow(x: gg.Tensor) -> None:
     for dtype in ("int8", gg.int16, "int32", "uint8", "uint32", bool):
-        with pytest.raises(TypeError, match="sum: a sum in .* may overflow; take int64"):
+        with pytest.raises(TypeError, match=r"sum: a sum in .* may overflow; take int64"):
             gg.sum(x, dtype=dtype)
     for dtype in (gg.int64, gg.uint64, gg.float64):
         total = x.sum(dtype=dtype)

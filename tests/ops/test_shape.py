@@ -227,6 +227,10 @@ def test_astype_comes_back_in_the_old_dtype() -> None:
         (lambda x: gg.stack([x, x[0]]), ValueError, "stack: tensor 1 has shape"),
         (lambda x: x.flatten(2, 0), ValueError, "flatten: start_dim 2 lies behind"),
         (lambda x: gg.moveaxis(x, (0, 1), 0), ValueError, "moveaxis: 2 source axes"),
+        (lambda x: gg.roll(x, 1.5), TypeError, "roll: 'float' .* integer .*shift=1.5"),
+        (lambda x: gg.roll(x, (1, 0.5), (0, 1)), TypeError, "roll: 'float' .* integer"),
+        (lambda x: gg.tril(x, 0.5), TypeError, "tril: 'float' .* integer .*k=0.5"),
+        (lambda x: gg.triu(x, 0.5), TypeError, "triu: 'float' .* integer .*k=0.5"),
     ],
 )
 def test_refused(f: Callable[[Any], Any], error: type[Exception], message: str) -> None:

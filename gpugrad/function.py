@@ -89,7 +89,7 @@ class Function:
         call = _Call(cls, ctx, inputs, outs, isinstance(result, tuple))
         parents = tuple(a._node or a for a, n in zip(args, needs, strict=True) if n)
         arrays = tuple(None if t is None else t._data for t in ctx._saved)
-        node = make_node(call, parents, arrays, None)
+        node = make_node(call, parents, (*arrays, args, kwargs), None)
         if state.watch is not None:
             given = {f"argument {i}": t for i, t in enumerate(inputs) if t is not None}
             state.watch.called(node, list(given), list(given.values()), outs)
@@ -131,8 +131,8 @@ class _Call:
         self.slots = tuple(f"{kind} {i}" for kind, i in self.origins)
 
     def save(self, values: tuple) -> tuple:
-        """Save what save_for_backward was given."""
-        return values
+        """Save what save_for_backward was given, and not the arguments behind it."""
+        return values[:-2]
 
     def pull(self, node: Node, g: Any, xp: Any, recorded: bool, needed: set | None) -> list:
         """Return the gradients of the arguments, by the user's backward."""

@@ -5,7 +5,7 @@ operations behind it: by its definition in float64, which is the oracle, and by 
 implementation at hand. Errors and budgets are in units in the last place (ULP) of the largest
 value of a result. The budget is the 2x/3x rule of ``closeness``: twice (gradients: three times)
 the error of the definition in that dtype, on what was given and beside it. The gradient of the
-definition itself is held against central differences.
+definition itself, and that of a user's Function, is held against central differences.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import numpy as np
 
 from .. import backend, engine
 from .._where import Place
+from ..function import Function
 from ..graph.sweep import add, pull
 from ..registry import describe
 from ..tensor import Tensor
+from . import functions
 from .closeness import aligned, index_text, tolerance
 from .reruns import Call, PlacedNode, Run, placing
 
@@ -36,7 +38,8 @@ class Difference:
     ``error`` and ``budget`` are in ULP of the largest value; ``value`` and ``exact`` are the worst
     element, at ``index`` ("" for a single number); ``count`` says how many are beyond the budget.
     Where the implementation is "differences", ``value`` is the derivative along a line by the
-    definition's gradient, ``exact`` by central differences, and the two are relative.
+    gradient of the definition or of a Function, ``exact`` by central differences, and the two are
+    relative.
     """
 
     op: str
@@ -59,7 +62,7 @@ class Difference:
     def __str__(self) -> str:
         if self.implementation == SLOPE:
             first = (
-                f"{self.what} of the definition is wrong: along a line {self.value!r}, by central "
+                f"{self.what} is wrong: along a line {self.value!r}, by central "
                 f"differences {self.exact!r}"
             )
             worst = f"off     by {self.error:.3g}, allowed {self.budget:.3g} (relative)"
@@ -86,12 +89,13 @@ class Difference:
 class Report:
     """All that was compared: results in the order they were computed, then gradients in theirs.
 
-    ``calls`` counts the operations by name, with those that have a single implementation: split, a
-    Function of the user's, a checkpoint.
+    ``calls`` counts the operations by name, ``unchecked`` those with nothing to compare: split, a
+    checkpoint, a Function that gives two results for one input.
     """
 
     differences: list[Difference] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
+    unchecked: Counter[str] = field(default_factory=Counter)
 
     @property
     def first(self) -> Difference | None:
@@ -99,11 +103,15 @@ class Report:
         return next((d for d in self.differences if d.beyond), None)
 
     def __str__(self) -> str:
-        """Return a line for each operation, with the errors nearest to their budgets."""
+        """Return a line for each operation, with the errors nearest to their budgets.
+
+        Above them a line that names what is unchecked, if anything is.
+        """
         head = ("operation", "calls", "result", "budget", "gradient", "budget", "slope", "by")
         rows = [head, *(self._row(name) for name in sorted(self.calls))]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = []
+        names = ", ".join(f"{name} ({count})" for name, count in sorted(self.unchecked.items()))
+        lines = [f"unchecked: {names}"] * bool(names)
         for name, *numbers, by in rows:
             padded = (text.rjust(w) for text, w in zip(numbers, widths[1:], strict=False))
             lines.append("  ".join((name.ljust(widths[0]), *padded, by)))
@@ -122,7 +130,7 @@ class Report:
             str(self.calls[name]),
             *pairs,
             slope,
-            ", ".join(by) or "nothing to compare with",
+            ", ".join(by) or (SLOPE if slopes else "nothing to compare with"),
         )
 
 
@@ -143,7 +151,8 @@ def crosscheck(
     where it is active and on a GPU where there is one; and what the model itself computed. A result
     of one element starts the reverse sweep with 1, others with random numbers from ``seed``.
     ``.grad`` is left alone. Takes the time of a dozen steps in float64, and the memory of all
-    intermediate values.
+    intermediate values. The gradient of a Function is held against differences of its forward, so
+    one that is no derivative on purpose (a straight-through estimator) is reported too.
 
     Raises AssertionError naming the first operation beyond its budget, its module, the user's line,
     shapes, the worst element and both values, above a table of all operations; with
@@ -169,8 +178,13 @@ def crosscheck(
             of_results, of_gradients = _compared(call, rng)
             results.append(of_results)
             gradients += of_gradients
+        elif isinstance(node, PlacedNode):
+            found = _of_function(node, g, rng)
+            gradients += found
+            report.unchecked[node.op.name] += not found and not isinstance(node.op, engine.Output)
         if not isinstance(node.op, engine.Output):
             report.calls[node.op.name if call is None else call.op.name] += 1
+    report.unchecked = +report.unchecked
     report.differences = [d for of_one in reversed(results) for d in of_one] + gradients
     first = report.first
     if raises and first is not None:
@@ -230,12 +244,39 @@ def _compared(call: Call, rng: np.random.Generator) -> tuple[list[Difference], l
         for i, name in enumerate(names if run.grads is not None else ()):
             gradients.append(difference(f"the gradient of {name}", run, 3.0, i, "grads"))
     if exact.outs[0].dtype == backend.float64:  # or it is a cast, whose steps are no slope
-        slope, by_differences, allowed = call.slopes(exact, rng)
-        off, scale = abs(slope - by_differences), max(abs(slope), abs(by_differences)) or 1.0
-        numbers = off / scale, allowed / scale, "", slope, by_differences, int(off > allowed)
-        found = Difference(call.op.name, "the gradient", SLOPE, *numbers, given, call.place)
-        gradients.append(found)
+        numbers = _of_slopes(*call.slopes(exact, rng))
+        what = "the gradient of the definition"
+        gradients.append(Difference(call.op.name, what, SLOPE, *numbers, given, call.place))
     return results, gradients
+
+
+def _of_function(node: PlacedNode, g: Any, rng: np.random.Generator) -> list[Difference]:
+    """Return how far the gradients of a user's Function are from differences of its forward."""
+    function = getattr(node.op, "function", None)
+    if not (isinstance(function, type) and issubclass(function, Function)):
+        return []
+    args, kwargs = node.values[-2:]
+    upstream = dict(g) if isinstance(g, dict) else {0: g}
+    given = ", ".join(f"argument {i} {describe(a)}" for i, a in enumerate(args))
+    return [
+        Difference(
+            node.op.name,
+            f"the gradient of argument {i} by backward",
+            SLOPE,
+            *_of_slopes(*slopes),
+            given,
+            node.place,
+        )
+        for i, *slopes in functions.slopes(function, args, kwargs, upstream, rng)
+    ]
+
+
+def _of_slopes(
+    slope: float, by_differences: float, allowed: float
+) -> tuple[float, float, str, float, float, int]:
+    """Return the numbers of a Difference, the error and the budget relative to the larger slope."""
+    off, scale = abs(slope - by_differences), max(abs(slope), abs(by_differences)) or 1.0
+    return off / scale, allowed / scale, "", slope, by_differences, int(not off <= allowed)
 
 
 def _difference(

@@ -247,9 +247,55 @@ def test_what_has_one_implementation_only_is_listed():
 
     x = gg.random.normal(size=(3,)).requires_grad_()
     report = crosscheck(lambda x: gg.checkpoint(gg.exp, Double.apply(x)), x)
-    assert report.differences == []
+    assert [(d.op, d.implementation) for d in report.differences] == [("Double", "differences")]
     assert report.calls == {"Double": 1, "checkpoint": 1}
-    assert str(report).count("nothing to compare with") == 2
+    assert report.unchecked == {"checkpoint": 1}
+    assert str(report).startswith("unchecked: checkpoint (1)\n")
+    assert str(report).count("nothing to compare with") == 1
+
+
+def scaled(forward, slope):
+    """Return a Function, x times a number, whose backward has a factor of its own."""
+
+    class Scaled(gg.Function):
+        @staticmethod
+        def forward(ctx, x, *, factor=2):
+            return forward(x, factor)
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * slope
+
+    return Scaled
+
+
+def only_float32(x, factor):
+    if x.dtype != gg.float32:
+        raise TypeError("float32 only")
+    return x * factor
+
+
+@pytest.mark.parametrize("forward", [lambda x, factor: x * factor, only_float32])
+@pytest.mark.parametrize("slope", [0, 2, 3])
+def test_the_backward_of_a_function_is_checked(forward, slope):
+    x = gg.random.normal(size=(3, 7)).requires_grad_()
+    report = crosscheck(lambda x: gg.exp(scaled(forward, slope).apply(x)), x, raises=False)
+    assert not report.unchecked
+    if slope == 2:
+        assert report.first is None
+        return
+    assert report.first.op == "Scaled"
+    with pytest.raises(AssertionError, match=r"Scaled: the gradient of argument 0 by backward is"):
+        crosscheck(scaled(forward, slope).apply, x)
+
+
+def test_a_function_that_cannot_be_checked_is_named():
+    rng = np.random.default_rng(0)
+    noisy = scaled(lambda x, factor: x * float(rng.uniform()), 3)
+    x = gg.ones(3).requires_grad_()
+    report = crosscheck(noisy.apply, x)
+    assert report.unchecked == {"Scaled": 1}
+    assert str(report).startswith("unchecked: Scaled (1)\n")
 
 
 def test_several_results_and_arguments():

@@ -167,6 +167,11 @@ def _flattened(
     name: str, x: Tensor, normalized_shape: int | Sequence[int], **others: Any
 ) -> tuple[Any, ...]:
     """Return x with its normalised axes merged into one, and the other arguments likewise."""
+    if isinstance(normalized_shape, Tensor) or backend.is_array(normalized_shape):
+        raise TypeError(
+            f"{name}: normalized_shape is the lengths of the last axes, got "
+            f"{describe(normalized_shape)}; pass weight="
+        )
     lengths = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if not lengths or x.shape[-len(lengths) :] != lengths:
         raise ValueError(f"{name}: the shape of input, {x.shape}, does not end in {lengths}")

@@ -41,6 +41,8 @@ def load(
             problems.append(f"{name}: the module has shape {target.shape}, got {array.shape}")
         elif backend.is_float(array.dtype) and not backend.is_float(target.dtype):
             problems.append(f"{name}: the module has dtype {target.dtype}, got {array.dtype}")
+        elif not _fits(array, target.dtype):
+            problems.append(f"{name}: {array.dtype} holds numbers too large for {target.dtype}")
         elif id(target) not in staged:
             staged[id(target)] = name, target, array.astype(target.dtype, copy=False)
         elif not _same(staged[id(target)][2], array):
@@ -53,6 +55,21 @@ def load(
         for _, target, array in staged.values():
             target.copy_(backend.to_device(array, target.device))
     return LoadedKeys(missing, unexpected)
+
+
+def _fits(array: Any, dtype: np.dtype) -> bool:
+    """Return whether a conversion keeps integers in range and finite numbers finite."""
+    if array.dtype == dtype or not array.size or isinstance(array, backend.Symbolic):
+        return True
+    if not backend.is_float(dtype):
+        first, last = backend.whole_numbers(dtype)
+        return first <= int(array.min()) and int(array.max()) <= last
+    if array.dtype.itemsize < dtype.itemsize or array.dtype == backend.bool_:
+        return True
+    values = backend.to_numpy(array)
+    with np.errstate(over="ignore"):
+        lost = np.isfinite(values) & ~np.isfinite(values.astype(dtype))
+    return not lost.any()
 
 
 def _same(x: Any, y: Any) -> bool:

@@ -73,7 +73,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def read_small(path: str | os.PathLike[str], largest: int = 2**28) -> bytes:
     """Return what is in a file that describes something; ValueError when it is larger than that."""
-    with open(path, "rb") as file:
+    with open(os.fspath(path), "rb") as file:  # not the number of an open file
         data = file.read(largest + 1)
     if len(data) > largest:
         raise ValueError(f"{path} has more than {largest} bytes: it cannot be what it should be")

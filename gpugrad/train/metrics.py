@@ -20,7 +20,7 @@ def append_metrics(path: str | os.PathLike[str], **record: Any) -> None:
     A number that is not finite raises ValueError.
     """
     line = json.dumps(record, allow_nan=False).encode() + b"\n"
-    with naming(path), open(path, "ab", buffering=0) as file:
+    with naming(path), open(os.fspath(path), "ab", buffering=0) as file:
         end = file.tell()
         try:
             while line:
@@ -32,7 +32,7 @@ def append_metrics(path: str | os.PathLike[str], **record: Any) -> None:
 
 def sync_metrics(path: str | os.PathLike[str]) -> None:
     """Make the records survive a power cut, as a checkpoint taken after them does."""
-    with naming(path), open(path, "rb") as file:
+    with naming(path), open(os.fspath(path), "rb") as file:
         os.fsync(file.fileno())
     sync_folder(Path(path).parent)
 

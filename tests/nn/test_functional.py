@@ -114,6 +114,13 @@ def test_one_hot_refuses(classes, count, error, message) -> None:
 
 
 @pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
+def test_normalisation_refuses_a_weight_in_the_place_of_the_shape(name) -> None:
+    for weight in (gg.ones(4), np.ones(4)):
+        with pytest.raises(TypeError, match=rf"{name}: normalized_shape is .*\[4\]; pass weight="):
+            getattr(F, name)(gg.ones((3, 4)), weight)
+
+
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm"])
 def test_normalisation_names_what_does_not_fit(name) -> None:
     f = getattr(F, name)
     with pytest.raises(ValueError, match=rf"{name}: the shape of input, \(2, 3\), .* \(4,\)"):

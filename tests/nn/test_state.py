@@ -166,3 +166,27 @@ def test_values_no_tensor_can_hold_are_refused(value) -> None:
     layer = nn.Linear(1, 1)
     with pytest.raises(TypeError, match="not supported"):
         layer.load_state_dict({"weight": value, "bias": np.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [("float32", 1e300), ("float16", 1e6), ("bfloat16", 3.4e38 * 1.01), ("float16", 70000)],
+)
+def test_values_that_would_become_infinite_are_refused(dtype, value) -> None:
+    layer = nn.Linear(1, 1).to(getattr(gg, dtype))
+    before = layer.bias.numpy().copy()
+    given = {"weight": np.array([[value]]), "bias": np.array([2.0])}
+    with pytest.raises(ValueError, match=f"weight: .* holds numbers too large for {dtype}"):
+        layer.load_state_dict(given)
+    np.testing.assert_array_equal(layer.bias.numpy(), before)
+    layer.load_state_dict({**given, "weight": np.array([[np.inf]])})  # meant, so it is kept
+    assert np.isinf(layer.weight.item())
+
+
+def test_integer_buffers_refuse_numbers_out_of_range() -> None:
+    module = nn.Module()
+    module.register_buffer("count", gg.zeros(2, dtype="int8"))
+    with pytest.raises(ValueError, match="count: int64 holds numbers too large for int8"):
+        module.load_state_dict({"count": np.array([1, 300])})
+    module.load_state_dict({"count": np.array([-128, 127])})
+    assert module.count.tolist() == [-128, 127]

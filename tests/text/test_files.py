@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from gpugrad.text import BPETokenizer, ByteTokenizer, load_tokenizer, open_tokens
 from gpugrad.text.files import atomic_write, leftovers, naming, parse_json, temporary_name
+from gpugrad.train.metrics import append_metrics, read_metrics
 
 
 def test_writes_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -110,3 +112,13 @@ def test_plain_json_is_read(text: str) -> None:
 def test_other_json_is_refused(text: str | bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_json(text)
+
+
+def test_a_file_descriptor_is_no_path(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    ByteTokenizer().save(path)
+    with path.open("rb") as file:
+        for read in (load_tokenizer, open_tokens, BPETokenizer.load, append_metrics, read_metrics):
+            with pytest.raises(TypeError, match="not int"):
+                read(file.fileno())
+        assert file.read() == path.read_bytes()  # it is still open

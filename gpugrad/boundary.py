@@ -17,6 +17,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any, TypeVar
 
+from . import registry
 from .registry import describe
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -31,10 +32,11 @@ _KINDS: dict[type[Exception], type[Exception]] = {  # what an error becomes; the
     ValueError: ValueError,
     RuntimeError: RuntimeError,
 }
-REFUSALS = tuple(_KINDS)
+REFUSALS: tuple[type[Exception], ...] = (*_KINDS, MemoryError)
 _LONGEST = 120  # characters of an argument in a message
 # Where an error may come from that is told anew; what anybody else's code raises is theirs
-_LIBRARIES = {"gpugrad", "numpy", "ml_dtypes", "safetensors", "tokenizers"}
+_LIBRARIES = {"gpugrad", "numpy", "cupy", "ml_dtypes", "safetensors", "tokenizers"}
+_RAISING = ("builtins", "numpy", "cupy")  # whose own kinds of errors are told anew
 _PYTHON = os.path.dirname(os.__file__) + os.sep
 _NAMED = re.compile(r"[A-Za-z_][\w.-]*( \w+)?(\(.*\))?: ")  # "sum: ", "in-place add: "
 _finished: set[type] = set()  # classes whose methods name their errors
@@ -44,8 +46,9 @@ def named(function: F, title: str | None = None, strict: bool = True) -> F:
     """Return the function; its errors begin with ``title``, by default its name.
 
     Unless ``strict`` those that begin with some name are left alone. Exceptions of other modules'
-    own classes, errors of files and memory, and what a function raises that was handed in pass
-    unchanged. Costs 0.1 microseconds a call; the hottest functions call ``refuse`` themselves.
+    own classes, errors of files, and what a function raises that was handed in pass unchanged;
+    where memory runs out the error says what takes most of it. Costs 0.1 microseconds a call; the
+    hottest functions call ``refuse`` themselves.
     """
     own = title or function.__name__.strip("_")
     if inspect.isgeneratorfunction(function):
@@ -150,10 +153,13 @@ def refuse(error: Exception, title: str, given: dict[str, Any], strict: bool = T
 
 def _told(error: Exception, title: str, given: dict[str, Any], strict: bool) -> Exception | None:
     module = type(error).__module__.partition(".")[0]
-    if module not in ("builtins", "numpy") or isinstance(error, NotImplementedError):
+    if module not in _RAISING or isinstance(error, NotImplementedError):
         return None
     if _passed_through_other_code(error):
         return None
+    if isinstance(error, MemoryError):
+        told: Exception = registry.out_of_memory(error, f"{title} ({_listed(given)})")
+        return told
     kind = next(_KINDS[base] for base in _KINDS if isinstance(error, base))
     message = str(error)
     if isinstance(error, KeyError) and error.args:
@@ -166,7 +172,7 @@ def _told(error: Exception, title: str, given: dict[str, Any], strict: bool) -> 
     )
     if is_named:
         return None
-    shown = ", ".join(f"{name}={_shown(value)}" for name, value in given.items())
+    shown = _listed(given)
     return kind(f"{title}: {message}" + f" ({shown})" * bool(shown and error.__cause__ is None))
 
 
@@ -190,6 +196,10 @@ def _given(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) ->
     except TypeError:
         return {**{str(i): value for i, value in enumerate(args)}, **kwargs}
     return {name: value for name, value in given.items() if name not in ("self", "cls")}
+
+
+def _listed(given: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={_shown(value)}" for name, value in given.items())
 
 
 def _shown(value: Any) -> str:

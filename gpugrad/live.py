@@ -173,7 +173,8 @@ def _items(owner: Any) -> Iterator[tuple[str, Any]]:
     while stack:
         key, value = stack.pop()
         if isinstance(value, dict):
-            inside = [(k if isinstance(k, str) else key, v) for k, v in list(value.items())]
+            copied = dict(value)  # at once: making a list of items may collect some of them
+            inside = [(k if isinstance(k, str) else key, v) for k, v in copied.items()]
         else:
             inside = [(key, v) for v in gc.get_referents(value)]
         for name, v in inside:

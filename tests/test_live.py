@@ -130,6 +130,22 @@ def test_an_array_that_no_machine_can_hold(work):
 
 
 @pytest.mark.parametrize(
+    "create",
+    [
+        lambda n: gg.zeros(n, n, device="cpu"),
+        lambda n: gg.eye(n, device="cpu"),
+        lambda n: gg.arange(n * n, device="cpu"),
+        lambda n: gg.random.normal(size=(n, n), device="cpu"),
+        lambda n: gg.nn.functional.one_hot(gg.tensor([1], device="cpu"), n * n),
+        lambda n: gg.nn.Linear(n, n, device="cpu"),
+    ],
+)
+def test_a_new_tensor_that_no_machine_can_hold(create):
+    with pytest.raises(MemoryError, match=r"^out of memory: \w+ \(.*\): .*\narrays take"):
+        create(2**29)
+
+
+@pytest.mark.parametrize(
     ("nbytes", "text"),
     [(0, "0 bytes"), (1023, "1023 bytes"), (1536, "1.5 KiB"), (5 * 2**40, "5120.00 GiB")],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_asking_for_cuda_says_what_is_missing(
     messages = run(state, SHOW_ERRORS.format(calls=calls), device).splitlines()
     assert len(messages) == 2
     for message in messages:
-        assert message.startswith("RuntimeError device 'cuda' is not available. ")
+        assert re.match(r"RuntimeError [\w.]+: device 'cuda' is not available\. ", message)
         assert reason in message
         assert "gpugrad doctor" in message
 
@@ -138,7 +139,7 @@ def test_the_environment_can_ask_for_the_cpu(run: Any, state: str) -> None:
 
 def test_a_device_that_does_not_exist_is_refused(run: Any) -> None:
     message = run("one-gpu", SHOW_ERRORS.format(calls="[lambda: gg.ones(2, device='cuda:3')]"))
-    assert message == "RuntimeError device 'cuda:3' does not exist: 1 visible"
+    assert message.startswith("RuntimeError ones: device 'cuda:3' does not exist: 1 visible")
 
 
 @pytest.mark.parametrize("value", ["gpu", "cuda0", "mps", "0"])

@@ -8,7 +8,7 @@ trained from scratch learns the 8 by heart and little else.
     python -m gpugrad.examples.finetune_head [--picture FILE.svg]
 
 >>> main([])
-pre-training: loss 3.5 -> 0.6... nats per symbol
+pre-training: loss 3.5 -> 0... nats per symbol
                       trained   labels learned   others right
 head on frozen body        66             100%            9...%
 all, from scratch      14,978             100%            ...%

@@ -77,13 +77,17 @@ class Fused:
         self.spec = self.definition = spec
         self.arguments = tuple(arguments)
         self.differentiable = tuple(differentiable)
-        self._able = tuple(name in self.differentiable for name in self.arguments)
         self.implementations = implementations
         self.samples = tuple(samples)
         self.cost = cost
         self.sizes: Sequence[Sample] = ()
         self.launches: collections.Counter[str] = collections.Counter()
         FUSED[name] = self
+
+    @functools.cached_property
+    def _able(self) -> tuple[bool, ...]:
+        """Which arguments can have a gradient."""
+        return tuple(name in self.differentiable for name in self.arguments)
 
     def choose(self, arrays: Sequence[Any], statics: dict[str, Any]) -> str:
         """Return the implementation for these arrays: "numpy", "cuda" or "spec".

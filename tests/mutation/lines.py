@@ -9,7 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import coverage
+try:
+    import coverage
+except ModuleNotFoundError as error:
+    raise SystemExit(f'{error}: pip install -e ".[mutation]"') from None
 import pytest
 from runner import run
 

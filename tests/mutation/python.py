@@ -3,8 +3,8 @@
     python tests/mutation/python.py FOLDER [--sample 600] [--seed 0] [--write PAGE.md] [FILE.py ...]
 
 FOLDER keeps the checkout of a commit and what takes long, and a run that was ended goes on from it:
-which tests execute which lines (recorded once, by coverage.py: pip install ".[mutation]"), and what
-became of every mutant so far. The mutants are made by rule, see rules.py, too many to run them all:
+which tests execute which lines (recorded once, by coverage.py: pip install -e ".[mutation]"),
+and what became of every mutant so far. The mutants are made by rule (rules.py), too many for all:
 a sample is drawn, the same for one seed. A mutant is run against the tests that execute the changed
 line, first those of its own file, then the quickest of all others. A survivor is a test that is
 missing, or a change that changes nothing: equivalent.py says why. Where a test was added,

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 if __name__ == "__main__":
+    if {"-h", "--help"} & {*sys.argv[1:]}:
+        print(__doc__)
+        sys.exit()
     here = Path(__file__).parent
     files = [here / f"test_{name}.py" for name in ("crash", "faults", "flips", "random")]
     sys.exit(pytest.main([*map(str, files), "-v", "-n0", "--trials=240", *sys.argv[1:]]))

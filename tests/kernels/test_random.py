@@ -238,12 +238,9 @@ def test_initial_weights_of_a_gpt(dtype):
 
     expected = weights()
     found, kernels = launched(weights)
-    assert set(kernels) <= {"random_normal", "random_uniform"}
-    assert kernels["random_normal"] >= sum(w.ndim > 1 for w in found.values())
-    rounding = 2.0**-8 if dtype == "bfloat16" else 2.0**-20
+    assert kernels == {}  # drawn by NumPy, so that the bits are the same everywhere
     for name, weight in expected.items():
-        a, b = (w.astype(np.float64) for w in (found[name], weight))
-        np.testing.assert_allclose(a, b, rtol=rounding, atol=1e-8, err_msg=name)
+        np.testing.assert_array_equal(found[name], weight, err_msg=name)
 
 
 @exact

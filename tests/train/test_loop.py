@@ -206,6 +206,8 @@ def test_what_is_left_half_done_never_was(make_trainer, work):
 
     def stop(frame, event, argument):
         nonlocal lines
+        if frame.f_globals.get("__name__", "").startswith("hypothesis"):
+            return None  # it has the garbage collector call it
         lines += event == "line"
         if lines == left_at:
             raise Stopped

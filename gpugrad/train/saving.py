@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
@@ -20,7 +21,9 @@ class Saver:
 
     def __init__(self, beside: bool) -> None:
         self._beside = beside
-        self._thread: threading.Thread | None = None
+        self._asked: deque[Callable[[], None]] = deque()  # what no thread has taken yet
+        self._thread: threading.Thread | None = None  # known to have started
+        self._writing = threading.Lock()
         self._error: BaseException | None = None
         self._abandoned = False
 
@@ -53,8 +56,10 @@ class Saver:
         if not self._beside:
             write()
             return
-        self._thread = threading.Thread(target=self._run, args=(write,), name="gpugrad-saver")
-        self._thread.start()
+        self._asked.append(write)
+        thread = threading.Thread(target=self._run, name="gpugrad-saver")
+        thread.start()  # a signal's exception can leave it with or without a thread
+        self._thread = thread
 
     def check(self) -> None:
         """Raise what writing raised."""
@@ -67,15 +72,20 @@ class Saver:
         if self._abandoned:
             raise Abandoned
 
-    def _run(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except Abandoned:
-            pass
-        except BaseException as error:
-            self._error = error
+    def _run(self) -> None:
+        with self._writing:
+            try:
+                for write in tuple(self._asked):
+                    write()
+            except Abandoned:
+                pass
+            except BaseException as error:
+                self._error = error
 
     def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        self._asked.clear()  # written, or its thread's start was interrupted
+        with self._writing:
+            pass

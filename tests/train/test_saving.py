@@ -66,3 +66,33 @@ def test_ctrl_c_abandons_what_is_being_written(kind, finished):
         use()
     assert bool(ended) is finished
     assert not [t for t in threading.enumerate() if t.name == "gpugrad-saver"]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_ctrl_c_while_the_thread_starts(begun, monkeypatch):
+    """Python starts a thread in two steps, and a signal's exception comes before or after each."""
+    start, written = threading.Thread.start, []
+
+    def interrupted(thread):
+        if begun:
+            start(thread)
+        raise KeyboardInterrupt
+
+    saver = Saver(beside=True)
+
+    def write():
+        for _ in range(300):
+            threading.Event().wait(0.001)
+            saver.go_on()
+        written.append(True)
+
+    def use():
+        with saver:
+            saver.start(write)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        use()
+    threading.Event().wait(0.4)
+    assert not written
+    saver.check()

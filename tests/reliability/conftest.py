@@ -44,13 +44,15 @@ SMALL = {
 class Outcome(NamedTuple):
     """How a command ended: `status` is its exit status, minus the signal that killed it.
 
-    phase: what it was at when it was struck. seconds: of CPU until then.
+    phase: what it was at when it was struck. seconds: of CPU until then. within: it ended within
+    the command, not ahead of it or after.
     """
 
     status: int
     output: str
     phase: str
     seconds: float
+    within: bool
 
 
 class Runs:
@@ -115,10 +117,10 @@ class Runs:
         assert self._worker.stdout is not None
         self._worker.stdin.write(json.dumps(trial) + "\n")
         self._worker.stdin.flush()
-        answer, phases, seconds = json.loads(self._worker.stdout.readline())
+        answer, phases, seconds, within = json.loads(self._worker.stdout.readline())
         status = -os.WTERMSIG(answer) if os.WIFSIGNALED(answer) else os.WEXITSTATUS(answer)
         ahead = "resuming" if "--resume" in arguments else "starting"
-        return Outcome(status, self._output.read_text(), (phases or [ahead])[-1], seconds)
+        return Outcome(status, self._output.read_text(), (phases or [ahead])[-1], seconds, within)
 
 
 def flags(settings: dict[str, Any]) -> list[str]:

@@ -66,10 +66,13 @@ def test_struck_at_random_moments(runs, name, request, record_property):
                 outcome = runs.train(out, **settings, **strike)
             if outcome.status == 0:
                 break
-            if outcome.phase == "starting":  # before Python has handlers
+            if not outcome.within:  # before the command has handlers, or after it
                 statuses = {*statuses, *(-number for number in signals)}
             assert outcome.status in statuses, f"{strikes} {outcome} {outcome.output}"
-            assert "Traceback" not in outcome.output, (strikes, outcome)
+            after = not outcome.within and outcome.status == -signal.SIGINT
+            # where Python lets nothing raise, in a weak reference's callback, it says so by itself
+            ignored = "Exception ignored in" in outcome.output
+            assert after or ignored or "Traceback" not in outcome.output, (strikes, outcome)
             names = " and ".join(signal.Signals(number).name for number in signals)
             strikes.append((names, outcome.phase, moment))
             struck[outcome.phase] += 1

@@ -2,7 +2,8 @@
 
 Started with that library preloaded, so that a trial costs a fork and not an interpreter. Reads one
 trial per line of standard input and answers each with a line: the exit status as `waitpid` has it,
-what the run was at when it ended or was struck, and the CPU seconds until then.
+what the run was at when it ended or was struck, the CPU seconds until then, and whether the process
+ended within the command, not ahead of it or after.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ PHASES = {
     "sampling": (Session, "_sample"),
     "saving": (checkpoint, "save"),
 }
+COMMAND = len(PHASES)
 
 
 def main() -> None:
     """Answer trials until standard input ends."""
-    inside = mmap.mmap(-1, len(PHASES))  # shared with forks: how deep they are in each phase
-    for number, (owner, name) in enumerate(PHASES.values()):
+    inside = mmap.mmap(-1, len(PHASES) + 1)  # shared with forks: how deep they are in each phase
+    for number, (owner, name) in enumerate([*PHASES.values(), (cli, "_run")]):
         note_when_inside(inside, number, owner, name)
     library = ctypes.CDLL(os.environ["LD_PRELOAD"])
     library.faults_arm.argtypes = [ctypes.c_char_p] * 2 + [ctypes.c_long, ctypes.c_char_p]
@@ -45,16 +47,17 @@ def main() -> None:
     for line in sys.stdin:
         trial = json.loads(line)
         seconds, signals = trial.pop("strike", (float("inf"), []))
-        inside[:] = bytes(len(PHASES))
+        inside[:] = bytes(len(inside))
         child = os.fork()
         if not child:
             run(library, **trial)
         spent = wait(child, seconds)
-        phases = [phase for phase, depth in zip(PHASES, bytes(inside), strict=True) if depth]
+        phases = [phase for phase, depth in zip(PHASES, bytes(inside), strict=False) if depth]
         for number in signals:
             os.kill(child, number)
             time.sleep(0.001)  # or two of a kind are one
-        print(json.dumps([os.waitpid(child, 0)[1], phases, spent]), flush=True)
+        status = os.waitpid(child, 0)[1]
+        print(json.dumps([status, phases, spent, bool(inside[COMMAND])]), flush=True)
 
 
 def wait(child: int, seconds: float) -> float:

@@ -33,12 +33,14 @@ _PLAIN = {np.ndarray, type(None)}
 class Implementation(NamedTuple):
     """Forward and backward on raw arrays, and whether they fit the arguments at hand.
 
-    Without a backward the spec is differentiated.
+    Without a backward the spec is differentiated. Of the arguments ``unread`` names, backward wants
+    to know shape and dtype only: a recorded step need not keep them until then.
     """
 
     forward: Callable[..., tuple[Any, tuple]]
     backward: Callable[..., Sequence[Any]] | None
     fits: Callable[..., bool] | None = None
+    unread: Sequence[str] = ()
 
 
 class Cost(NamedTuple):
@@ -189,6 +191,11 @@ def _as_launch(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return functools.partial(recording.as_one, run)
 
 
+def _likeness(array: Any) -> Any:
+    """Return an array of zeros with the shape and dtype of another, which takes no memory."""
+    return array if array is None else np.broadcast_to(np.zeros((), array.dtype), array.shape)
+
+
 class _Launch:
     """One recorded call of a fused operation."""
 
@@ -223,7 +230,8 @@ class _Launch:
         assert node.saved is not None
         count = len(self.wanted)
         arrays, residuals = node.saved[:count], node.saved[count:]
-        backward = self.fused.implementations[self.chosen].backward
+        implementation = self.fused.implementations[self.chosen]
+        backward = implementation.backward
         if recorded or backward is None:
             return self._replay(node, g, arrays, recorded)
         if self.outputs:
@@ -238,6 +246,10 @@ class _Launch:
             with recording.operation(f"{self.fused.name}_backward"):
                 if self.chosen == "numpy":
                     backward = _as_launch(f"{self.name}_backward", backward)
+                    arrays = [
+                        _likeness(a) if name in implementation.unread else a
+                        for name, a in zip(self.fused.arguments, arrays, strict=True)
+                    ]
                 grads = backward(wanted, g, arrays, residuals, **self.statics)
         if needed is None:
             return [grad for grad, w in zip(grads, wanted, strict=True) if w]

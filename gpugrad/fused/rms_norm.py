@@ -135,7 +135,7 @@ def _cuda_backward(
         Sample((3, 4), None, (3, 4), eps=0.0),
     ],
     arguments=("x", "weight", "residual"),
-    numpy=Implementation(_forward, _backward),
+    numpy=Implementation(_forward, _backward, unread=("x", "residual")),
     cuda=Implementation(_cuda_forward, _cuda_backward, fits),
     cost=lambda x, weight, residual, eps: cost(x, residual, 4, 10),
 )

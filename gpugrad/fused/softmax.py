@@ -221,7 +221,7 @@ def _nonzero_sum(x: Any, axis: int) -> Any:
 @fused(
     _SAMPLES,
     arguments=("x",),
-    numpy=Implementation(_softmax_forward, _softmax_backward),
+    numpy=Implementation(_softmax_forward, _softmax_backward, unread=("x",)),
     cuda=_by_kernels(logarithm=False),
     cost=_cost,
 )
@@ -233,7 +233,7 @@ def _softmax(x, axis):
 @fused(
     _SAMPLES,
     arguments=("x",),
-    numpy=Implementation(_log_softmax_forward, _log_softmax_backward),
+    numpy=Implementation(_log_softmax_forward, _log_softmax_backward, unread=("x",)),
     cuda=_by_kernels(logarithm=True),
     cost=_cost,
 )

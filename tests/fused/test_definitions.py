@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,11 @@ CASES = [
     for sample in op.samples
 ]
 each_sample = pytest.mark.parametrize(("op", "sample"), CASES)
+
+
+def numpy_of(op: Fused) -> Any:
+    """Return the implementation for NumPy's arrays, None if there is none."""
+    return op.implementations.get("numpy")
 
 
 def drawn(op: Fused, sample: Sample) -> list[Any]:
@@ -106,3 +112,31 @@ def test_under_no_grad_nothing_is_recorded_and_no_memory_shared_with_the_inputs(
     for o in out if isinstance(out, tuple) else (out,):
         assert not o.requires_grad
         assert not any(x is not None and np.shares_memory(o.data, x.data) for x in inputs)
+
+
+@pytest.mark.parametrize(
+    ("op", "sample"), [c for c in CASES if getattr(numpy_of(c.values[0]), "unread", ())]
+)
+def test_what_backward_does_not_read_may_be_anything(op, sample):
+    implementation = numpy_of(op)
+    arrays = [x if x is None else x.data for x in drawn(op, sample)]
+    out, residuals = implementation.forward(*arrays, **sample.statics)
+    several = isinstance(out, tuple)
+    outs = out if several else (out,)
+    g = [np.random.default_rng(6).standard_normal(o.shape) for o in outs]
+    wanted = tuple(
+        a is not None and name in op.differentiable
+        for name, a in zip(op.arguments, arrays, strict=True)
+    )
+    poisoned = [
+        np.full_like(a, math.nan) if a is not None and name in implementation.unread else a
+        for name, a in zip(op.arguments, arrays, strict=True)
+    ]
+    upstream = g if several else g[0]
+    expected, found = (
+        implementation.backward(wanted, upstream, given, residuals, **sample.statics)
+        for given in (arrays, poisoned)
+    )
+    for a, b, w in zip(expected, found, wanted, strict=True):
+        if w:
+            np.testing.assert_array_equal(a, b)

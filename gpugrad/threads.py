@@ -94,7 +94,7 @@ def for_rows(count: int, work: Callable[[int, int], Any], grain: int) -> None:
     """
     if 0 < count <= grain:
         work(0, count)
-    elif count:
+    elif count and not _local.idle:
         with openblas.serial, memory.new():
             _for_rows(count, work, grain)
 
@@ -179,6 +179,17 @@ class _Job:
 
 class _Local(threading.local):
     inside = False  # whether the thread works on a piece
+    idle = False  # whether rows are left as they are
+
+
+@contextmanager
+def left_out() -> Iterator[None]:
+    """Leave out the work on several pieces: only what surrounds it is wanted."""
+    before, _local.idle = _local.idle, True
+    try:
+        yield
+    finally:
+        _local.idle = before
 
 
 class _Pool:

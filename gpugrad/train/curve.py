@@ -6,8 +6,8 @@ import importlib
 import math
 import os
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
-from xml.sax.saxutils import escape
 
 from ..text import atomic_write
 
@@ -139,7 +139,7 @@ def _text(
 ) -> str:
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" '
-        f'fill="{colour or "#333333"}">{escape(text)}</text>'
+        f'fill="{colour or "#333333"}">{escape(text, quote=False)}</text>'
     )
 
 

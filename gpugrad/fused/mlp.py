@@ -17,7 +17,7 @@ from .. import cuda
 from ..ops import asarray, linear
 from ..registry import Sample, describe
 from ..tensor import Tensor
-from . import _gelu_cuda
+from . import _gelu_cuda, _mlp_numpy
 from .affine import as_matrix, parameter_gradients
 from .base import Cost, Implementation, fused
 from .gelu import bias_gelu, checked, gelu
@@ -96,6 +96,12 @@ def _cost(
         Sample((4,), (5, 4), None, (2, 5), (2,), approximate="none"),
     ],
     arguments=("x", "up_weight", "up_bias", "down_weight", "down_bias"),
+    numpy=Implementation(
+        _mlp_numpy.forward,
+        _mlp_numpy.backward,
+        _mlp_numpy.fits,
+        unread=("up_bias", "down_bias"),
+    ),
     cuda=Implementation(_cuda_forward, _cuda_backward, lambda *a, approximate: cuda.fits(*a)),
     cost=_cost,
 )

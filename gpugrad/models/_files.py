@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from .. import backend
+from ..nn import init
 from ..ops import random
 from ..tensor import Tensor
 from ..text.files import atomic_write, parse_json
@@ -86,7 +87,8 @@ class Saved:
             )
         state = random.get_state()
         make: Any = cls
-        model = make(config)
+        with init.skipped():
+            model = make(config)
         random.set_state(state)
         model.load_state_dict(arrays)
         return model

@@ -48,6 +48,11 @@ class GPT(Module):
     def __init__(self, config: GPTConfig, device: str | None = None) -> None:
         super().__init__()
         self.config = config
+        with init.skipped():  # what parts would draw for themselves
+            self._build(config, device)
+        self.reset_parameters()
+
+    def _build(self, config: GPTConfig, device: str | None) -> None:
         c, length = config.n_embd, config.block_size
         made: dict[str, Any] = {"device": device, "dtype": config.dtype}
         self.tokens = Embedding(config.vocab_size, c, **made)
@@ -88,7 +93,6 @@ class GPT(Module):
             else None
         )
         self.head = None if config.tied_head else Linear(c, config.vocab_size, False, **made)
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw new initial values."""
@@ -279,7 +283,8 @@ class GPT(Module):
         config = huggingface.read_config(folder, dropout=dropout, dtype=dtype)
         arrays = huggingface.read_tensors(folder, config)
         state = random.get_state()  # the initial values are overwritten: leave no trace
-        model = cls(config, device)
+        with init.skipped():
+            model = cls(config, device)
         random.set_state(state)
         model.load_state_dict(arrays)
         return model

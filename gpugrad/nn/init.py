@@ -9,8 +9,10 @@ tensor it has filled; ``by_name("xavier_uniform")`` finds one from a configurati
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,15 +21,38 @@ from .. import backend, ops
 from ..boundary import name_all, named
 from ..cuda.emulation import disabled
 from ..engine import no_grad
-from ..ops import random
+from ..ops import philox, random
 from ..tensor import Tensor
 
+_skipping: contextvars.ContextVar[bool] = contextvars.ContextVar("skipping", default=False)
 
-def _drawn(tensor: Tensor, draw: Callable[..., Tensor], *numbers: float) -> Tensor:
+
+@contextlib.contextmanager
+def skipped() -> Iterator[None]:
+    """Leave unwritten what would be drawn in the ``with`` block: for values that are set later.
+
+    Drawing takes most of the time in which a model is built. The generator advances as if numbers
+    were drawn, so that what is drawn next is the same. Constants are written::
+
+        with init.skipped():
+            model = GPT(config)
+        model.load_state_dict(weights)
+    """
+    token = _skipping.set(True)
+    try:
+        yield
+    finally:
+        _skipping.reset(token)
+
+
+def _drawn(
+    tensor: Tensor, draw: Callable[..., Tensor], *numbers: float, dtype: Any = None
+) -> Tensor:
     """Fill a tensor with random numbers, drawing none for one that cannot be filled.
 
     NumPy draws them wherever the tensor is: logarithms and cosines of a GPU differ in their last
-    bits, and a seed should give a model the same weights everywhere.
+    bits, and a seed should give a model the same weights everywhere. ``dtype`` is that of the
+    numbers which the generator gives, by default the tensor's.
     """
     if isinstance(tensor._data, np.ndarray) and not tensor._data.flags.writeable:
         raise ValueError(f"{draw.__name__}_: the tensor is read-only; give it memory by .copy()")
@@ -35,6 +60,10 @@ def _drawn(tensor: Tensor, draw: Callable[..., Tensor], *numbers: float) -> Tens
         values = draw(
             *numbers, tensor.shape, tensor.dtype, tensor.device
         )  # while a step is recorded
+    elif _skipping.get():
+        words = 2 if (dtype or tensor.dtype) == backend.float64 else 1
+        random.reserve(philox.blocks_used(tensor.size, words))
+        return tensor
     else:
         with disabled():
             values = draw(*numbers, tensor.shape, tensor.dtype, "cpu").to(tensor.device)
@@ -82,7 +111,7 @@ def trunc_normal_(
                 z = z - (ops.erf(z) - p) * ops.exp(z * z) * (math.sqrt(math.pi) / 2)
             return ops.clip(z * (std * math.sqrt(2)) + mean, a, b).astype(dtype)
 
-    return _drawn(tensor, trunc_normal)
+    return _drawn(tensor, trunc_normal, dtype=backend.float64)
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:

@@ -76,36 +76,60 @@ def philox_uint32(xp: ModuleType, seed: int, offset: int, n: int, state: Any = N
 
 @recording.whole
 def uniform(
-    xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.float32, state: Any = None
+    xp: ModuleType,
+    seed: int,
+    offset: int,
+    n: int,
+    dtype: Any = np.float32,
+    state: Any = None,
+    low: float = 0.0,
+    width: float = 1.0,
+    last: float = np.inf,
 ) -> Any:
-    """Uniform on [0, 1), (n,) in dtype, on a grid that makes every step exact.
+    """low + width * u, at most last, for uniform u on [0, 1), (n,) in dtype.
 
-    float32: (word >> 8) * 2**-24, one word per element. float64: (pair >> 11) * 2**-53, where
-    the pair of words 2i and 2i + 1 is read as one 64-bit integer, low word first.
+    u lies on a grid that makes every step to it exact. float32: (word >> 8) * 2**-24, one word per
+    element. float64: (pair >> 11) * 2**-53, where the pair of words 2i and 2i + 1 is read as one
+    64-bit integer, low word first.
     """
     dtype = _float_dtype("uniform", dtype)
     per = dtype.itemsize // 4
     draw = _draw("uniform", seed, offset, n, per, state)
     if _launches(xp, state):
-        return kernels.uniform(xp, *draw, state, dtype)
+        return kernels.uniform(xp, *draw, state, dtype, low, width, last)
     out = memory.empty((n,), dtype)
-    _for_pieces(*draw, per, lambda part, words: _unit(words, out[part]))
+
+    def fill(part: slice, words: np.ndarray) -> None:
+        target = out[part]
+        _unit(words, target)
+        _affine(target, width, low)
+        if last < math.inf:
+            np.minimum(target, last, out=target)
+
+    _for_pieces(*draw, per, fill)
     return out
 
 
 @recording.whole
 def normal(
-    xp: ModuleType, seed: int, offset: int, n: int, dtype: Any = np.float32, state: Any = None
+    xp: ModuleType,
+    seed: int,
+    offset: int,
+    n: int,
+    dtype: Any = np.float32,
+    state: Any = None,
+    loc: float = 0.0,
+    scale: float = 1.0,
 ) -> Any:
-    """Standard normal by Box and Muller (1958), (n,) in dtype, evaluated in that dtype.
+    """loc + scale * z for standard normal z by Box and Muller (1958), (n,) evaluated in dtype.
 
-    Elements 2j and 2j + 1 are r cos(a) and r sin(a), where r = sqrt(-2 log(u)), a = 2 pi v:
+    z of elements 2j and 2j + 1 is r cos(a) and r sin(a), where r = sqrt(-2 log(u)), a = 2 pi v:
 
     float32, words w and w' = words 2j and 2j + 1:
-        u = float32(w) * 2**-32 + 2**-33, in (0, 1], so |value| <= 6.77
+        u = float32(w) * 2**-32 + 2**-33, in (0, 1], so |z| <= 6.77
         v = (w' >> 8) * 2**-24
     float64, pairs p and p' = words 4j, 4j + 1 and 4j + 2, 4j + 3, low word first:
-        u = (p >> 11) * 2**-53 + 2**-54, in (0, 1], so |value| <= 8.66
+        u = (p >> 11) * 2**-53 + 2**-54, in (0, 1], so |z| <= 8.66
         v = (p' >> 11) * 2**-53
 
     Each operation is rounded to dtype, 2 pi too. u and a are equal on every device; log, sqrt,
@@ -115,7 +139,7 @@ def normal(
     per = dtype.itemsize // 4
     seed, offset, n = _draw("normal", seed, offset, n, per, state)
     if _launches(xp, state):
-        return kernels.normal(xp, seed, offset, n, state, dtype)
+        return kernels.normal(xp, seed, offset, n, state, dtype, loc, scale)
     out = memory.empty((n,), dtype)
 
     def fill(part: slice, words: np.ndarray) -> None:
@@ -139,6 +163,7 @@ def normal(
         sine = np.sin(angle, out=angle)
         odd = target[1::2]
         np.multiply(radius[: len(odd)], sine[: len(odd)], out=odd)
+        _affine(target, scale, loc)
 
     _for_pieces(seed, offset, n + n % 2, per, fill)
     return out
@@ -246,6 +271,14 @@ def _unit(words: np.ndarray, out: np.ndarray) -> None:
     np.right_shift(integers, unused, out=integers)
     out[...] = integers
     out *= 2.0**-bits
+
+
+def _affine(values: np.ndarray, factor: float, summand: float) -> None:
+    """Multiply and then add, in place; each is rounded to the dtype."""
+    if factor != 1.0:
+        values *= factor
+    if summand:
+        values += summand
 
 
 def _for_pieces(

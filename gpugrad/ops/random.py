@@ -173,33 +173,16 @@ def uniform(
     if not low <= high:
         raise ValueError(f"random.uniform: low {low} is larger than high {high}")
     xp, draw, lengths, wanted = _draw(size, dtype, device)
-    last = high  # the largest number below high: rounding may reach high
-    if low < high:
-        last = np.nextafter(np.asarray(high, wanted), np.asarray(low, wanted))
-    n = math.prod(lengths)
+    last = math.inf
+    if low < high:  # rounding may reach high: the largest number below it
+        last = float(np.nextafter(np.asarray(high, wanted), np.asarray(low, wanted)))
+    at = draw.seed, draw.offset, math.prod(lengths)
     if kernels.active(xp):
-        values = kernels.uniform(
-            xp,
-            draw.seed,
-            draw.offset,
-            n,
-            draw.state,
-            wanted,
-            float(low),
-            float(high - low),
-            float(last),
-        )
+        values = kernels.uniform(xp, *at, draw.state, wanted, low, high - low, last)
     else:
-        values = philox.uniform(
-            np, draw.seed, draw.offset, n, backend.promote(wanted, backend.float32), draw.state
-        )
-        if high - low != 1.0:
-            values *= high - low
-        if low:
-            values += low
+        drawn = backend.promote(wanted, backend.float32)
+        values = philox.uniform(np, *at, drawn, draw.state, low, high - low, last)
         values = values.astype(wanted, copy=False)
-        if low < high:
-            values = np.minimum(values, last)
     return registry.Tensor(values.reshape(lengths), requires_grad=requires_grad)
 
 
@@ -216,19 +199,12 @@ def normal(
     if not scale >= 0:
         raise ValueError(f"random.normal: scale must be >= 0, got {scale}")
     xp, draw, lengths, wanted = _draw(size, dtype, device)
-    n = math.prod(lengths)
+    at = draw.seed, draw.offset, math.prod(lengths)
     if kernels.active(xp):
-        values = kernels.normal(
-            xp, draw.seed, draw.offset, n, draw.state, wanted, float(loc), float(scale)
-        )
+        values = kernels.normal(xp, *at, draw.state, wanted, loc, scale)
     else:
-        values = philox.normal(
-            np, draw.seed, draw.offset, n, backend.promote(wanted, backend.float32), draw.state
-        )
-        if scale != 1.0:
-            values *= scale
-        if loc:
-            values += loc
+        drawn = backend.promote(wanted, backend.float32)
+        values = philox.normal(np, *at, drawn, draw.state, loc, scale)
         values = values.astype(wanted, copy=False)
     return registry.Tensor(values.reshape(lengths), requires_grad=requires_grad)
 

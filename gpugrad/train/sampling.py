@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..generate import beam_search, stream
 from ..models import GPT
-from ..nn import lora
+from ..nn import init, lora
 from ..text import StreamDecoder, Tokenizer, load_tokenizer, until
 from . import checkpoint
 from .config import TrainConfig, resumed
@@ -41,7 +41,8 @@ def load_run(path: str | os.PathLike[str], device: str = "auto", best: bool = Fa
     best_step = found.state["patience"]["best_step"]
     if best and best_step != found.step:
         found = checkpoint.read(folder.checkpoints / f"step-{best_step:08d}")
-    model = make_model(config, config.model(tokenizer.vocab_size), find_device(device))
+    with init.skipped():
+        model = make_model(config, config.model(tokenizer.vocab_size), find_device(device))
     model.load_state_dict(found.state["model"])
     if lora.layers(model):
         lora.remove(lora.merge(model))

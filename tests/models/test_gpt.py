@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import tracemalloc
@@ -228,6 +229,19 @@ def test_learns_a_text_by_heart(positions, norm_first) -> None:
         optimizer.step()
     assert loss.item() < 0.05
     assert generate(model, text[:3], 10, greedy=True).tolist() == text.tolist()
+
+
+@pytest.mark.parametrize("settings", [{}, {"positions": "relative", "tied_head": False}], ids=str)
+def test_weights_are_those_of_parts_that_draw_for_themselves_first(monkeypatch, settings) -> None:
+    config = GPTConfig(13, 5, n_layer=2, n_head=2, n_embd=8, **settings)
+    gg.manual_seed(4)
+    model, state = GPT(config, "cpu"), gg.random.get_state()
+    monkeypatch.setattr(gg.nn.init, "skipped", contextlib.nullcontext)
+    gg.manual_seed(4)
+    expected = GPT(config, "cpu").state_dict()
+    assert gg.random.get_state() == state
+    for name, value in model.state_dict().items():
+        assert value.numpy().tobytes() == expected[name].numpy().tobytes(), name
 
 
 @every_kind

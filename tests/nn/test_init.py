@@ -140,3 +140,28 @@ def test_kernels_change_no_bit_of_what_a_seed_gives(fill, dtype):
         found = fill(gg.empty((501, 7), dtype=dtype)), gg.random.get_state()
     assert found[0].numpy().tobytes() == expected[0].numpy().tobytes()
     assert found[1] == expected[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("fill", [init.uniform_, init.trunc_normal_, init.kaiming_normal_])
+def test_what_is_skipped_is_not_written_and_the_generator_goes_on(fill, dtype):
+    gg.manual_seed(9)
+    fill(gg.empty((31, 7), dtype=dtype))
+    expected = gg.random.get_state()
+    gg.manual_seed(9)
+    tensor = gg.full((31, 7), 3.0, dtype=dtype)
+    with init.skipped():
+        with init.skipped():
+            pass
+        assert fill(tensor) is tensor
+    assert (tensor.numpy() == 3).all()
+    assert gg.random.get_state() == expected
+    assert not (fill(tensor).numpy() == 3).any()
+
+
+def test_constants_are_not_skipped_nor_errors():
+    with init.skipped():
+        norm = nn.LayerNorm(5)
+        with pytest.raises(ValueError, match="std > 0"):
+            init.trunc_normal_(gg.empty(3), std=0.0)
+    assert norm.weight.tolist() == [1] * 5

@@ -29,12 +29,6 @@ MOST = 4  # shares: the sums of what they have in common take a pass for each
 UNITS = 128  # of a share, at least: of fewer the products are slower
 
 
-def fits(x: Any, up: Any, up_bias: Any, down: Any, down_bias: Any, approximate: str) -> bool:
-    """Return whether it pays: the parts are as fast where the products are small."""
-    alike = {a.dtype for a in (x, up, up_bias, down, down_bias) if a is not None}
-    return len(alike) == 1 and x.dtype.itemsize != 2 and x.size * len(up) >= WHOLE
-
-
 def _shares(units: int, work: int) -> list[slice]:
     """Return the units of each share, for products of so many multiplications."""
     count = max(1, min(MOST, units // UNITS, 2 if work < 16 * WHOLE else MOST))

@@ -1,25 +1,61 @@
 """A linear layer with a bias, out = x @ weight.T + bias.
 
 On a GPU the products do the rest as well: the bias is added as the result is written, and the
-gradient of the bias, a sum over the rows of g, comes with that of the weight. ``ops.linear`` is the
-same as a row of the registry, in which every gradient is computed on its own.
+gradient of the bias, a sum over the rows of g, comes with that of the weight. By NumPy the threads
+share all three gradients at once. ``ops.linear`` is the same as a row of the registry, in which
+every gradient is computed on its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from .. import cuda, ops
+from .. import backend, cuda, openblas, ops
 from ..cuda.column_sums import column_sums
 from ..cuda.emulation import expected
-from ..ops import asarray
+from ..memory import empty
+from ..ops import _products, asarray
 from ..registry import Sample
 from ..tensor import Tensor
+from ._rows import as_rows
 from .base import Cost, Implementation, fused
+
+# NumPy
+
+
+def pays(x: Any, weight: Any, *others: Any) -> bool:
+    """Return whether the products of NumPy's arrays are large enough to be cut into pieces."""
+    alike = {a.dtype for a in (x, weight, *others) if a is not None}
+    large = x.size * len(weight) >= _products.WHOLE
+    return large and len(alike) == 1 and x.dtype.itemsize != 2 and openblas.available()
+
+
+def _forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, tuple]:
+    out = _products.affine(as_rows(x), weight.T, bias)
+    return out.reshape(*x.shape[:-1], len(weight)), ()
+
+
+def _backward(
+    wanted: tuple[bool, ...], g: np.ndarray, arrays: Sequence[Any], residuals: tuple
+) -> Sequence[Any]:
+    x, weight, _ = arrays
+    rows, g_rows = as_rows(x), as_rows(g)
+    made = [empty(a.shape, a.dtype) if w else None for a, w in zip(arrays, wanted, strict=True)]
+    dx, of_weight, of_bias = made
+    calls: list[Callable[[], Any]] = []
+    if dx is not None:
+        calls += _products.pieces(g_rows, weight, as_rows(dx))
+    if of_weight is not None:
+        calls += _products.pieces(g_rows.T, rows, of_weight)
+    if of_bias is not None:
+        calls.append(lambda: np.copyto(of_bias, backend.total(np, g_rows, 0)))
+    _products.run(calls)
+    return made
+
 
 # CUDA
 
@@ -70,6 +106,7 @@ def _cost(x: Any, weight: Any, bias: Any) -> Cost:
         Sample((4,), (2, 4), (2,)),
     ],
     arguments=("x", "weight", "bias"),
+    numpy=Implementation(_forward, _backward, pays, unread=("bias",)),
     cuda=Implementation(_cuda_forward, _cuda_backward, cuda.fits),
     cost=_cost,
 )
@@ -83,8 +120,8 @@ def affine(x: Any, weight: Any, bias: Any) -> Tensor:
     Raises ValueError naming the shapes that do not fit.
     """
     x, weight, bias = asarray(x), asarray(weight), asarray(bias)
-    if x._data.__class__ is np.ndarray and not expected():
-        return ops.linear(x, weight, bias)  # the common case on a CPU, without a detour
     if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:] or bias.shape != weight.shape[:1]:
         return ops.linear(x, weight, bias)  # which says what is wrong
+    if x._data.__class__ is np.ndarray and not pays(x, weight) and not expected():
+        return ops.linear(x, weight, bias)  # the common case on a CPU, without a detour
     return _affine(x, weight, bias)

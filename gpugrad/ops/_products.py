@@ -6,7 +6,9 @@ one thread of BLAS. How a product is cut depends on its shape alone, and with it
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,7 @@ def matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.nd
         grain = -(-len(x) * WHOLE // (2 * work))
         for_rows(len(x), lambda i, j: np.matmul(x[i:j], y[i:j], out=made[i:j]), grain)
     else:
-        _in_pieces(x, y, made, None)
+        run(pieces(x, y, made))
     return made
 
 
@@ -65,7 +67,7 @@ def affine(x: np.ndarray, y: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Return x @ y + bias: x (N, K), y (K, M), bias (M); added while a piece is in the cache."""
     if x.dtype == y.dtype == bias.dtype and x.size * y.shape[1] >= WHOLE and openblas.available():
         out = memory.empty((len(x), y.shape[1]), x.dtype)
-        _in_pieces(x, y, out, bias)
+        run(pieces(x, y, out, bias))
     else:
         dtype = x.dtype if x.dtype == y.dtype else np.result_type(x, y)
         out = matmul(x, y, memory.empty((len(x), y.shape[1]), dtype))
@@ -73,8 +75,13 @@ def affine(x: np.ndarray, y: np.ndarray, bias: np.ndarray) -> np.ndarray:
     return out
 
 
-def _in_pieces(x: np.ndarray, y: np.ndarray, out: np.ndarray, bias: np.ndarray | None) -> None:
-    """Write the product of two matrices, and the sum with bias, in 2, 4, 8, ... pieces."""
+def pieces(
+    x: np.ndarray, y: np.ndarray, out: np.ndarray, bias: np.ndarray | None = None
+) -> list[Callable[[], None]]:
+    """Return what writes the product of two matrices, and the sum with bias, to out.
+
+    These are 2, 4, 8, ... calls for different rows or columns, or one for a small product.
+    """
     by_rows = len(x) >= y.shape[1]
     length = max(out.shape)
 
@@ -85,6 +92,17 @@ def _in_pieces(x: np.ndarray, y: np.ndarray, out: np.ndarray, bias: np.ndarray |
         if bias is not None:
             part += bias if by_rows else bias[some]
 
-    pieces = max(2, 1 << int(math.log2(max(length / PIECE, 1))))
-    with openblas.serial:  # also where a single number is the whole result
-        for_rows(length, fill, -(-length // pieces))
+    count = 1
+    if x.size * y.shape[1] >= WHOLE:
+        count = max(2, 1 << int(math.log2(max(length / PIECE, 1))))
+    grain = -(-length // count)
+    return [
+        functools.partial(fill, start, min(start + grain, length))
+        for start in range(0, length, grain)
+    ]
+
+
+def run(calls: Sequence[Callable[[], Any]]) -> None:
+    """Make calls that have nothing to do with each other, each by one thread of BLAS."""
+    with openblas.serial:  # also a single one
+        for_rows(len(calls), lambda i, _: calls[i](), 1)

@@ -9,6 +9,7 @@ import gpugrad as gg
 import gpugrad.nn.functional as F
 from gpugrad import nn, ops
 from gpugrad.fused import FUSED, _mlp_numpy, affine, mlp
+from gpugrad.ops import _products
 from gpugrad.threads import num_threads
 
 
@@ -22,7 +23,11 @@ def drawn(*shapes, dtype="float32"):
 
 def bits(out, inputs):
     upstream = gg.Tensor(np.cos(np.arange(out.size)).reshape(out.shape).astype(out.dtype))
-    grads = gg.grad(out, [x for x in inputs if x is not None], upstream)
+    return bits_of(out, [x for x in inputs if x is not None], upstream)
+
+
+def bits_of(out, inputs, upstream):
+    grads = gg.grad(out, inputs, upstream, retain_graph=True)
     return [t.data.tobytes() for t in (out, *grads)]
 
 
@@ -44,6 +49,7 @@ def in_shares(monkeypatch):
     """Have the NumPy implementation take small layers too, in shares and a few rows at a time."""
     for name, value in {"WHOLE": 1, "UNITS": 2, "ROWS": 16, "BLOCK": 12}.items():
         monkeypatch.setattr(_mlp_numpy, name, value)
+    monkeypatch.setattr(_products, "WHOLE", 1)
 
 
 LAYERS = [
@@ -112,7 +118,25 @@ def test_affine_is_linear():
     before = FUSED["affine"].launches.copy()
     affine(*inputs)
     nn.Linear(7, 5)(inputs[0])
-    assert FUSED["affine"].launches == before  # on a CPU there is no detour
+    assert FUSED["affine"].launches == before  # on a CPU there is no detour for what is small
+
+
+@pytest.mark.parametrize("wanted", [(True, True, True), (True, False, True), (False, True, False)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_large_affine_is_linear(dtype, wanted):
+    inputs = drawn((3, 250, 80), (130, 80), (130,), dtype=dtype)
+    inputs = [x if w else x.detach() for x, w in zip(inputs, wanted, strict=True)]
+    grown = [x for x in inputs if x.requires_grad]
+    expected = ops.linear(*inputs)
+    upstream = np.cos(np.arange(expected.size, dtype=dtype)).reshape(expected.shape)
+    results = []
+    for count in (1, 2, 3):
+        with num_threads(count):
+            results += [
+                bits_of(out, grown, gg.Tensor(upstream)) for out in (affine(*inputs), expected)
+            ]
+    assert all(r == results[0] for r in results)
+    assert FUSED["affine"].choose([x.data for x in inputs], {}) == "numpy"
 
 
 def test_parameters_may_be_of_another_dtype():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,14 +14,16 @@ from .. import backend
 from ..backend import Array
 from ..threads import for_rows
 
-# Elements at a time. On the CPU seven arrays of float32 stay in a second-level cache of 1 MB, and
-# each call of NumPy lasts the 5 µs that it takes until threads that take turns with the interpreter
-# lock gain something. On a GPU only the number of launches counts.
-CPU_BLOCK = 1 << 15
+# Elements at a time. On the CPU the arrays of float32 that AdamW works on, a few at once, stay in a
+# second-level cache of 1 MB, and each call of NumPy lasts the 10 µs that it takes until threads
+# which take turns with the interpreter lock gain something. On a GPU only the number of launches
+# counts.
+CPU_BLOCK = 1 << 16
 GPU_BLOCK = 1 << 26
 # Elements of an array on the CPU that is worked on together with others: each call of NumPy lasts
 # longer than the arithmetic on so few.
 SMALL = 1 << 12
+_LINE = 64  # bytes of a line of the cache, which an AVX-512 register fills
 
 
 class Block(NamedTuple):
@@ -30,26 +33,26 @@ class Block(NamedTuple):
     rows: slice
 
 
-def blocks(*arrays: Array) -> tuple[list[Array], Iterator[Block]]:
-    """Return the arrays, flattened if that copies none of them, and the pieces to visit.
+def blocks(array: Array, parts: int = 1) -> tuple[Array, list[Block]]:
+    """Return the array, flattened where a row of it is too long, and the pieces to visit.
 
     ``array[block.rows].reshape(-1)`` are the elements ``block.flat``: a view where the array is
-    contiguous, else a copy of that piece only (a transposed weight's gradient, for example).
+    contiguous, else a copy of that piece only (a transposed weight's gradient, for example). Pieces
+    are about equal, of so many parts of a CPU_BLOCK or GPU_BLOCK at most.
     """
-    if all(a.flags.c_contiguous for a in arrays):
-        arrays = tuple(a.reshape(-1) for a in arrays)
-    return list(arrays), _pieces(arrays[0])
-
-
-def _pieces(array: Array) -> Iterator[Block]:
+    limit = (CPU_BLOCK if isinstance(array, np.ndarray) else GPU_BLOCK) // parts or 1
+    if array.ndim == 0 or (array.size > limit * len(array) and array.flags.c_contiguous):
+        array = array.reshape(-1)
     if array.size == 0:
-        return
-    width = array.size // len(array)
-    limit = CPU_BLOCK if isinstance(array, np.ndarray) else GPU_BLOCK
+        return array, []
+    count, width = len(array), array.size // len(array)
     rows = max(limit // width, 1)
-    for start in range(0, len(array), rows):
-        stop = min(start + rows, len(array))
-        yield Block(slice(start * width, stop * width), slice(start, stop))
+    rows = -(-count // -(-count // rows))
+    bounds = [*range(0, count, rows), count]
+    return array, [
+        Block(slice(start * width, stop * width), slice(start, stop))
+        for start, stop in itertools.pairwise(bounds)
+    ]
 
 
 def for_pieces(pieces: Sequence[Array], work: Callable[[int], None]) -> None:
@@ -102,9 +105,23 @@ class Scratch(threading.local):
         return Scratch()  # there is nothing in it that lasts
 
     def arrays(self, like: Array, count: int) -> list[Array]:
-        """Return so many 1-D arrays of the length, dtype and library of ``like``."""
-        xp, size = backend.xp_of(like), like.size
-        memory = self._arrays.get((xp, like.dtype))
-        if memory is None or memory.size < count * size:
-            memory = self._arrays[xp, like.dtype] = xp.empty(count * size, like.dtype)
-        return [memory[i * size : (i + 1) * size] for i in range(count)]
+        """Return so many 1-D arrays of the length, dtype and library of ``like``.
+
+        On the CPU they begin with a line of the cache.
+        """
+        xp, dtype = backend.xp_of(like), like.dtype
+        unit = _LINE // dtype.itemsize
+        room = -(-like.size // unit) * unit
+        memory = self._arrays.get((xp, dtype))
+        if memory is None or memory.size < count * room:
+            memory = self._arrays[xp, dtype] = aligned(xp, count * room, dtype)
+        return [memory[i * room : i * room + like.size] for i in range(count)]
+
+
+def aligned(xp: Any, size: int, dtype: np.dtype) -> Array:
+    """Return a new 1-D array; on the CPU it begins with a line of the cache."""
+    if xp is not np:
+        return xp.empty(size, dtype)
+    memory = np.empty(size + _LINE // dtype.itemsize, dtype)
+    start = -memory.ctypes.data % _LINE // dtype.itemsize
+    return memory[start : start + size]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -80,11 +80,27 @@ def leaves(name: str, params: Any) -> tuple[list[Tensor], list[str]]:
     return tensors, names
 
 
-def refuse_misfits(name: str, label: Callable[[], str], p: Tensor, state: State) -> None:
+def fits(p: Tensor, state: State) -> bool:
+    """Return whether a parameter, its gradient and its state are arrays of NumPy that fit.
+
+    That is the common case; of all others ``refuse_misfits`` says whether they do.
+    """
+    x = p._data
+    if x.__class__ is not np.ndarray or x.dtype != state.dtype or x.shape != state.shape:
+        return False
+    g = x if p._grad is None else p._grad._data
+    return (
+        g.__class__ is state.steps.__class__ is np.ndarray
+        and g.shape == x.shape
+        and x.flags.writeable
+    )
+
+
+def refuse_misfits(name: str, label: str, p: Tensor, state: State) -> None:
     """Raise RuntimeError unless a parameter and its gradient fit the state and can be changed."""
     if p.dtype != state.dtype or p.shape != state.shape:
         raise RuntimeError(
-            f"{name}.step: {label()} is {registry.describe(p)} but was "
+            f"{name}.step: {label} is {registry.describe(p)} but was "
             f"{state.dtype}{list(state.shape)} when its state was made; convert the model "
             "before making the optimiser"
         )
@@ -92,7 +108,7 @@ def refuse_misfits(name: str, label: Callable[[], str], p: Tensor, state: State)
         return
     if p._grad.shape != p.shape:
         raise RuntimeError(
-            f"{name}.step: {label()} is {registry.describe(p)} but its gradient is "
+            f"{name}.step: {label} is {registry.describe(p)} but its gradient is "
             f"{registry.describe(p._grad)}; call zero_grad() after changing .data"
         )
     array = recording.array_of(p)
@@ -102,8 +118,8 @@ def refuse_misfits(name: str, label: Callable[[], str], p: Tensor, state: State)
             continue
         if backend.device_of(a) != place:
             raise RuntimeError(
-                f"{name}.step: {label()} is on {place} but its {what} is on "
+                f"{name}.step: {label} is on {place} but its {what} is on "
                 f"{backend.device_of(a)}; move the model before making the optimiser"
             )
     if isinstance(array, np.ndarray) and not array.flags.writeable:
-        raise RuntimeError(f"{name}.step: {label()} is read-only; make it of a copy")
+        raise RuntimeError(f"{name}.step: {label} is read-only; make it of a copy")

@@ -186,9 +186,10 @@ def norm_of(gradients: list[Array]) -> float:
 def _sum_of_squares(gradients: list[Array], unit: float) -> float:
     """Return the sum of (g / unit)^2 over all elements."""
     few = [g for g in gradients if g.size <= SMALL and isinstance(g, np.ndarray)]
-    pieces = _pieces([g for g in gradients if g.size > SMALL or not isinstance(g, np.ndarray)])
+    many = [g for g in gradients if g.size > SMALL or not isinstance(g, np.ndarray)]
     if few:  # together, as each call of NumPy lasts longer than the arithmetic on so few
-        pieces += _pieces([np.concatenate([g.reshape(-1) for g in few])])
+        many.append(np.concatenate([g.reshape(-1) for g in few]))
+    pieces = _pieces(many, 2)  # of which copies in float64 stay in the cache
     sums: list[Any] = [0.0] * len(pieces)
 
     def add(i: int) -> None:
@@ -201,11 +202,11 @@ def _sum_of_squares(gradients: list[Array], unit: float) -> float:
     return float(sum(sums))
 
 
-def _pieces(gradients: list[Array]) -> list[Array]:
+def _pieces(gradients: list[Array], parts: int = 1) -> list[Array]:
     """Return views of all elements, in pieces that stay in the cache."""
     pieces = []
     for gradient in gradients:
-        (g,), found = blocks(gradient)
+        g, found = blocks(gradient, parts)
         pieces += [g[rows] for _, rows in found]
     return pieces
 

@@ -29,6 +29,7 @@ from .checks import (
     check_max_norm,
     check_same_keys,
     check_settings,
+    fits,
     label_of,
     leaves,
     refuse_misfits,
@@ -282,6 +283,8 @@ class Optimizer(ByPieces):
         fresh = [
             p for p in group["params"] if p not in states or not names <= states[p].arrays.keys()
         ]
+        if not fresh:
+            return
         for p, new in lay_out(fresh, self.slots(group)).items():
             state = states.setdefault(p, new)
             for name, array in new.arrays.items():
@@ -292,15 +295,18 @@ class Optimizer(ByPieces):
 
         In a step that is recorded the settings are checked ahead of each run as well.
         """
+        moving = []
         for index, group in enumerate(self.param_groups):
             self.check(group)
             self._lay_out(group)
             for position, p in enumerate(group["params"]):
                 if registry.lift is not None:
                     recording.gradient_of(p)
-                label = functools.partial(label_of, group, position, index)
-                refuse_misfits(self._name, label, p, self._states[p])
-        return [(p, g) for g in self.param_groups for p in g["params"] if p._grad is not None]
+                if not fits(p, self._states[p]):
+                    refuse_misfits(self._name, label_of(group, position, index), p, self._states[p])
+                if p._grad is not None:
+                    moving.append((p, group))
+        return moving
 
     def _measured(
         self,

@@ -80,3 +80,32 @@ def test_scratch_is_each_threads_own():
     helper.join()
     assert np.shares_memory(scratch.arrays(like, 2)[0], mine)
     assert not any(np.shares_memory(mine, other) for other in others)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("layout", ["C", "F"])
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (1,), (10,), (11,), (41,), (7, 4), (3, 25)])
+def test_pieces_are_about_equal_and_cover_the_array(monkeypatch, shape, layout, parts):
+    monkeypatch.setattr(blocks, "CPU_BLOCK", 10)
+    x = np.arange(np.prod(shape, dtype=int)).reshape(shape, order=layout)
+    rows, pieces = blocks.blocks(x, parts)
+    assert np.shares_memory(rows, x) or not x.size
+    seen = [rows[piece.rows].reshape(-1) for piece in pieces]
+    np.testing.assert_array_equal(np.concatenate([*seen, []]), x.reshape(-1))
+    for piece, elements in zip(pieces, seen, strict=True):
+        np.testing.assert_array_equal(x.reshape(-1)[piece.flat], elements)
+    sizes = [len(elements) for elements in seen]
+    row = 25 if shape == (3, 25) and layout == "F" else 1  # a row of it lies nowhere in one piece
+    assert max(sizes, default=0) <= max(10 // parts, row)
+    assert max(sizes, default=0) - min(sizes, default=0) < max(10 // parts, 2)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_scratch_begins_with_a_line_of_the_cache(dtype):
+    scratch = blocks.Scratch()
+    for size in (7, 1000, 3):
+        arrays = scratch.arrays(np.zeros(size, dtype), 3)
+        assert [(a.size, a.dtype, a.ctypes.data % 64) for a in arrays] == [(size, dtype, 0)] * 3
+        for i, a in enumerate(arrays):
+            a[...] = i
+        assert [set(a) for a in arrays] == [{0}, {1}, {2}]

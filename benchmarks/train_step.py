@@ -73,7 +73,7 @@ DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 def default_peers(device: str, run: Run) -> list[str]:
     """Return what is measured unless somebody asks for more, the most important first."""
     if device == "cpu":
-        return [name for name in PEERS[device] if not Peer(name).instructions or mkl_holds_back()]
+        return [name for name in PEERS[device] if Peer(name).instructions in ("", not_by_mkl())]
     torch = ["compile-flash-autocast"]
     if tokens(run) <= 8192:  # where launches may cost more than what they launch
         torch += ["captured-flash-autocast", "graphs-flash-autocast"]
@@ -161,10 +161,15 @@ class Failed(Exception):
         self.kind, self.trace = kind, trace
 
 
-def mkl_holds_back(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return whether the CPU has AVX-512 and MKL does not choose it, as it is not made by Intel."""
+def not_by_mkl(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the instructions that MKL chooses on other makers' CPUs like this one, if there are.
+
+    It takes AVX-512 on Intel's CPUs and AVX2 on all others.
+    """
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    return "avx512f" in text and "GenuineIntel" not in text
+    if "avx512f" not in text:
+        return ""
+    return "avx2" if "GenuineIntel" in text else "avx512"
 
 
 def mkl_as_on_intel(folder: Path) -> Path:
@@ -192,8 +197,11 @@ class Worker:
         own = {name: str(caches / name.lower()) for name in names}
         self.cold = not caches.exists()
         caches.mkdir(parents=True, exist_ok=True)
-        if Peer(task["peer"]).instructions:
+        instructions = Peer(task["peer"]).instructions
+        if instructions == "avx512":
             own["LD_PRELOAD"] = str(mkl_as_on_intel(caches))
+        elif instructions:
+            own["MKL_ENABLE_INSTRUCTIONS"] = instructions.upper()
         descriptor, self.log = tempfile.mkstemp(dir=caches)
         self.begun = time.time()
         with open(descriptor, "wb") as log:

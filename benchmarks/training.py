@@ -51,8 +51,8 @@ class Peer:
     included, in one CUDA graph. attention: the only backend PyTorch may choose, or "default".
     precision, of PyTorch: "autocast" keeps weights, residual stream and moments in float32 and
     multiplies in bfloat16; "bfloat16" keeps everything but the loss in bfloat16, the moments too.
-    "avx512" after it: MKL takes such instructions on CPUs not of Intel's too. JAX and tinygrad have
-    the whole step under their "jit". gpugrad has weights and activations in the dtype of the run,
+    "avx512" after it: MKL takes such instructions on CPUs not of Intel's too; "avx2": it takes no
+    later ones on Intel's either. JAX and tinygrad have the whole step under their "jit". gpugrad has weights and activations in the dtype of the run,
     float32 master weights and moments.
     """
 
@@ -95,7 +95,7 @@ PEERS = {
         "gpugrad-eager",
         "gpugrad-compiled",
         *_torch("eager compile", "default math", "float32"),
-        *_torch("eager compile", "default", "float32-avx512"),
+        *_torch("eager compile", "default", "float32-avx512 float32-avx2"),
         "jax-jit",
         "tinygrad-jit",
     ],

@@ -117,23 +117,24 @@ def test_patterns_name_peers_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cpuinfo", "held_back"),
+    ("cpuinfo", "other"),
     [
-        ("vendor_id : AuthenticAMD\nflags : avx2 avx512f", True),
-        ("vendor_id : GenuineIntel\nflags : avx2 avx512f", False),
-        ("vendor_id : AuthenticAMD\nflags : avx2", False),
+        ("vendor_id : AuthenticAMD\nflags : avx2 avx512f", "avx512"),
+        ("vendor_id : GenuineIntel\nflags : avx2 avx512f", "avx2"),
+        ("vendor_id : AuthenticAMD\nflags : avx2", ""),
     ],
 )
-def test_avx512_is_forced_where_mkl_does_not_choose_it(
-    cpuinfo: str, held_back: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_instructions_that_mkl_does_not_choose_are_measured_too(
+    cpuinfo: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "cpuinfo"
     path.write_text(cpuinfo)
-    assert train_step.mkl_holds_back(path) == held_back
-    assert not train_step.mkl_holds_back(tmp_path / "none")
-    monkeypatch.setattr(train_step, "mkl_holds_back", lambda: held_back)
-    forced = [name for name in train_step.default_peers("cpu", TINY) if "avx512" in name]
-    assert len(forced) == (2 if held_back else 0)
+    assert train_step.not_by_mkl(path) == other
+    assert train_step.not_by_mkl(tmp_path / "none") == ""
+    monkeypatch.setattr(train_step, "not_by_mkl", lambda: other)
+    peers = train_step.default_peers("cpu", TINY)
+    forced = [Peer(name).instructions for name in peers if "avx" in name]
+    assert forced == ([other] * 2 if other else [])
 
 
 def test_what_is_preloaded_answers_as_an_intel_cpu(tmp_path: Path) -> None:

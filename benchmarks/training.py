@@ -52,8 +52,8 @@ class Peer:
     precision, of PyTorch: "autocast" keeps weights, residual stream and moments in float32 and
     multiplies in bfloat16; "bfloat16" keeps everything but the loss in bfloat16, the moments too.
     "avx512" after it: MKL takes such instructions on CPUs not of Intel's too; "avx2": it takes no
-    later ones on Intel's either. JAX and tinygrad have the whole step under their "jit". gpugrad has weights and activations in the dtype of the run,
-    float32 master weights and moments.
+    later ones on Intel's either. JAX and tinygrad have the whole step under their "jit". gpugrad
+    has weights and activations in the dtype of the run, float32 master weights and moments.
     """
 
     name: str

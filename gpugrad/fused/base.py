@@ -246,10 +246,9 @@ class _Launch:
             with recording.operation(f"{self.fused.name}_backward"):
                 if self.chosen == "numpy":
                     backward = _as_launch(f"{self.name}_backward", backward)
-                    arrays = [
-                        _likeness(a) if name in implementation.unread else a
-                        for name, a in zip(self.fused.arguments, arrays, strict=True)
-                    ]
+                    named = zip(self.fused.arguments, arrays, strict=True)
+                    unread = implementation.unread
+                    arrays = tuple([_likeness(a) if n in unread else a for n, a in named])
                 grads = backward(wanted, g, arrays, residuals, **self.statics)
         if needed is None:
             return [grad for grad, w in zip(grads, wanted, strict=True) if w]

@@ -39,7 +39,6 @@ from .backend import (
     uint64,
 )
 from .backend import bool_ as bool
-from .compiled import compile
 from .derivatives import hessian, jacobian
 from .engine import (
     backward,
@@ -224,8 +223,10 @@ from .transforms import checkpoint, hvp, jvp, value_and_grad, vjp
 if TYPE_CHECKING:
     from . import emulator, generate, graph, landscape, models, testing, text
     from .anomaly import detect_anomaly
+    from .compiled import compile
 
 globals().update(_SHARED)
+_FUNCTIONS = {"compile": "compiled", "detect_anomaly": "anomaly"}  # the modules they are in
 _ON_DEMAND = (
     "emulator",
     "generate",
@@ -241,11 +242,15 @@ _ON_DEMAND = (
 def __getattr__(name: str) -> object:
     if name in _ON_DEMAND:
         return importlib.import_module(f"{__name__}.{name}")
-    if name == "detect_anomaly":
-        return importlib.import_module(f"{__name__}.anomaly").detect_anomaly
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"{__name__}.{_FUNCTIONS[name]}"), name)
     if name in _PYTORCH:
         return _PYTORCH[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 __all__ = [

@@ -38,7 +38,7 @@ _LONGEST = 120  # characters of an argument in a message
 _LIBRARIES = {"gpugrad", "numpy", "cupy", "ml_dtypes", "safetensors", "tokenizers"}
 _RAISING = ("builtins", "numpy", "cupy")  # whose own kinds of errors are told anew
 _PYTHON = os.path.dirname(os.__file__) + os.sep
-_NAMED = re.compile(r"[A-Za-z_][\w.-]*( \w+)?(\(.*\))?: ")  # "sum: ", "in-place add: "
+_NAMED = r"[A-Za-z_][\w.-]*( \w+)?(\(.*\))?: "  # "sum: ", "in-place add: "
 _finished: set[type] = set()  # classes whose methods name their errors
 
 
@@ -168,7 +168,7 @@ def _told(error: Exception, title: str, given: dict[str, Any], strict: bool) -> 
     is_named = (
         message.startswith((f"{title}:", f"{title}.", f"{title}("))
         if strict
-        else _NAMED.match(message)
+        else re.match(_NAMED, message)
     )
     if is_named:
         return None

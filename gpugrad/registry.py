@@ -21,6 +21,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -240,6 +241,10 @@ def as_recorded(value: Array, parent: Any) -> Any:
 
 @functools.cache
 def _parameters(rule: Rule) -> tuple[str, ...]:
+    if isinstance(rule, FunctionType) and not hasattr(rule, "__wrapped__"):
+        code = rule.__code__
+        if not code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS):
+            return code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
     return tuple(inspect.signature(rule).parameters)[1:]
 
 

@@ -182,6 +182,28 @@ def test_import_loads_no_optional_dependency() -> None:
     assert python(program) == "[]"
 
 
+LATER = [*(f"gpugrad.{m}" for m in gg._ON_DEMAND), "gpugrad.anomaly", "gpugrad.compiled"]
+SLOW = ["asyncio", "dataclasses", "email", "hashlib", "http", "json", "random", "ssl", "string"]
+SLOW += ["subprocess", "tempfile", "urllib.request", "xml"]
+
+
+@pytest.mark.parametrize(
+    ("module", "later"),
+    [("gpugrad", LATER + SLOW), ("gpugrad.models", ["email", "http", "ssl", "gpugrad.compiled"])],
+)
+def test_import_loads_nothing_before_it_is_needed(module: str, later: list[str]) -> None:
+    program = (
+        "import sys, numpy, ml_dtypes; there = set(sys.modules); import {module}; "
+        "print([m for m in {later} if m in sys.modules and m not in there])"
+    )
+    assert python(program.format(module=module, later=later)) == "[]"
+
+
+def test_what_is_imported_later_is_listed_and_found() -> None:
+    program = "import gpugrad as gg; print({*gg.__all__} <= {*dir(gg)}, gg.compile.__module__)"
+    assert python(program) == "True gpugrad.compiled"
+
+
 def test_import_is_cheap(tmp_path: Path) -> None:
     # the first of the processes compiles the modules, whatever the environment says of that
     compiled = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}

@@ -7,7 +7,6 @@ and float16 as they are; NumPy multiplies them widened.
 from __future__ import annotations
 
 import math
-import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +28,8 @@ from .elementwise import multiply
 from .indexing import diagonal
 from .reduction import sum as sum_
 from .shape import asarray, expand_dims, permute_dims, reshape, squeeze
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # that a subscript may be
 
 
 def _times(x: Any, y: Any, xp: Any) -> Any:
@@ -271,7 +272,7 @@ def _parse(subscripts: str, ndims: Sequence[int]) -> tuple[list[str], str]:
     inputs = left.split(",")
     if len(inputs) != len(ndims):
         raise ValueError(f"einsum: {subscripts!r} names {len(inputs)} operands, got {len(ndims)}")
-    free = [c for c in string.ascii_letters if c not in subscripts]
+    free = [c for c in _LETTERS if c not in subscripts]
     longest = 0
     written = []
     for labels, ndim in zip(inputs, ndims, strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 from ..nn.patterns import fits, unused
 from ..tensor import Tensor
 
-_NORM = re.compile(r"ln(_?[0-9a-z]+)?|.*norm[0-9]*")
+_NORM = r"ln(_?[0-9a-z]+)?|.*norm[0-9]*"
 
 
 def decays(name: str, parameter: Tensor) -> bool:
@@ -20,7 +20,7 @@ def decays(name: str, parameter: Tensor) -> bool:
     reads ``ln``, ``ln_1``, ``ln_f``, ``norm``, ``norm1``, ``layernorm``, ``final_norm``, ...
     """
     parts = name.lower().split(".")
-    is_norm = any(_NORM.fullmatch(part) for part in parts)
+    is_norm = any(re.fullmatch(_NORM, part) for part in parts)
     return parameter.ndim >= 2 and parts[-1] != "bias" and not is_norm
 
 

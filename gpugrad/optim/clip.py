@@ -196,7 +196,7 @@ def _sum_of_squares(gradients: list[Array], unit: float) -> float:
         x = pieces[i].reshape(-1).astype(backend.float64)
         if unit != 1:
             x /= unit
-        sums[i] = backend.xp_of(x).dot(x, x)
+        sums[i] = x.dot(x)
 
     for_pieces(pieces, add)
     return float(sum(sums))

@@ -17,7 +17,7 @@ from ..threads import for_rows
 from ._rows import widened
 
 TILE = 1 << 17  # scores in a tile: 512 KB of float32, for the second-level cache
-KEPT = 1 << 22  # scores of a call whose powers are kept for backward: 16 MB of float32
+KEPT = 1 << 19  # scores of a call whose powers are kept for backward: 2 MB of float32
 SHARED = 1 << 15  # scores of a call that threads share: 100 µs and more
 
 

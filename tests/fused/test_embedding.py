@@ -9,7 +9,9 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import testing
+from gpugrad.backend import as_dtype
 from gpugrad.fused import FUSED, embedding
+from gpugrad.fused.embedding import add_to
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 SHAPES = [
@@ -78,6 +80,24 @@ def test_reduced_precision_sums_in_float32():
     out = embedding(np.zeros(4096, int), weight)
     out.backward(gg.Tensor(np.ones((4096, 1), np.float16)))  # float16 itself stops at 2048
     assert weight.grad.data[0, 0] == 4096
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [40, 65_536, 65_537])
+def test_each_gradient_is_the_sum_in_the_order_of_the_ids(rows, dtype):
+    ids = drawn((600,), 40, seed=3) * ((rows - 1) // 39)
+    weight = gg.Tensor(np.zeros((rows, 3), as_dtype(dtype)), requires_grad=True)
+    upstream = table(600, 3, seed=4).data.astype(weight.dtype)
+    embedding(ids, weight).backward(gg.Tensor(upstream))
+    expected = np.zeros(weight.shape, np.float64 if dtype == "float64" else np.float32)
+    np.add.at(expected, ids, upstream)  # one after the other
+    np.testing.assert_array_equal(weight.grad.data, expected.astype(weight.dtype))
+
+
+def test_nothing_to_add():
+    dweight = np.ones((3, 2), np.float32)
+    add_to(dweight, np.array([1, 1]), np.ones((2, 2), np.float32), padding_idx=1)
+    np.testing.assert_array_equal(dweight, np.ones((3, 2)))
 
 
 def test_two_uses_of_one_table_add_up():

@@ -202,6 +202,8 @@ class Worker:
             own["LD_PRELOAD"] = str(mkl_as_on_intel(caches))
         elif instructions:
             own["MKL_ENABLE_INSTRUCTIONS"] = instructions.upper()
+        # modules are compiled once, as those of an installed library are
+        given = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         descriptor, self.log = tempfile.mkstemp(dir=caches)
         self.begun = time.time()
         with open(descriptor, "wb") as log:
@@ -210,7 +212,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, **own},
+                env={**given, **own},
             )
         self.unread = b""
 

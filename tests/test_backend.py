@@ -305,3 +305,38 @@ def test_total_accumulates_in_float32(kind: str) -> None:
     assert out.dtype == x.dtype
     assert out.astype(np.float64).tolist() == [float(x[0, 0]) * 4096] * 2
     assert backend.total(np, x, (0, 1), keepdims=True).shape == (1, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("columns", [0, 1, 37])
+@pytest.mark.parametrize("rows", [0, 1, 255, 256, 257, 1023, 5000])
+def test_sums_of_rows(rows: int, columns: int, dtype: str) -> None:
+    x = np.random.default_rng(rows).standard_normal((rows, columns)).astype(dtype)
+    found = backend.sum_of_rows(x)
+    assert (found.shape, found.dtype) == ((columns,), x.dtype)
+    # adding 256 rows one after the other, and then the chunks
+    bound = (256 + rows / 256) * np.finfo(dtype).eps * np.abs(x).sum(axis=0, dtype=np.longdouble)
+    assert (np.abs(found - x.sum(axis=0, dtype=np.longdouble)) <= bound).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "int64"])
+def test_other_sums_of_rows_are_totals(dtype: str) -> None:
+    x = np.asfortranarray(np.random.default_rng(0).standard_normal((300, 5)) * 9)
+    x = x.astype(backend.as_dtype(dtype))
+    expected = backend.total(np, x, 0)
+    np.testing.assert_array_equal(backend.sum_of_rows(x), expected, strict=True)
+
+
+def test_sums_of_rows_are_exact_to_a_chunk() -> None:
+    """A running sum in float32 would stand still at 2**24."""
+    rows = (1 << 24) + 512
+    x = np.broadcast_to(np.float32(1), (rows, 1)).copy()
+    assert backend.sum_of_rows(x)[0] == rows
+
+
+def test_what_is_not_finite_stays_in_its_column() -> None:
+    x = np.ones((600, 4), np.float32)
+    x[300, 1], x[599, 2], x[0, 3], x[1, 3] = np.nan, np.inf, np.inf, -np.inf
+    with np.errstate(invalid="ignore"):
+        found = backend.sum_of_rows(x)
+    np.testing.assert_array_equal(found, [600, np.nan, np.inf, np.nan])

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..memory import empty, zeros
-from ._rows import largest, lost, row_sums
-from ._tiles import Heads, Scores, Tile, as_matrices, zeros_laid_out_like
+from ._rows import LONG, largest, lost, ones
+from ._tiles import Heads, Scores, Tile, as_matrices, laid_out_like, maker
 from .dropout import rescale
 
 
@@ -25,41 +25,54 @@ def forward(
     attn_mask: np.ndarray | None,
     **statics: Any,
 ) -> tuple[np.ndarray, tuple]:
-    """Return the result, and (shift, 1 / sum) of every row and its powers if they are few."""
+    """Return the result, and (shift, 1 / sum) of every row and its weights if they are few."""
     scores, v = Scores(query, key, attn_mask, **statics), as_matrices(value)
-    out = zeros_laid_out_like(scores.query, v.shape[3])
+    rows, keys = scores.shape[2:]
+    make = maker(rows, keys, scores.is_causal, scores.offset)
+    out = laid_out_like(scores.query, v.shape[3], make)
     tops, inverse = zeros((2, *out.shape[:3]), out.dtype)
     rescaled = out.dtype.type(rescale(scores.dropout_p))
-    powers = empty(math.prod(scores.shape), out.dtype) if scores.kept else None
+    weights = empty(scores.count, out.dtype) if scores.kept else None
 
     def fill(heads: Heads, tiles: Iterator[Tile]) -> None:
-        memory = np.empty(scores.largest, out.dtype) if powers is None else powers
-        keys = scores.turned(scores.key, heads)
+        memory = np.empty(scores.largest, out.dtype) if weights is None else weights
+        columns = scores.turned(scores.key, heads)
         for tile in tiles:
-            e = scores.compute(tile, keys, memory)
-            lines = e.reshape(-1, tile.shape[3])
-            np.exp(lines, out=lines)
-            total = row_sums(lines)
-            some = lost(total) if tile.shape[3] > 1 else True  # a single weight is 1, to the bit
+            some: Any = None
+            for limit in (np.minimum, np.fmin):
+                e = scores.compute(tile, columns, memory, limit)
+                lines = e.reshape(-1, tile.shape[3])
+                np.exp(lines, out=lines)
+                total = _row_sums(lines)
+                some = lost(total) if tile.shape[3] > 1 else True  # one weight is 1, to the bit
+                if some is None:
+                    break
             if some is not None:  # the other rows keep their bits
-                scores.compute(tile, keys, memory)
+                scores.compute(tile, columns, memory)
                 top = np.where(some, largest(lines), 0)
                 top[top == -math.inf] = 0
                 lines -= top[:, None]
                 np.exp(lines, out=lines)
-                total = row_sums(lines)
+                total = _row_sums(lines)
                 total[total == 0] = math.inf
                 tops[tile.at] = top.reshape(tile.shape[:3])
-            inverse[tile.at] = (1 / total).reshape(tile.shape[:3])
+            np.reciprocal(total, out=total)
+            inverse[tile.at] = total.reshape(tile.shape[:3])
             if tile.keep is not None:
                 e *= tile.keep
-            part = out[tile.at]
-            np.matmul(e, v[tile.seen], out=part)
-            part *= (inverse[tile.at] * rescaled)[..., None]
+                total *= rescaled
+            lines *= total[:, None]
+            np.matmul(e, v[tile.seen], out=out[tile.at])
 
     with np.errstate(all="ignore"):
         scores.for_heads(fill)
-    return _restored(out, query), (tops, inverse, powers)
+    return _restored(out, query), (tops, inverse, weights)
+
+
+def _row_sums(lines: np.ndarray) -> np.ndarray:
+    if lines.shape[1] > LONG:  # in pairs, which BLAS does not
+        return np.add.reduce(lines, axis=-1)
+    return np.dot(lines, ones(lines.shape[1], lines.dtype))
 
 
 def backward(
@@ -70,7 +83,9 @@ def backward(
     **statics: Any,
 ) -> Sequence[Any]:
     """Return the gradients of query, key and value, and None; what is not wanted may be zeros."""
-    made = [zeros_laid_out_like(x, x.shape[3]) for x in map(as_matrices, arrays[:3])]
+    rows, keys = arrays[0].shape[-2], arrays[1].shape[-2]
+    make = maker(rows, keys, statics["is_causal"], statics["offset"]) if all(wanted[:3]) else zeros
+    made = [laid_out_like(x, x.shape[3], make) for x in map(as_matrices, arrays[:3])]
     add_gradients(made, wanted, g, arrays, residuals, **statics)
     return *map(_restored, made, arrays[:3]), None
 
@@ -83,50 +98,45 @@ def add_gradients(
     residuals: tuple,
     **statics: Any,
 ) -> None:
-    """Write the gradients of query, key and value into zeros (B, H, rows, D) of at least float32.
+    """Write the gradients of query, key and value, (B, H, rows, D) of at least float32.
 
-    They may be views, of a packed (B, T, 3, H, D) say.
+    They are memory from what ``maker`` returns, and may be views, of a packed (B, T, 3, H, D) say.
     """
     query, key, value, attn_mask = arrays
     dq, dk, dv = gradients
-    tops, inverse, powers = residuals
+    tops, inverse, weights = residuals
     scores, v = Scores(query, key, attn_mask, **statics), as_matrices(value)
     g, dtype = as_matrices(g), dq.dtype
     rescaled = dtype.type(rescale(scores.dropout_p))
 
     def fill(heads: Heads, tiles: Iterator[Tile]) -> None:
-        memory, spare = np.empty((2, scores.largest), dtype)
-        keys = scores.turned(scores.key, heads) if powers is None else None
+        spare, *memory = np.empty((1 if weights is not None else 2, scores.largest), dtype)
+        keys = scores.turned(scores.key, heads) if weights is None else None
         values = scores.turned(v, heads) if wanted[0] or wanted[1] else None
         for tile in tiles:
             if keys is not None:
-                e = scores.compute(tile, keys, memory)
+                p = scores.compute(tile, keys, *memory)
                 top = tops[tile.at]
                 if top.any():
-                    e -= top[..., None]
-                np.exp(e, out=e)
+                    p -= top[..., None]
+                np.exp(p, out=p)
+                p *= inverse[tile.at][..., None]
             else:
-                e = tile.part(powers)
-            ds = spare[: e.size].reshape(e.shape)
-            h = g[tile.at] * inverse[tile.at][..., None]
-            if tile.keep is not None:
-                h *= rescaled
+                p = tile.part(weights)
+            ds = spare[: p.size].reshape(p.shape)
+            h = g[tile.at] if tile.keep is None else g[tile.at] * rescaled
             last = tile.at[2].stop == scores.shape[2]
             if wanted[2]:
-                dropped = e if tile.keep is None else np.multiply(e, tile.keep, out=ds)
+                dropped = p if tile.keep is None else np.multiply(p, tile.keep, out=ds)
                 _add_product(dv[tile.seen], dropped.swapaxes(-1, -2), h, last)
             if values is not None:
-                np.matmul(h, values[..., : tile.shape[3]], out=ds)
+                scores.scaled_product(h, values[..., : tile.shape[3]], ds)
                 if tile.keep is not None:
                     ds *= tile.keep
-                d = np.vecdot(e, ds)
-                d *= inverse[tile.at]
-                ds -= d[..., None]
-                ds *= e
-                part = dq[tile.at]
-                np.matmul(ds, scores.key[tile.seen], out=part)
-                part *= scores.scale
-                _add_product(dk[tile.seen], ds.swapaxes(-1, -2), scores.queries(tile), last)
+                ds -= np.vecdot(p, ds)[..., None]
+                ds *= p
+                np.matmul(ds, scores.key[tile.seen], out=dq[tile.at])
+                _add_product(dk[tile.seen], ds.swapaxes(-1, -2), scores.query[tile.at], last)
 
     scores.for_heads(fill)
 

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from .. import openblas
-from ..memory import zeros
+from ..memory import empty, zeros
 from ..ops import philox
 from ..ops.random import Draw
 from ..threads import for_rows
 from ._rows import widened
 
 TILE = 1 << 17  # scores in a tile: 512 KB of float32, for the second-level cache
-KEPT = 1 << 19  # scores of a call whose powers are kept for backward: 2 MB of float32
+KEPT = 1 << 19  # scores of a call whose weights are kept for backward: 2 MB of float32
+COPIED = 16  # rows of a tile for which it pays to copy the keys
 SHARED = 1 << 15  # scores of a call that threads share: 100 µs and more
 
 
@@ -40,16 +41,25 @@ def as_matrices(x: np.ndarray) -> np.ndarray:
     return x if readable else np.ascontiguousarray(x)
 
 
-def zeros_laid_out_like(x: np.ndarray, width: int) -> np.ndarray:
-    """Return zeros (B, H, rows, width) whose axes lie in memory as those of x do.
+def laid_out_like(x: np.ndarray, width: int, make: Callable[..., np.ndarray]) -> np.ndarray:
+    """Return a new (B, H, rows, width), made by ``make``, whose axes lie in memory as those of x.
 
     Where x is the view of a (B, rows, H * width) array, merging the heads again is no copy then.
     """
     shape = (*x.shape[:3], width)
     order = sorted(range(4), key=lambda axis: -abs(x.strides[axis]))
     if order[3] != 3:
-        return zeros(shape, x.dtype)
-    return zeros(tuple([shape[axis] for axis in order]), x.dtype).transpose(np.argsort(order))
+        return make(shape, x.dtype)
+    return make(tuple([shape[axis] for axis in order]), x.dtype).transpose(np.argsort(order))
+
+
+def maker(rows: int, keys: int, is_causal: bool, offset: int) -> Callable[..., np.ndarray]:
+    """Return what makes memory for results: ``empty``, but ``zeros`` if a part is not written.
+
+    That is a query that sees no key, or a key that no query sees.
+    """
+    complete = rows and keys and (not is_causal or (offset >= 0 and keys <= rows + offset))
+    return empty if complete else zeros
 
 
 @functools.lru_cache(maxsize=16)
@@ -82,8 +92,8 @@ class Scores:
     """The scores of one call: how they are cut into tiles, and what a tile holds.
 
     ``query`` is (B, H, T, D), ``key`` (B, H, S, D), ``shape`` (B, H, T, S). A tile's place in
-    memory is among all scores where they are few enough to be kept for backward (``kept``), else
-    0 in memory of the length ``largest``.
+    memory is among all ``count`` scores where they are few enough to be kept for backward
+    (``kept``), else 0 in memory of the length ``largest``.
     """
 
     def __init__(
@@ -107,7 +117,7 @@ class Scores:
         self.mask = mask
         self.is_causal, self.offset = is_causal, offset
         self.dropout_p, self.draw = dropout_p, draw
-        self.height = max(1, min(rows, max(16, TILE // max(keys, 1))))
+        self.height = max(1, min(rows, max(COPIED, TILE // max(keys, 1))))
         if is_causal:  # a lower tile skips more of what is hidden, in slower products
             self.height = min(self.height, max(64, min(rows // 4, 128)))
         heads = math.prod(self.shape[:2])
@@ -115,6 +125,8 @@ class Scores:
         if math.prod(self.shape) >= SHARED:  # so that there are two groups
             self.group = min(self.group, -(-heads // 2))
         self.largest = min(self.group, heads) * self.height * keys
+        self.of_head = sum((stop - start) * seen for start, stop, seen in self._strips())
+        self.count = heads * self.of_head
         self.kept = not dropout_p and math.prod(self.shape) <= KEPT
         self.limit = _limit(self.height, self.query.dtype)
 
@@ -135,21 +147,27 @@ class Scores:
             for_rows(len(groups), lambda i, _: work(groups[i], self._tiles(*groups[i])), 1)
 
     def _tiles(self, batch: slice, heads: slice) -> Iterator[Tile]:
-        _, all_heads, rows, keys = self.shape
+        all_heads = self.shape[1]
         count = batch.stop - batch.start, heads.stop - heads.start
         first = batch.start * all_heads + heads.start  # the heads of a group follow each other
         keep = self._keep(first, *count) if self.dropout_p else None
-        place = first * rows * keys if self.kept else 0
-        for start in reversed(range(0, rows, self.height)):
-            stop = min(start + self.height, rows)
-            seen = min(max(stop + self.offset, 0), keys) if self.is_causal else keys
-            if not seen:
-                break
+        place = first * self.of_head if self.kept else 0
+        for start, stop, seen in self._strips():
             shape = (*count, stop - start, seen)
             mask = None if keep is None else keep[:, :, start:stop, :seen]
             at, to = (batch, heads, slice(start, stop)), (batch, heads, slice(0, seen))
             yield Tile(at, to, shape, place, mask)
             place += math.prod(shape) if self.kept else 0
+
+    def _strips(self) -> Iterator[tuple[int, int, int]]:
+        """Yield the first row and the end of every tile, and how many keys its last row sees."""
+        rows, keys = self.shape[2:]
+        for start in reversed(range(0, rows, self.height)):
+            stop = min(start + self.height, rows)
+            seen = min(max(stop + self.offset, 0), keys) if self.is_causal else keys
+            if not seen:
+                break
+            yield start, stop, seen
 
     def _keep(self, head: int, batch: int, heads: int) -> np.ndarray:
         rows, keys = self.shape[2:]
@@ -158,21 +176,27 @@ class Scores:
         return mask.reshape(batch, heads, rows, keys)
 
     def turned(self, x: np.ndarray, heads: Heads) -> np.ndarray:
-        """Return the rows of some heads as columns: BLAS is faster with a copy of what is small."""
+        """Return the rows of some heads as columns, for ``scaled_product``.
+
+        BLAS is faster with a copy of what is small, and the copy is scaled on the way.
+        """
         columns = x[heads].swapaxes(-1, -2)
-        return np.ascontiguousarray(columns) if self.height >= 16 else columns
+        return columns if self.height < COPIED else np.multiply(columns, self.scale, order="C")
 
-    def queries(self, tile: Tile) -> np.ndarray:
-        """Return the scaled queries of a tile."""
-        return self.query[tile.at] * self.scale
+    def scaled_product(self, x: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
+        """Write x times columns, which are ``turned``, times scale to out."""
+        np.matmul(x * self.scale if self.height < COPIED else x, columns, out=out)
 
-    def compute(self, tile: Tile, keys: np.ndarray, memory: np.ndarray) -> np.ndarray:
+    def compute(
+        self, tile: Tile, keys: np.ndarray, memory: np.ndarray, limit: np.ufunc = np.fmin
+    ) -> np.ndarray:
         """Return the scores of a tile, in its part of the memory, -inf where a key is hidden.
 
-        ``keys`` are those of its heads, ``turned``.
+        ``keys`` are those of its heads, ``turned``. ``limit=np.minimum`` is faster, and does not
+        hide NaN.
         """
         scores, seen = tile.part(memory), tile.shape[3]
-        np.matmul(self.queries(tile), keys[..., :seen], out=scores)
+        self.scaled_product(self.query[tile.at], keys[..., :seen], scores)
         if self.mask is not None:
             mask = self.mask[tile.at][..., :seen]
             if mask.dtype.kind == "b":
@@ -180,9 +204,9 @@ class Scores:
             else:
                 scores += mask
         diagonal = tile.at[2].start + self.offset  # the last key that the first row sees
-        first = max(diagonal + 1, 0)
+        first = max(diagonal, 0)
         if self.is_causal and first < seen:
             hidden = scores[..., first:]
-            limit = self.limit[: tile.shape[2], first - diagonal : seen - diagonal]
-            np.fmin(hidden, limit, out=hidden)  # fmin hides NaN too
+            limits = self.limit[: tile.shape[2], first - diagonal : seen - diagonal]
+            limit(hidden, limits, out=hidden)
         return scores

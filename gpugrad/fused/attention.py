@@ -2,12 +2,13 @@
 
 (Vaswani et al.: Attention Is All You Need, 2017.) Scores s are computed a tile at a time, small
 enough for a core's cache; what is kept of each row is its maximum m and r = 1 / sum(exp(s - m)).
-Backward (Dao et al.: FlashAttention, 2022) has e = exp(s - m) again, and with h = r * g, p = h v^T
+Backward (Dao et al.: FlashAttention, 2022) has the weights w = r * exp(s - m) again, and with
+p = g v^T
 
-    grad v = e^T h,   ds = e * (p - r * rowsum(e * p)),   grad q = ds k * scale,   grad k = ds^T q
+    grad v = w^T g,   ds = w * (p - rowsum(w * p)),   grad q = ds k * scale,   grad k = ds^T q * scale
 
-where the q at the end is scaled already. Taking the row sum of that very p, and not the equal
-rowsum(h * out), lets rounding errors cancel. A query that sees no key has output and gradient 0.
+Taking the row sum of that very p, and not the equal rowsum(g * out), lets rounding errors cancel.
+A query that sees no key has output and gradient 0.
 """
 
 from __future__ import annotations

@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import cuda, ops
-from ..memory import zeros
 from ..ops.random import Draw
 from ..registry import Sample, describe
 from ..tensor import Tensor
 from . import _attention_backward, _attention_forward, _attention_numpy
 from ._arguments import floating
 from ._rows import wide_dtype
+from ._tiles import maker
 from .attention import _scaled_dot_product_attention, cost, drawn
 from .base import Implementation, fused
 
@@ -47,7 +47,8 @@ def _backward(
     wanted: tuple[bool, ...], g: Any, arrays: Sequence[Any], residuals: tuple, **statics: Any
 ) -> Sequence[Any]:
     (qkv,) = arrays
-    made = zeros(qkv.shape, wide_dtype(qkv.dtype))
+    make = maker(qkv.shape[1], qkv.shape[1], statics["is_causal"], statics["offset"])
+    made = make(qkv.shape, wide_dtype(qkv.dtype))
     _attention_numpy.add_gradients(
         _parts(made), (True,) * 3, _as_heads(g, qkv), (*_parts(qkv), None), residuals, **statics
     )

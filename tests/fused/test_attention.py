@@ -10,7 +10,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import testing
-from gpugrad.fused import FUSED, _tiles
+from gpugrad.fused import FUSED, _attention_numpy, _tiles
 from gpugrad.fused import scaled_dot_product_attention as attention
 from gpugrad.fused._tiles import dropout_mask
 from gpugrad.ops.random import Draw
@@ -198,6 +198,23 @@ def test_a_query_that_sees_no_key_gives_zero_and_has_gradient_zero(create_graph,
     assert np.isfinite(q).all()
     assert np.isfinite(k).all()
     assert (v.sum((0, 2)) > 0).tolist() == [True] * 4
+
+
+@pytest.mark.parametrize("offset", [-2, 0, 3])
+@pytest.mark.parametrize("lengths", [(5, 5), (3, 6), (20, 23), (23, 20)], ids=str)
+@pytest.mark.parametrize("is_causal", [False, True], ids=["full", "causal"])
+def test_every_result_is_written_whatever_the_memory_held(is_causal, lengths, offset, monkeypatch):
+    inputs = drawn(((2,), *lengths, 3, 3))
+
+    def results():
+        out = attention(*inputs, is_causal=is_causal, offset=offset)
+        grads = gg.grad(out.sum(), inputs)
+        return [t.data.tobytes() for t in (out, *grads)]
+
+    expected = results()
+    for module in (_tiles, _attention_numpy):
+        monkeypatch.setattr(module, "empty", lambda shape, dtype: np.full(shape, np.nan, dtype))
+    assert results() == expected
 
 
 def test_nothing_is_seen_at_all():

@@ -5,7 +5,7 @@ enough for a core's cache; what is kept of each row is its maximum m and r = 1 /
 Backward (Dao et al.: FlashAttention, 2022) has the weights w = r * exp(s - m) again, and with
 p = g v^T
 
-    grad v = w^T g,   ds = w * (p - rowsum(w * p)),   grad q = ds k * scale,   grad k = ds^T q * scale
+    grad v = w^T g,   ds = w * (p - rowsum(w * p)) * scale,   grad q = ds k,   grad k = ds^T q
 
 Taking the row sum of that very p, and not the equal rowsum(g * out), lets rounding errors cancel.
 A query that sees no key has output and gradient 0.

@@ -99,7 +99,8 @@ class Scratch(threading.local):
     """
 
     def __init__(self) -> None:
-        self._arrays: dict[tuple[ModuleType, np.dtype], Array] = {}
+        self._memory: dict[tuple[ModuleType, np.dtype], Array] = {}
+        self._parts: dict[tuple[Any, ...], list[Array]] = {}  # of it, as asked for before
 
     def __deepcopy__(self, memo: dict[int, object]) -> Scratch:
         return Scratch()  # there is nothing in it that lasts
@@ -109,13 +110,18 @@ class Scratch(threading.local):
 
         On the CPU they begin with a line of the cache.
         """
-        xp, dtype = backend.xp_of(like), like.dtype
-        unit = _LINE // dtype.itemsize
-        room = -(-like.size // unit) * unit
-        memory = self._arrays.get((xp, dtype))
-        if memory is None or memory.size < count * room:
-            memory = self._arrays[xp, dtype] = aligned(xp, count * room, dtype)
-        return [memory[i * room : i * room + like.size] for i in range(count)]
+        xp, dtype, size = backend.xp_of(like), like.dtype, like.size
+        parts = self._parts.get((xp, dtype, size, count))
+        if parts is None:
+            unit = _LINE // dtype.itemsize
+            room = -(-size // unit) * unit
+            memory = self._memory.get((xp, dtype))
+            if memory is None or memory.size < count * room:
+                memory = self._memory[xp, dtype] = aligned(xp, count * room, dtype)
+                self._parts.clear()
+            parts = [memory[i * room : i * room + size] for i in range(count)]
+            self._parts[xp, dtype, size, count] = parts
+        return parts
 
 
 def aligned(xp: Any, size: int, dtype: np.dtype) -> Array:

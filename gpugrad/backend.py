@@ -304,16 +304,17 @@ def total(xp: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 
 
 _ROWS = 256  # that BLAS adds up as one
+LARGE = 1 << 15  # elements of a matrix from which BLAS gains more than a call of it costs
 
 
 def sum_of_rows(x: np.ndarray) -> np.ndarray:
     """Return the sum over the rows of a NumPy matrix, (N, C) to (C,).
 
     BLAS adds them, in half the time or less that add.reduce takes, but one after the other: so
-    chunks of 256 rows are summed first and then their sums. Where the matrix is not contiguous, or
-    neither float32 nor float64, the sum is ``total``.
+    chunks of 256 rows are summed first and then their sums. Where the matrix is small or not
+    contiguous, or neither float32 nor float64, the sum is ``total``.
     """
-    if x.dtype not in (float32, float64) or not x.flags.c_contiguous:
+    if x.size < LARGE or x.dtype not in (float32, float64) or not x.flags.c_contiguous:
         return total(np, x, 0)
     rows, columns = x.shape
     chunks, rest = divmod(rows, _ROWS)

@@ -44,11 +44,18 @@ def as_rows(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def for_blocks(rows: np.ndarray, work: Callable[[slice], None], multiple: int = CHUNK) -> None:
+def for_blocks(
+    rows: np.ndarray,
+    work: Callable[[slice], None],
+    multiple: int = CHUNK,
+    light: bool = False,
+) -> None:
     """Call work(part) for slices that cover rows, of equal length but the last, side by side.
 
     Each has about BLOCK elements at most, and starts at a multiple of ``multiple`` rows. There is
-    one, or as many as make pairs, which two threads share without a rest.
+    one, or as many as make pairs, which two threads share without a rest. Where the work is light,
+    some ten ufuncs none of which is a function like exp, this thread takes a single pair alone: to
+    wake another, and to wait for each other's Python, takes longer than half of the work.
     """
     count = len(rows)
     if not rows.size:
@@ -56,9 +63,10 @@ def for_blocks(rows: np.ndarray, work: Callable[[slice], None], multiple: int = 
     pairs = -(-rows.size // (2 * BLOCK))
     length = count if rows.size <= BLOCK else -(-count // (2 * pairs))
     length = -(-length // multiple) * multiple
-    if length >= count:  # the case of small arrays, without a detour
+    if length >= count or (light and pairs == 1):  # small arrays, without a detour
         with openblas.serial:
-            work(slice(0, count))
+            for start in range(0, count, length):
+                work(slice(start, min(start + length, count)))
         return
     threads.for_rows(count, lambda start, stop: work(slice(start, stop)), length)
 

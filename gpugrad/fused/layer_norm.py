@@ -67,7 +67,7 @@ def _forward(
             out_rows[part] = y
 
     with np.errstate(all="ignore"):
-        for_blocks(h_rows, work)
+        for_blocks(h_rows, work, light=True)
     outs = (out, h) if paired or residual is not None else out
     return outs, (h_rows, averages, scales)
 
@@ -108,11 +108,11 @@ def _backward(
             dbias.add(g_block, part)
         if dh_rows is None:
             return
-        slope = np.matmul(d, share)  # mean(u * y)
+        slope = np.dot(d, share)  # mean(u * y)
         slope *= scale
         slope *= scale
         y *= slope[:, None]  # z * mean(u * z)
-        y += np.matmul(g_block, share)[:, None]  # mean(u)
+        y += np.dot(g_block, share)[:, None]  # mean(u)
         np.multiply(g_block, factor, out=d)
         d -= y
         d *= scale[:, None]
@@ -121,7 +121,7 @@ def _backward(
         if dh_rows.dtype != wide:
             dh_rows[part] = d
 
-    for_blocks(h_rows, work)
+    for_blocks(h_rows, work, light=True)
     return (
         dh,
         None if dweight is None else dweight.total(weight.dtype),

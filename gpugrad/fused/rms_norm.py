@@ -55,7 +55,7 @@ def _forward(
             out_rows[part] = y
 
     with np.errstate(all="ignore"):
-        for_blocks(h_rows, work)
+        for_blocks(h_rows, work, light=True)
     return (out if residual is None else (out, h)), (h_rows, scales)
 
 
@@ -86,7 +86,7 @@ def _backward(
             dweight.add(d, part, scale)
         if dh_rows is None:
             return
-        slope = np.matmul(d, share)  # mean(u * h)
+        slope = np.dot(d, share)  # mean(u * h)
         slope *= scale
         slope *= scale
         np.multiply(h_block, slope[:, None], out=z)  # z * mean(u * z) is this times scale
@@ -98,7 +98,7 @@ def _backward(
         if dh_rows.dtype != wide:
             dh_rows[part] = d
 
-    for_blocks(h_rows, work)
+    for_blocks(h_rows, work, light=True)
     return dh, None if dweight is None else dweight.total(weight.dtype), dh
 
 

@@ -36,6 +36,15 @@ def test_two_threads_have_equal_shares(shape, lengths):
     assert [part.stop - part.start for part in found] == lengths
 
 
+@pytest.mark.parametrize(("rows", "alone"), [(768, True), (1024, True), (1040, False)])
+def test_a_single_pair_of_light_blocks_wakes_no_thread(rows, alone, monkeypatch):
+    asked, found = [], []
+    monkeypatch.setattr(threads, "for_rows", lambda count, work, grain: asked.append(count))
+    _rows.for_blocks(np.empty((rows, 128)), found.append, light=True)
+    assert bool(asked) is not alone
+    assert [part.stop - part.start for part in found] == ([rows // 2] * 2 if alone else [])
+
+
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 1000])
 def test_column_sums(count):
     rows = np.random.default_rng(0).integers(-9, 9, (count, 5)).astype(np.float64)

@@ -56,43 +56,55 @@ EXACT = (
 
 
 def _evaluate(
-    h: np.ndarray, out: np.ndarray, slope: np.ndarray | None, spare: np.ndarray, approximate: str
+    h: np.ndarray,
+    out: np.ndarray,
+    slope: np.ndarray | None,
+    spare: np.ndarray,
+    rest: np.ndarray,
+    approximate: str,
 ) -> None:
-    """Write h * P(h) to out and its derivative to slope, if there is one; spare is overwritten."""
-    top = h
+    """Write h * P(h) to out and its derivative to slope, if there is one.
+
+    ``spare`` and ``rest``, which may be h, are overwritten.
+    """
+    far = None
     np.multiply(h, h, out=spare)
     if not np.maximum.reduce(spare, axis=None) <= LIMIT * LIMIT:
-        top, h = np.maximum(h, -LIMIT), np.clip(h, -LIMIT, LIMIT)
+        far = np.abs(h) > LIMIT
+        limits = np.maximum(h[far], 0)
+        h = np.clip(h, -LIMIT, LIMIT)
         np.multiply(h, h, out=spare)
+    p = out if slope is None else slope
     if approximate == "none" and h.dtype == np.float64:
-        np.multiply(h, math.sqrt(0.5), out=out)
-        numpy_erf(out, out=out)
+        np.multiply(h, math.sqrt(0.5), out=p)
+        numpy_erf(p, out=p)
     else:
-        *rest, second, last = EXACT if approximate == "none" else TANH
-        np.multiply(spare, last, out=out)
-        out += second
-        for coefficient in reversed(rest):
-            out *= spare
-            out += coefficient
-        out *= h
-        np.tanh(out, out=out)
-    out += 1
-    out *= 0.5
-    if slope is not None and approximate == "tanh":  # P' = 2 P (1 - P) (tanh's argument)'
+        *lower, second, last = EXACT if approximate == "none" else TANH
+        np.multiply(spare, last, out=p)
+        p += second
+        for coefficient in reversed(lower):
+            p *= spare
+            p += coefficient
+        p *= h
+        np.tanh(p, out=p)
+    p += 1
+    p *= 0.5
+    np.multiply(h, p, out=out)
+    if slope is not None and approximate == "tanh":  # h P' = out (1 - P) (2 tanh's argument)'
         spare *= 6 * SLOPE * CUBIC
         spare += 2 * SLOPE
-        spare *= h
-        np.subtract(1, out, out=slope)
-        slope *= spare
-        slope += 1
-        slope *= out
+        spare *= out
+        np.subtract(1, p, out=rest)
+        rest *= spare
+        slope += rest
     elif slope is not None:
         spare *= -0.5
         np.exp(spare, out=spare)
         spare *= 1 / math.sqrt(2 * math.pi)
         spare *= h
-        np.add(spare, out, out=slope)
-    out *= top
+        slope += spare
+    if far is not None:
+        out[far] = limits
 
 
 def _as_rows(x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
@@ -108,15 +120,13 @@ def _forward(x: np.ndarray, bias: np.ndarray | None, approximate: str) -> tuple[
     slopes = empty(rows.shape, wide) if is_grad_enabled() else None
 
     def work(part: slice) -> None:
-        h, y, spare = scratch(part, rows, wide, 3)
-        if bias is not None:
-            np.add(rows[part], bias, out=h)
-        else:
-            h = wide_block(rows[part], h)
-        y = out_rows[part] if out.dtype == wide else y
-        _evaluate(h, y, None if slopes is None else slopes[part], spare, approximate)
-        if out.dtype != wide:
-            out_rows[part] = y
+        rest, spare, *y = scratch(part, rows, wide, 2 if out.dtype == wide else 3)
+        h = wide_block(rows[part], rest) if bias is None else np.add(rows[part], bias, out=rest)
+        result = y[0] if y else out_rows[part]
+        slope = None if slopes is None else slopes[part]
+        _evaluate(h, result, slope, spare, rest, approximate)
+        if y:
+            out_rows[part] = result
 
     with np.errstate(all="ignore"):
         for_blocks(rows, work)

@@ -60,12 +60,12 @@ def _evaluate(
     out: np.ndarray,
     slope: np.ndarray | None,
     spare: np.ndarray,
-    rest: np.ndarray,
     approximate: str,
+    rest: np.ndarray | None = None,
 ) -> None:
     """Write h * P(h) to out and its derivative to slope, if there is one.
 
-    ``spare`` and ``rest``, which may be h, are overwritten.
+    ``spare`` is overwritten, and so is ``rest`` where it is given, which may be h.
     """
     far = None
     np.multiply(h, h, out=spare)
@@ -94,7 +94,7 @@ def _evaluate(
         spare *= 6 * SLOPE * CUBIC
         spare += 2 * SLOPE
         spare *= out
-        np.subtract(1, p, out=rest)
+        rest = np.subtract(1, p, out=rest)
         rest *= spare
         slope += rest
     elif slope is not None:
@@ -124,7 +124,7 @@ def _forward(x: np.ndarray, bias: np.ndarray | None, approximate: str) -> tuple[
         h = wide_block(rows[part], rest) if bias is None else np.add(rows[part], bias, out=rest)
         result = y[0] if y else out_rows[part]
         slope = None if slopes is None else slopes[part]
-        _evaluate(h, result, slope, spare, rest, approximate)
+        _evaluate(h, result, slope, spare, approximate, rest)
         if y:
             out_rows[part] = result
 

@@ -50,7 +50,8 @@ def laid_out_like(x: np.ndarray, width: int, make: Callable[..., np.ndarray]) ->
     order = sorted(range(4), key=lambda axis: -abs(x.strides[axis]))
     if order[3] != 3:
         return make(shape, x.dtype)
-    return make(tuple([shape[axis] for axis in order]), x.dtype).transpose(np.argsort(order))
+    made = make(tuple([shape[axis] for axis in order]), x.dtype)
+    return made.transpose([order.index(axis) for axis in range(4)])
 
 
 def maker(rows: int, keys: int, is_causal: bool, offset: int) -> Callable[..., np.ndarray]:

@@ -70,6 +70,10 @@ def forward(
 
 
 def _row_sums(lines: np.ndarray) -> np.ndarray:
+    """Return the sums of lines, several times as fast as ``row_sums``.
+
+    Their bits may depend on which lines stand beside them, which the shapes decide in a tile.
+    """
     if lines.shape[1] > LONG:  # in pairs, which BLAS does not
         return np.add.reduce(lines, axis=-1)
     return np.dot(lines, ones(lines.shape[1], lines.dtype))

@@ -39,12 +39,12 @@ def _shares(units: int, work: int) -> list[slice]:
 def _evaluated(h: np.ndarray, out: np.ndarray, slopes: np.ndarray | None, approximate: str) -> None:
     """Write GELU of h to out and, if wanted, its derivative to slopes: a block at a time."""
     length = max(1, BLOCK // h.shape[1])
-    spare = np.empty((min(length, len(h)), h.shape[1]), h.dtype)
+    spare, rest = np.empty((2, min(length, len(h)), h.shape[1]), h.dtype)
     for start in range(0, len(h), length):
         part = slice(start, start + length)
         block = h[part]
-        slope = None if slopes is None else slopes[part]
-        _evaluate(block, out[part], slope, spare[: len(block)], approximate)
+        slope, size = None if slopes is None else slopes[part], len(block)
+        _evaluate(block, out[part], slope, spare[:size], approximate, rest[:size])
 
 
 def _added(parts: Sequence[np.ndarray], bias: np.ndarray | None) -> np.ndarray:

@@ -17,8 +17,6 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 
-from . import openblas
-
 Array: TypeAlias = Any  # numpy.ndarray or cupy.ndarray
 DTypeLike: TypeAlias = Any
 
@@ -301,41 +299,6 @@ def total(xp: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
     if xp is np:  # what numpy.sum calls after a microsecond of its own
         return _add_reduce(x, axis=axis, keepdims=keepdims)
     return xp.sum(x, axis=axis, keepdims=keepdims)
-
-
-_ROWS = 256  # that BLAS adds up as one
-LARGE = 1 << 15  # elements of a matrix from which BLAS gains more than a call of it costs
-
-
-def sum_of_rows(x: np.ndarray) -> np.ndarray:
-    """Return the sum over the rows of a NumPy matrix, (N, C) to (C,).
-
-    BLAS adds them, in half the time or less that add.reduce takes, but one after the other: so
-    chunks of 256 rows are summed first and then their sums. Where the matrix is small or not
-    contiguous, or neither float32 nor float64, the sum is ``total``.
-    """
-    if x.size < LARGE or x.dtype not in (float32, float64) or not x.flags.c_contiguous:
-        return total(np, x, 0)
-    rows, columns = x.shape
-    chunks, rest = divmod(rows, _ROWS)
-    ones = _ones(x.dtype)
-    with openblas.serial:
-        if not chunks:
-            return np.matmul(ones[:rows], x)
-        sums = np.empty((chunks + (rest > 0), columns), x.dtype)
-        np.matmul(
-            ones[None], x[: rows - rest].reshape(chunks, _ROWS, columns), out=sums[:chunks, None]
-        )
-        if rest:
-            np.matmul(ones[:rest], x[rows - rest :], out=sums[chunks])
-    return np.add.reduce(sums, axis=0)
-
-
-@functools.cache
-def _ones(dtype: np.dtype) -> np.ndarray:
-    found = np.ones(_ROWS, dtype)
-    found.flags.writeable = False
-    return found
 
 
 def memory_base(array: Array) -> Array:

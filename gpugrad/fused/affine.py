@@ -52,7 +52,7 @@ def _backward(
     if of_weight is not None:
         calls += _products.pieces(g_rows.T, rows, of_weight)
     if of_bias is not None:
-        calls.append(lambda: np.copyto(of_bias, backend.sum_of_rows(g_rows)))
+        calls.append(lambda: np.copyto(of_bias, backend.total(np, g_rows, 0)))
     _products.run(calls)
     return made
 

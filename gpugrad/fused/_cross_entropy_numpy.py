@@ -11,8 +11,6 @@ import numpy as np
 from ..memory import empty
 from ._rows import as_rows, for_blocks, largest, row_sums, scratch, wide_block, wide_dtype
 
-FAR = 1e10  # a sum of exp(x - x[label]) up to which the gradient's factor g / sum loses no digit
-
 
 class _Labels(NamedTuple):
     """What integer targets say about the rows.
@@ -90,24 +88,7 @@ def forward(
             targets = as_rows(target)
         tops, totals, losses = empty((3, len(rows)), wide)
 
-        def from_label(part: slice) -> bool:
-            """Return whether no x is so far above that of its label that this need not be known.
-
-            Then the loss is log(sum exp(x - x[label])), of which no digit is cancelled.
-            """
-            assert labels is not None
-            (z,) = scratch(part, rows, wide)
-            x = wide_block(rows[part], z)
-            top = x[np.arange(len(x)), labels.id[part]]
-            np.subtract(x, top[:, None], out=z)
-            total = row_sums(np.exp(z, out=z))
-            np.multiply(labels.hit[part], np.log(total), out=losses[part])
-            tops[part], totals[part] = top, total
-            return bool(total.max() <= FAR)  # NaN is not
-
         def work(part: slice) -> None:
-            if labels is not None and not label_smoothing and from_label(part):
-                return
             (z,) = scratch(part, rows, wide)
             x = wide_block(rows[part], z)
             top = largest(x)

@@ -36,15 +36,19 @@ def _shares(units: int, work: int) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
-def _evaluated(h: np.ndarray, out: np.ndarray, slopes: np.ndarray | None, approximate: str) -> None:
-    """Write GELU of h to out and, if wanted, its derivative to slopes: a block at a time."""
+def _evaluated(h: np.ndarray, out: np.ndarray, change: np.ndarray | None, approximate: str) -> None:
+    """Write GELU of h to out and multiply the change, if any, by its derivative: block by block."""
     length = max(1, BLOCK // h.shape[1])
-    spare, rest = np.empty((2, min(length, len(h)), h.shape[1]), h.dtype)
+    spare, rest, slope = np.empty((3, min(length, len(h)), h.shape[1]), h.dtype)
     for start in range(0, len(h), length):
         part = slice(start, start + length)
         block = h[part]
-        slope, size = None if slopes is None else slopes[part], len(block)
-        _evaluate(block, out[part], slope, spare[:size], approximate, rest[:size])
+        size = len(block)
+        if change is None:
+            _evaluate(block, out[part], None, spare[:size], approximate)
+        else:
+            _evaluate(block, out[part], slope[:size], spare[:size], approximate, rest[:size])
+            change[part] *= slope[:size]
 
 
 def _added(parts: Sequence[np.ndarray], bias: np.ndarray | None) -> np.ndarray:
@@ -118,18 +122,18 @@ def backward(
     def work(k: int, _: int) -> None:
         units, h = shares[k], residuals[k]
         shape = min(count, ROWS), units.stop - units.start
-        after, slopes, d = np.empty((3, *shape), dtype)
+        after, d = np.empty((2, *shape), dtype)
         for start in range(0, count, ROWS):
             some = slice(start, min(start + ROWS, count))
             size, g_some = some.stop - start, g_rows[some]
-            y, slope, change = after[:size], slopes[:size], d[:size]
-            _evaluated(h[some], y, slope if inner else None, approximate)
+            y, change = after[:size], d[:size] if inner else None
+            if change is not None:
+                np.matmul(g_some, down[:, units], out=change)
+            _evaluated(h[some], y, change, approximate)
             if of_down is not None:
                 _add_product(g_some.T, y, of_down[:, units], not start)
-            if not inner:
+            if change is None:
                 continue
-            np.matmul(g_some, down[:, units], out=change)
-            change *= slope
             if of_up_bias is not None:
                 of_up_bias[k].add(change, some)
             if of_up is not None:

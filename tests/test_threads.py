@@ -170,13 +170,16 @@ def test_left_out_are_several_pieces_of_this_thread_only():
     def note(start, stop):
         done.append((start, stop))
 
-    with threads.left_out():
+    def work():
         threads.for_rows(4, note, 2)
         assert not done
         threads.for_rows(2, note, 2)
         other = threading.Thread(target=threads.for_rows, args=(4, note, 2))
         other.start()
         other.join()
+        return "found"
+
+    assert threads.left_out(work) == "found"
     assert sorted(done) == [(0, 2), (0, 2), (2, 4)]
     threads.for_rows(4, note, 2)
     assert len(done) == 5

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import openblas
 from ..engine import is_grad_enabled
 from ..memory import empty
 from ..ops._products import WHOLE
@@ -95,7 +96,7 @@ def forward(
         _evaluated(h, after, None, approximate)
         np.matmul(after, down[:, units].T, out=outs[k][some])
 
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), openblas.serial:  # also for a single piece
         for_rows(pieces * len(shares), work, 1)
         out = _added(outs, down_bias)
     return out.reshape(*x.shape[:-1], len(down)), tuple(kept or ())
@@ -141,7 +142,7 @@ def backward(
             if dxs is not None:
                 np.matmul(change, up[units], out=dxs[k][some])
 
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), openblas.serial:
         for_rows(len(shares), work, 1)
         dx = None if dxs is None else _added(dxs, None).reshape(x.shape)
     of_bias = None

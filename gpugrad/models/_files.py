@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from .. import backend
-from ..nn import init
+from ..nn.utils import skip_init
 from ..ops import random
 from ..tensor import Tensor
 from ..text.files import atomic_write, parse_json
@@ -86,9 +86,7 @@ class Saved:
                 f"{name}.load: {path} claims {largest:,} in its config, but holds {held:,} numbers"
             )
         state = random.get_state()
-        make: Any = cls
-        with init.skipped():
-            model = make(config)
+        model = skip_init(cls, config)
         random.set_state(state)
         model.load_state_dict(arrays)
         return model

@@ -25,6 +25,7 @@ from ..fused._ids import refuse_out_of_range
 from ..nn import Dropout, Embedding, Linear, Module, ModuleList, TransformerBlock, init
 from ..nn import functional as F
 from ..nn.transformer import Recompute, Stream, added, norm_of
+from ..nn.utils import skip_init
 from ..ops import random
 from ..registry import describe
 from ..tensor import Tensor
@@ -48,8 +49,7 @@ class GPT(Module):
     def __init__(self, config: GPTConfig, device: str | None = None) -> None:
         super().__init__()
         self.config = config
-        with init.skipped():  # what parts would draw for themselves
-            self._build(config, device)
+        skip_init(self._build, config, device)  # what parts would draw for themselves
         self.reset_parameters()
 
     def _build(self, config: GPTConfig, device: str | None) -> None:
@@ -283,8 +283,7 @@ class GPT(Module):
         config = huggingface.read_config(folder, dropout=dropout, dtype=dtype)
         arrays = huggingface.read_tensors(folder, config)
         state = random.get_state()  # the initial values are overwritten: leave no trace
-        with init.skipped():
-            model = cls(config, device)
+        model = skip_init(cls, config, device)
         random.set_state(state)
         model.load_state_dict(arrays)
         return model

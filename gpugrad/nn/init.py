@@ -9,10 +9,9 @@ tensor it has filled; ``by_name("xavier_uniform")`` finds one from a configurati
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,22 +26,23 @@ from ..tensor import Tensor
 _skipping: contextvars.ContextVar[bool] = contextvars.ContextVar("skipping", default=False)
 
 
-@contextlib.contextmanager
-def skipped() -> Iterator[None]:
-    """Leave unwritten what would be drawn in the ``with`` block: for values that are set later.
+def skip_init(build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return build(*args, **kwargs), but leave unwritten what that would draw.
 
-    Drawing takes most of the time in which a model is built. The generator advances as if numbers
-    were drawn, so that what is drawn next is the same. Constants are written::
+    For values that are set later: drawing takes most of the time in which a model is built. The
+    generator advances as if numbers were drawn, so that what is drawn next is the same. Constants
+    are written::
 
-        with init.skipped():
-            model = GPT(config)
+        model = nn.utils.skip_init(GPT, config)
         model.load_state_dict(weights)
     """
-    token = _skipping.set(True)
-    try:
-        yield
-    finally:
-        _skipping.reset(token)
+
+    def run() -> Any:
+        _skipping.set(True)
+        return build(*args, **kwargs)
+
+    # a copy, which nothing can interrupt on the way out of it, and which nobody else sees
+    return contextvars.copy_context().run(run)
 
 
 def _drawn(

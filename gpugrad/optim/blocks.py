@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import backend
+from .. import backend, openblas
 from ..backend import Array
 from ..threads import for_rows
 
@@ -77,7 +77,8 @@ def for_pieces(pieces: Sequence[Array], work: Callable[[int], None]) -> None:
         for i in here[bounds[start] : bounds[stop]]:
             work(i)
 
-    for_rows(len(bounds) - 1, run, 1)
+    with openblas.serial:  # also for a single group
+        for_rows(len(bounds) - 1, run, 1)
 
 
 def scale(x: Array, factor: float, out: Array) -> None:

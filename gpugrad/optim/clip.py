@@ -187,8 +187,8 @@ def _sum_of_squares(gradients: list[Array], unit: float) -> float:
     """Return the sum of (g / unit)^2 over all elements."""
     few = [g for g in gradients if g.size <= SMALL and isinstance(g, np.ndarray)]
     many = [g for g in gradients if g.size > SMALL or not isinstance(g, np.ndarray)]
-    if few:  # together, as each call of NumPy lasts longer than the arithmetic on so few
-        many.append(np.concatenate([g.reshape(-1) for g in few]))
+    for dtype in dict.fromkeys(g.dtype for g in few):  # a call lasts longer than the arithmetic
+        many.append(np.concatenate([g.reshape(-1) for g in few if g.dtype == dtype]))
     pieces = _pieces(many, 2)  # of which copies in float64 stay in the cache
     sums: list[Any] = [0.0] * len(pieces)
 

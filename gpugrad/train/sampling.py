@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from ..generate import beam_search, stream
 from ..models import GPT
-from ..nn import init, lora
+from ..nn import lora
+from ..nn.utils import skip_init
 from ..text import StreamDecoder, Tokenizer, load_tokenizer, until
 from . import checkpoint
 from .config import TrainConfig, resumed
@@ -41,8 +42,8 @@ def load_run(path: str | os.PathLike[str], device: str = "auto", best: bool = Fa
     best_step = found.state["patience"]["best_step"]
     if best and best_step != found.step:
         found = checkpoint.read(folder.checkpoints / f"step-{best_step:08d}")
-    with init.skipped():
-        model = make_model(config, config.model(tokenizer.vocab_size), find_device(device))
+    shape = config.model(tokenizer.vocab_size)
+    model = skip_init(make_model, config, shape, find_device(device))
     model.load_state_dict(found.state["model"])
     if lora.layers(model):
         lora.remove(lora.merge(model))

@@ -75,8 +75,11 @@ class Saver:
     def _run(self) -> None:
         with self._writing:
             try:
-                for write in tuple(self._asked):
-                    write()
+                write = self._asked.popleft()
+            except IndexError:  # taken back
+                return
+            try:
+                write()
             except Abandoned:
                 pass
             except BaseException as error:

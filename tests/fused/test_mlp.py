@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
 import gpugrad as gg
 import gpugrad.nn.functional as F
-from gpugrad import nn, ops
+from gpugrad import nn, openblas, ops
 from gpugrad.fused import FUSED, _mlp_numpy, affine, mlp
 from gpugrad.ops import _products
 from gpugrad.threads import num_threads
@@ -173,3 +175,17 @@ def test_affine_names_shapes_that_do_not_fit(emulated):
             affine(*drawn((3, 4), (6, 5), (6,)))
         with pytest.raises(ValueError, match=r"linear: bias \(5,\) and weight \(6, 4\)"):
             affine(*drawn((3, 4), (6, 4), (5,)))
+
+
+@pytest.mark.skipif(not openblas.available(), reason="NumPy has another BLAS here")
+def test_the_threads_of_blas_change_no_bit():
+    inputs = drawn((100, 300), (200, 300), (200,), (250, 200), (250,))
+    found = []
+    try:
+        for count in (1, 2):
+            openblas.set_openblas_threads(count)
+            found.append(bits(mlp(*inputs), inputs))
+    finally:
+        openblas.set_openblas_threads(os.cpu_count() or 1)
+    assert found[0] == found[1]
+    assert FUSED["mlp"].choose([x.data for x in inputs], {"approximate": "none"}) == "numpy"

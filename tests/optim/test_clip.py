@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 import pytest
 
 import gpugrad as gg
+from gpugrad import openblas, optim
 from gpugrad.optim import blocks as blocks_module
 from gpugrad.optim import clip_grad_norm_
 
@@ -138,3 +140,29 @@ def test_refuses_a_max_norm(max_norm) -> None:
 def test_refuses_what_is_no_tensor() -> None:
     with pytest.raises(TypeError, match="parameter 1 must be a tensor, got float"):
         clip_grad_norm_([*with_gradients([1.0]), 3.0], 1.0)
+
+
+def test_small_gradients_of_every_dtype_at_once() -> None:
+    parameters = []
+    for dtype in ("float16", "bfloat16", "float32", "float64"):
+        p = gg.zeros(5, dtype=dtype, requires_grad=True)
+        p.grad = gg.full(5, 2.0, dtype=dtype)
+        parameters.append(p)
+    assert clip_grad_norm_(parameters, 9.0) == math.sqrt(80)
+    norm = optim.AdamW(parameters, lr=0.1).step(max_norm=9.0)
+    assert float(norm) == math.sqrt(80)
+    assert all((p.numpy() != 0).all() for p in parameters)
+
+
+@pytest.mark.skipif(not openblas.available(), reason="NumPy has another BLAS here")
+def test_the_threads_of_blas_change_no_bit() -> None:
+    p = gg.zeros(30000, dtype="float64", requires_grad=True)
+    p.grad = gg.Tensor(np.random.default_rng(2).standard_normal(30000))
+    found = set()
+    try:
+        for count in (1, 2):
+            openblas.set_openblas_threads(count)
+            found.add(clip_grad_norm_([p], 1e9))
+    finally:
+        openblas.set_openblas_threads(os.cpu_count() or 1)
+    assert len(found) == 1

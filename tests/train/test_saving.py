@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 import pytest
 
@@ -96,3 +97,17 @@ def test_ctrl_c_while_the_thread_starts(begun, monkeypatch):
     threading.Event().wait(0.4)
     assert not written
     saver.check()
+
+
+def test_what_is_written_is_kept_by_nobody():
+    class Snapshot:
+        def __call__(self):
+            pass
+
+    with Saver(beside=True) as saver:
+        snapshot = Snapshot()
+        kept = weakref.ref(snapshot)
+        saver.start(snapshot)
+        del snapshot
+        saver._thread.join()
+        assert kept() is None

@@ -90,8 +90,8 @@ def _called(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -
     buffers = distinct((args, kwargs))
     zeros = {id(b): zeros_like(b) for b in buffers}
     given, named = replaced((args, kwargs), lambda b: zeros[id(b)])
-    with np.errstate(all="ignore"), threads.left_out(), memory.noted() as noted:
-        result = function(*given, **named)
+    with np.errstate(all="ignore"), memory.noted() as noted:
+        result = threads.left_out(function, *given, **named)
     arguments = [zeros[id(b)] for b in buffers]
     alive: list[Any] = []  # or an id might become another's
     copies = 0

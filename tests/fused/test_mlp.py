@@ -47,9 +47,9 @@ def test_mlp_is_its_parts(form, biases, dtype):
 
 
 @pytest.fixture
-def in_shares(monkeypatch):
-    """Have the NumPy implementation take small layers too, in shares and a few rows at a time."""
-    for name, value in {"WHOLE": 1, "UNITS": 2, "ROWS": 16, "BLOCK": 12}.items():
+def in_parts(monkeypatch):
+    """Have the NumPy implementation take small layers too, in parts and a few rows at a time."""
+    for name, value in {"ROWS": 16, "BLOCK": 12}.items():
         monkeypatch.setattr(_mlp_numpy, name, value)
     monkeypatch.setattr(_products, "WHOLE", 1)
 
@@ -59,19 +59,20 @@ LAYERS = [
     ((16, 3), (8, 3), None, (4, 8), None),
     ((1, 3), (1, 3), (1,), (4, 1), None),
     ((37, 2), (6, 2), None, (1, 6), (1,)),
+    ((3, 90, 2), (6, 2), (6,), (3, 6), (3,)),  # four parts
 ]
 
 
 @pytest.mark.parametrize("shapes", LAYERS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("form", ["none", "tanh"])
-def test_mlp_in_shares(form, dtype, shapes, in_shares, check):
+def test_mlp_in_parts(form, dtype, shapes, in_parts, check):
     scale = 1e3 if dtype == "float64" else 0.0  # the float64 spec is its own reference
     check("mlp", mlp, drawn(*shapes), dtype, scale, approximate=form)
 
 
 @pytest.mark.parametrize("wanted", [0, 1, 2, 3, 4])
-def test_each_gradient_alone_has_the_same_bits(wanted, in_shares):
+def test_each_gradient_alone_has_the_same_bits(wanted, in_parts):
     inputs = drawn(*LAYERS[0])
     upstream = gg.Tensor(np.cos(np.arange(190, dtype="float32")).reshape(2, 19, 5))
     together = gg.grad(mlp(*inputs), inputs, upstream)[wanted]
@@ -92,7 +93,7 @@ def test_the_number_of_threads_changes_no_bit(rows):
     assert FUSED["mlp"].choose([x.data for x in inputs], {"approximate": "tanh"}) == "numpy"
 
 
-def test_without_a_gradient_the_bits_are_the_same(in_shares):
+def test_without_a_gradient_the_bits_are_the_same(in_parts):
     inputs = drawn(*LAYERS[0])
     expected = mlp(*inputs).data
     with gg.no_grad():
@@ -100,7 +101,7 @@ def test_without_a_gradient_the_bits_are_the_same(in_shares):
 
 
 @np.errstate(all="ignore")
-def test_extremes_in_shares(in_shares):
+def test_extremes_in_parts(in_parts):
     x, *parameters = drawn((3, 7), (9, 7), (9,), (5, 9), (5,))
     x.data[0], x.data[1, 2], x.data[2, 3] = 1e38, np.inf, np.nan
     out = mlp(x, *parameters)

@@ -14,11 +14,13 @@ the loss counts 4 of 18 targets: 'bad\\n'
 step   0  loss 2...  new words answered right   0%
 step  50  loss ...
 step 100  loss ...
-step 150  loss 0...
-step 200  loss 0...  new words answered right ...%
+step 150  loss ...
+step 200  loss 0...
+step 250  loss 0...
+step 300  loss 0...  new words answered right ...%
 head bed -> b
 last dac -> c
-back dab -> ...
+back dab -> bad
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ TASKS: dict[str, Callable[[str], str]] = {
 }
 TEMPLATE = ChatTemplate(user="Q: ", assistant="A: ", end="\n")
 TOKENIZER = CharTokenizer("QA: \n" + LETTERS + "".join(TASKS))
-BLOCK, BATCH, STEPS = 18, 24, 200
+BLOCK, BATCH, STEPS = 18, 24, 300
 
 
 def conversation(task: str, word: str) -> list[tuple[str, str]]:
@@ -80,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = GPT(
         GPTConfig(vocab_size=TOKENIZER.vocab_size, block_size=BLOCK, n_layer=1, n_head=4, n_embd=64)
     )
-    optimizer = optim.AdamW(optim.decay_groups(model), lr=1e-2, betas=(0.9, 0.95))
+    optimizer = optim.AdamW(optim.decay_groups(model), lr=5e-3, betas=(0.9, 0.95))
+    scheduler = optim.LRScheduler(optimizer, optim.schedule.cosine(5e-3, STEPS))
     for step in range(STEPS + 1):
         rows = rng.integers(len(x), size=BATCH)
         loss = model.loss(x[rows], y[rows])
@@ -92,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step(max_norm=1.0)
+        scheduler.step()
     for (task, word), answer in zip(unseen[:3], answers(model, unseen[:3]), strict=True):
         print(f"{task} {word} -> {answer}")
 

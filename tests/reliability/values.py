@@ -275,6 +275,7 @@ _BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "body": _MODEL,
     "f": _CALLABLE,
     "function": _CALLABLE,
+    "build": _CALLABLE,
     "tokens": st.just(_CORPUS),
     "train": st.just(_CORPUS),
     "documents": st.sampled_from([[[1, 2, 3], [2]], [], [[]], [[1], "a"], _CORPUS]),

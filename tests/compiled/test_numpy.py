@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from plain_and_compiled import bits, poisoned, recorded
+from plain_and_compiled import bits, leaf, poisoned, recorded
 
 import gpugrad as gg
-from gpugrad import memory, nn, optim
+from gpugrad import memory, nn, optim, threads
 from gpugrad.cuda import recording
 from gpugrad.cuda.recording import NotRecordable
 from gpugrad.cuda.recording.numpy_calls import Whole
@@ -272,6 +272,41 @@ def test_fused_operations_write_where_the_step_has_their_results(rng):
     large = [b.nbytes for launch in wholes for b in launch.args[1] if b.nbytes > 256]
     assert len(wholes) > 10
     assert large == []
+
+
+def test_what_a_backward_does_not_read_is_not_kept_for_it():
+    x, weight = leaf(40, 8), leaf(8, seed=1)
+
+    @gg.compile
+    def step():
+        (F.softmax(x * 2.0) * weight).sum().backward()
+
+    step()
+    launches = recorded(step).trace.launches
+    names = [launch.name for launch in launches]
+    (made,) = launches[names.index("multiply")].writes
+    readers = [k.name for k in launches if made.storage in {b.storage for b in k.reads}]
+    assert readers == ["softmax"]
+    assert "softmax_backward" in names
+
+
+def test_recording_does_not_compute_the_rows(monkeypatch):
+    counted = []
+    for_several = threads._for_rows
+
+    def counting(count, work, grain):
+        counted.append(count)
+        for_several(count, work, grain)
+
+    monkeypatch.setattr(threads, "_for_rows", counting)
+    x = leaf(700, 300)
+    step = gg.compile(lambda: F.softmax(x).sum())
+    counts = []
+    for _ in range(2):
+        counted.clear()
+        step()
+        counts.append(len(counted))
+    assert counts[0] == counts[1] > 0
 
 
 def test_memory_is_asked_for_as_it_was():

@@ -204,17 +204,12 @@ def test_what_is_imported_later_is_listed_and_found() -> None:
     assert python(program) == "True gpugrad.compiled"
 
 
-def test_import_takes_less_than_that_of_numpy(tmp_path: Path) -> None:
-    """About 0.1 s where it is quiet, in NumPy's time: both take longer where it is not."""
+def test_import_is_cheap(tmp_path: Path) -> None:
     # the first of the processes compiles the modules, whatever the environment says of that
     compiled = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
-    program = (
-        "from time import thread_time as clock\n"  # BLAS threads spin
-        "start = clock(); import numpy; middle = clock(); import gpugrad; end = clock()\n"
-        "print((end - middle) / (middle - start))"
-    )
-    ratios = [float(python(program, **compiled)) for _ in range(6)]
-    assert min(ratios[1:]) < 1
+    clock = "time.thread_time()"  # the machine may be busy, and BLAS threads spin
+    program = f"import time, numpy; t = {clock}; import gpugrad; print({clock} - t)"
+    assert min(float(python(program, **compiled)) for _ in range(5)) < 0.1
 
 
 # dtypes

@@ -17,6 +17,8 @@ from .gelu import bias_gelu, gelu
 from .gru import gru
 from .kernel import Kernel, kernel
 from .layer_norm import layer_norm
+from .layer_norm_affine import layer_norm_affine
+from .layer_norm_mlp import layer_norm_mlp
 from .linear_cross_entropy import linear_cross_entropy
 from .lstm import lstm
 from .mlp import mlp
@@ -44,6 +46,8 @@ __all__ = [
     "gru",
     "kernel",
     "layer_norm",
+    "layer_norm_affine",
+    "layer_norm_mlp",
     "linear_cross_entropy",
     "log_softmax",
     "lstm",

@@ -1,9 +1,8 @@
 """The perceptron of a transformer block by NumPy: see mlp.py.
 
 Threads take parts of the rows, which go through both layers, and the same way back, while they are
-in the cache. Gradients of parameters are the sum of those of the parts. Only the hidden layer
-before GELU is kept; what follows from it is computed again.
-How the rows are cut depends on their number alone, and with it every bit.
+in the cache; the norm ahead of them too, where there is one. Only the hidden layer before GELU is
+kept; what follows from it, and what the norm makes of its rows, is computed again.
 """
 
 from __future__ import annotations
@@ -17,19 +16,10 @@ from .. import openblas
 from ..engine import is_grad_enabled
 from ..memory import empty
 from ..threads import for_rows
-from ._rows import BLOCK, CHUNK, ColumnSums, as_rows
+from . import _layer_norm_numpy, _row_parts
+from ._row_parts import add_product, part, total
+from ._rows import BLOCK, ColumnSums, as_rows
 from .gelu import _evaluate
-
-# Rows at a time: products are as fast as with more of them, and their hidden units stay near
-ROWS = 512
-# Parts, of few rows and of many: each has gradients of the parameters of its own
-FEW, MANY = 2, 4
-
-
-def _part(count: int) -> int:
-    """Return how many of the rows are a part: a multiple of what ColumnSums adds up as one."""
-    length = -(-count // (FEW if count < MANY * ROWS else MANY))
-    return -(-length // CHUNK) * CHUNK
 
 
 def _evaluated(h: np.ndarray, out: np.ndarray, change: np.ndarray | None, approximate: str) -> None:
@@ -37,14 +27,14 @@ def _evaluated(h: np.ndarray, out: np.ndarray, change: np.ndarray | None, approx
     length = max(1, BLOCK // h.shape[1])
     spare, rest, slope = np.empty((3, min(length, len(h)), h.shape[1]), h.dtype)
     for start in range(0, len(h), length):
-        part = slice(start, start + length)
-        block = h[part]
+        some = slice(start, start + length)
+        block = h[some]
         size = len(block)
         if change is None:
-            _evaluate(block, out[part], None, spare[:size], approximate)
+            _evaluate(block, out[some], None, spare[:size], approximate)
         else:
-            _evaluate(block, out[part], slope[:size], spare[:size], approximate, rest[:size])
-            change[part] *= slope[:size]
+            _evaluate(block, out[some], slope[:size], spare[:size], approximate, rest[:size])
+            change[some] *= slope[:size]
 
 
 def forward(
@@ -54,9 +44,13 @@ def forward(
     down: np.ndarray,
     down_bias: np.ndarray | None,
     approximate: str,
+    norm: _layer_norm_numpy.Forward | None = None,
 ) -> tuple[np.ndarray, tuple]:
-    """Return the result, and the hidden layer before GELU if there may be a backward."""
-    rows, dtype = as_rows(x), x.dtype
+    """Return the result, and the hidden layer before GELU if there may be a backward.
+
+    With a norm, x is what that normalises.
+    """
+    rows, dtype = as_rows(x) if norm is None else norm.rows, x.dtype
     count, hidden = len(rows), len(up)
     out = empty((count, len(down)), dtype)
     kept = empty((count, hidden), dtype) if is_grad_enabled() else None
@@ -64,7 +58,7 @@ def forward(
     def work(start: int, stop: int) -> None:
         some = slice(start, stop)
         h = np.empty((stop - start, hidden), dtype) if kept is None else kept[some]
-        np.matmul(rows[some], up.T, out=h)
+        np.matmul(rows[some] if norm is None else norm.taken(start, stop), up.T, out=h)
         if up_bias is not None:
             h += up_bias
         after = np.empty(h.shape, dtype)
@@ -74,7 +68,7 @@ def forward(
             result += down_bias
 
     with np.errstate(all="ignore"), openblas.serial:  # also for a single part
-        for_rows(count, work, min(_part(count), ROWS))
+        for_rows(count, work, min(part(count), _row_parts.ROWS))
     return out.reshape(*x.shape[:-1], len(down)), () if kept is None else (kept,)
 
 
@@ -84,15 +78,16 @@ def backward(
     arrays: Sequence[Any],
     residuals: tuple,
     approximate: str,
+    norm: _layer_norm_numpy.Backward | None = None,
 ) -> Sequence[Any]:
-    """Return the gradients of x and of all parameters."""
+    """Return the gradients of x and of all parameters; with a norm, that of x goes there."""
     x, up, _, down, _ = arrays
     (hidden,) = residuals
-    rows, g_rows, dtype = as_rows(x), as_rows(g), x.dtype
+    rows, g_rows, dtype = as_rows(x) if norm is None else norm.rows, as_rows(g), x.dtype
     count = len(rows)
-    length = _part(count)
+    length, most = part(count), _row_parts.ROWS
     parts = range(0, count, length)
-    dx = empty(x.shape, dtype) if wanted[0] else None
+    dx = empty(x.shape, dtype) if wanted[0] and norm is None else None
     dx_rows = None if dx is None else as_rows(dx)
     of_up = [empty(up.shape, dtype) for _ in parts] if wanted[1] else None
     of_up_bias = ColumnSums(hidden, dtype) if wanted[2] else None
@@ -101,17 +96,17 @@ def backward(
     inner = wanted[0] or wanted[1] or wanted[2]
 
     def work(first: int, last: int) -> None:
-        part = first // length
-        after, d = np.empty((2, min(last - first, ROWS), hidden.shape[1]), dtype)
-        for start in range(first, last, ROWS):
-            some = slice(start, min(start + ROWS, last))
+        mine = first // length
+        after, d = np.empty((2, min(last - first, most), hidden.shape[1]), dtype)
+        for start in range(first, last, most):
+            some = slice(start, min(start + most, last))
             size, g_some = some.stop - start, g_rows[some]
             y, change = after[:size], d[:size] if inner else None
             if change is not None:
                 np.matmul(g_some, down, out=change)
             _evaluated(hidden[some], y, change, approximate)
             if of_down is not None:
-                _add_product(g_some.T, y, of_down[part], start == first)
+                add_product(g_some.T, y, of_down[mine], start == first)
             if of_down_bias is not None:
                 of_down_bias.add(g_some, some)
             if change is None:
@@ -119,30 +114,19 @@ def backward(
             if of_up_bias is not None:
                 of_up_bias.add(change, some)
             if of_up is not None:
-                _add_product(change.T, rows[some], of_up[part], start == first)
+                source = rows[some] if norm is None else norm.taken(start, some.stop)
+                add_product(change.T, source, of_up[mine], start == first)
             if dx_rows is not None:
                 np.matmul(change, up, out=dx_rows[some])
+            elif norm is not None and wanted[0]:
+                norm.pull(start, np.matmul(change, up))
 
     with np.errstate(all="ignore"), openblas.serial:
         for_rows(count, work, length)
         return (
             dx,
-            None if of_up is None else _total(of_up),
+            total(of_up),
             None if of_up_bias is None else of_up_bias.total(dtype),
-            None if of_down is None else _total(of_down),
+            total(of_down),
             None if of_down_bias is None else of_down_bias.total(dtype),
         )
-
-
-def _add_product(x: np.ndarray, y: np.ndarray, out: np.ndarray, is_first: bool) -> None:
-    if is_first:
-        np.matmul(x, y, out=out)
-    else:
-        out += np.matmul(x, y)
-
-
-def _total(parts: list[np.ndarray]) -> np.ndarray:
-    """Return the sum, in the first."""
-    for other in parts[1:]:
-        parts[0] += other
-    return parts[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,16 @@ def for_blocks(
                 work(slice(start, min(start + length, count)))
         return
     threads.for_rows(count, lambda start, stop: work(slice(start, stop)), length)
+
+
+def cut(start: int, stop: int, rows: np.ndarray) -> Iterator[slice]:
+    """Yield equal parts of these rows of about BLOCK elements; all start at multiples of CHUNK if
+    the first does.
+    """
+    count = max(1, math.ceil((stop - start) * rows.shape[1] / BLOCK))
+    length = math.ceil((stop - start) / count / CHUNK) * CHUNK
+    for first in range(start, stop, length):
+        yield slice(first, min(first + length, stop))
 
 
 @functools.lru_cache(maxsize=64)

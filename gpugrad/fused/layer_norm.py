@@ -19,9 +19,10 @@ from ..memory import empty
 from ..ops import mean, rsqrt
 from ..registry import Sample
 from ..tensor import Tensor
+from . import _layer_norm_numpy
 from ._arguments import features, nonnegative, parameter, with_residual
 from ._norms import Norm, cost, fits
-from ._rows import ColumnSums, as_rows, for_blocks, ones, scratch, wide_block, wide_dtype, widened
+from ._rows import as_rows, for_blocks, widened
 from .base import Implementation, fused
 
 # NumPy
@@ -35,41 +36,12 @@ def _forward(
     eps: float,
     paired: bool = False,
 ) -> tuple[Any, tuple]:
-    wide, n = wide_dtype(x.dtype), x.shape[-1]
-    h, out = x if residual is None else empty(x.shape, x.dtype), empty(x.shape, x.dtype)
-    h_rows, out_rows = as_rows(h), as_rows(out)
-    x_rows, residual_rows = as_rows(x), None if residual is None else as_rows(residual)
-    weight, bias = (p if p is None else p.astype(wide, copy=False) for p in (weight, bias))
-    averages, scales = empty((2, len(h_rows)), wide)
-    units = ones(n, wide)
-
-    def work(part: slice) -> None:
-        average, scale = averages[part], scales[part]
-        if residual_rows is not None:
-            np.add(x_rows[part], residual_rows[part], out=h_rows[part])
-        y, block = out_rows[part], h_rows[part]
-        if out.dtype != wide:
-            y = block = wide_block(block, scratch(part, h_rows, wide)[0])
-        np.vecdot(block, units, out=average)
-        average /= n
-        np.subtract(block, average[:, None], out=y)
-        np.vecdot(y, y, out=scale)
-        scale /= n
-        scale += eps
-        np.sqrt(scale, out=scale)
-        np.reciprocal(scale, out=scale)
-        y *= scale[:, None]
-        if weight is not None:
-            y *= weight
-        if bias is not None:
-            y += bias
-        if out.dtype != wide:
-            out_rows[part] = y
-
+    norm, out = _layer_norm_numpy.Forward(x, weight, bias, residual, eps), empty(x.shape, x.dtype)
+    out_rows = as_rows(out)
     with np.errstate(all="ignore"):
-        for_blocks(h_rows, work, light=True)
-    outs = (out, h) if paired or residual is not None else out
-    return outs, (h_rows, averages, scales)
+        for_blocks(norm.rows, lambda part: norm.write(part, out_rows[part]), light=True)
+    outs = (out, norm.h) if paired or residual is not None else out
+    return outs, (norm.rows, norm.averages, norm.scales)
 
 
 def _backward(
@@ -81,53 +53,14 @@ def _backward(
     paired: bool = False,
 ) -> Sequence[Any]:
     x, weight, bias, residual = arrays
-    h_rows, averages, scales = residuals
     g, g_h = g if paired or residual is not None else (g, None)
     if g is None:
         return g_h, None, None, g_h
-    wide, n = wide_dtype(x.dtype), x.shape[-1]
-    dh = empty(x.shape, x.dtype) if wanted[0] or wanted[3] else None
-    dweight = ColumnSums(h_rows, wide) if wanted[1] else None
-    dbias = ColumnSums(h_rows, wide) if wanted[2] else None
-    g_rows, g_h_rows = as_rows(g), None if g_h is None else as_rows(g_h)
-    dh_rows = None if dh is None else as_rows(dh)
-    factor = ones(n, wide) if weight is None else weight.astype(wide, copy=False)
-    share = factor / n
-
-    def work(part: slice) -> None:
-        y, d, spare = scratch(part, h_rows, wide, 3)
-        scale = scales[part]
-        np.subtract(h_rows[part], averages[part, None], out=y)  # z is y * scale
-        g_block = wide_block(g_rows[part], spare)
-        if dh_rows is not None and dh_rows.dtype == wide:
-            d = dh_rows[part]
-        np.multiply(g_block, y, out=d)
-        if dweight is not None:
-            dweight.add(d, part, scale)
-        if dbias is not None:
-            dbias.add(g_block, part)
-        if dh_rows is None:
-            return
-        slope = np.dot(d, share)  # mean(u * y)
-        slope *= scale
-        slope *= scale
-        y *= slope[:, None]  # z * mean(u * z)
-        y += np.dot(g_block, share)[:, None]  # mean(u)
-        np.multiply(g_block, factor, out=d)
-        d -= y
-        d *= scale[:, None]
-        if g_h_rows is not None:
-            d += g_h_rows[part]
-        if dh_rows.dtype != wide:
-            dh_rows[part] = d
-
-    for_blocks(h_rows, work, light=True)
-    return (
-        dh,
-        None if dweight is None else dweight.total(weight.dtype),
-        None if dbias is None else dbias.total(bias.dtype),
-        dh,
-    )
+    of = wanted[0] or wanted[3], wanted[1], wanted[2]
+    norm = _layer_norm_numpy.Backward(of, residuals, weight, bias, x.shape, g_h)
+    g_rows = as_rows(g)
+    for_blocks(norm.rows, lambda part: norm.add(part, g_rows[part]), light=True)
+    return norm.gradients()
 
 
 # CUDA

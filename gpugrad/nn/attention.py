@@ -13,6 +13,7 @@ from . import init
 from .dropout import probability
 from .linear import Linear
 from .module import Module, shape_error
+from .normalization import Stream, joins, normalized
 
 Heads = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -82,16 +83,41 @@ class MultiHeadAttention(Module):
         x = ops.asarray(input)
         if x.ndim != 3 or x.shape[-1] != self.embed_dim:
             raise shape_error(self, f"(B, T, {self.embed_dim})", x)
-        b, t, c = x.shape
+        return self._attended(self.in_proj(x), attn_mask, heads)
+
+    def behind(
+        self, norm: Any, stream: Stream, attn_mask: Any = None, heads: Heads | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return self(norm(stream), attn_mask, heads), and the residual stream as one tensor."""
+        x, *residual = stream
+        projection = self.in_proj
+        if x.ndim != 3 or not joins(norm, stream, projection):
+            x, h = normalized(norm, stream)
+            return self(x, attn_mask, heads), h
+        packed, h = fused.layer_norm_affine(
+            x,
+            norm.weight,
+            norm.bias,
+            residual[0] if residual else None,
+            projection.weight,
+            projection.bias,
+            norm.eps,
+        )
+        return self._attended(packed, attn_mask, heads), h
+
+    def _attended(self, projected: Tensor, attn_mask: Any, heads: Heads | None) -> Tensor:
+        """Return what forward does, from the queries, keys and values in one array."""
+        b, t, _ = projected.shape
+        c = self.embed_dim
         p = self.dropout if self.training else 0.0
         size, groups = c // self.num_heads, self.num_heads // self.num_kv_heads
         if groups == 1:
-            packed = ops.reshape(self.in_proj(x), (b, t, 3, self.num_heads, size))
+            packed = ops.reshape(projected, (b, t, 3, self.num_heads, size))
             if attn_mask is None and heads is None:
                 return self.out_proj(fused.packed_attention(packed, p, self.causal))
             parts = ops.unstack(packed, 2)
         else:
-            packed = ops.reshape(self.in_proj(x), (b, t, -1, size))
+            packed = ops.reshape(projected, (b, t, -1, size))
             cuts = self.num_heads, self.num_heads + self.num_kv_heads
             parts = tuple(ops.split(packed, cuts, axis=2))
         q, k, v = (ops.swapaxes(part, 1, 2) for part in parts)  # (B, heads, T, D)

@@ -299,6 +299,20 @@ def evaluating() -> Iterator[None]:
         registry.state.evaluating = outer
 
 
+def plain(module: Any, kind: type[Module]) -> bool:
+    """Return whether a module, which is used now, computes what its kind does.
+
+    Not what a subclass or somebody's own ``forward`` makes of it: then the parameters alone say
+    what a call returns, and it may be computed together with others.
+    """
+    same = getattr(type(module), "forward", None) is kind.forward
+    if not same or type(module).__call__ is not Module.__call__ or "forward" in vars(module):
+        return False
+    if registry.lift is not None:
+        recording.uses(module)
+    return True
+
+
 def shape_error(module: Module, expected: str, x: Any) -> ValueError:
     """Return the error for an input that does not fit a layer: names it and both shapes."""
     return ValueError(f"{module!r}: input must have shape {expected}, got {describe(x)}")

@@ -7,12 +7,16 @@ from typing import Any
 
 from ..backend import DTypeLike
 from ..fused._arguments import nonnegative
+from ..fused.layer_norm_affine import fits
 from ..ops import asarray
 from ..tensor import Tensor
 from . import functional as F
 from . import init
-from .module import Module, shape_error
+from .linear import Linear
+from .module import Module, plain, shape_error
 from .parameter import Parameter, empty_parameter
+
+Stream = tuple[Tensor, ...]  # one tensor, or two that are yet to be added
 
 
 class _Norm(Module):
@@ -111,3 +115,21 @@ class RMSNorm(_Norm):
         x, shape, eps = self._checked(input), self.normalized_shape, self.eps
         normalized = F.rms_norm(x, shape, self.weight, eps, residual=residual)
         return (normalized, x) if paired and residual is None else normalized
+
+
+def joins(norm: Any, stream: Stream, *layers: Any) -> bool:
+    """Return whether the norm of a residual stream and the linear layers behind it are computed as
+    one operation: they are what they seem to be, and there are so many rows that it pays.
+    """
+    x, *residual = stream
+    if x.device != "cpu" or not all(plain(layer, Linear) for layer in layers):
+        return False
+    if not plain(norm, LayerNorm) or len(norm.normalized_shape) != 1:
+        return False
+    parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
+    return fits(x, norm.weight, norm.bias, residual[0] if residual else None, *parameters)
+
+
+def normalized(norm: Any, stream: Stream) -> tuple[Tensor, Tensor]:
+    """Return the norm of a residual stream, and the stream as one tensor."""
+    return norm(*stream) if len(stream) == 2 else norm(*stream, paired=True)

@@ -12,11 +12,10 @@ from . import functional as F
 from .attention import Heads, MultiHeadAttention
 from .dropout import Dropout
 from .linear import Linear
-from .module import Module
-from .normalization import LayerNorm, RMSNorm
+from .module import Module, plain
+from .normalization import LayerNorm, RMSNorm, Stream, joins, normalized
 
 Recompute = Literal["none", "attention", "block"]
-Stream = tuple[Tensor, ...]
 
 
 def added(stream: Stream) -> Tensor:
@@ -45,10 +44,30 @@ class MLP(Module):
     def forward(self, input: Any) -> Tensor:
         """Return a tensor of the same shape."""
         up, down = self.up, self.down
-        if not (isinstance(up, Linear) and isinstance(down, Linear)):  # replaced, as LoRA does
+        if not (plain(up, Linear) and plain(down, Linear)):  # replaced, as LoRA does
             return down(F.gelu(up(input), approximate=self.approximate))
         parameters = up.weight, up.bias, down.weight, down.bias
         return fused.mlp(input, *parameters, approximate=self.approximate)
+
+    def behind(self, norm: Any, stream: Stream) -> tuple[Tensor, Tensor]:
+        """Return self(norm(stream)), and the residual stream as one tensor."""
+        up, down = self.up, self.down
+        if not joins(norm, stream, up, down):
+            x, h = normalized(norm, stream)
+            return self(x), h
+        x, *residual = stream
+        return fused.layer_norm_mlp(
+            x,
+            norm.weight,
+            norm.bias,
+            residual[0] if residual else None,
+            up.weight,
+            up.bias,
+            down.weight,
+            down.bias,
+            norm.eps,
+            self.approximate,
+        )
 
 
 class GatedMLP(Module):
@@ -153,15 +172,15 @@ class TransformerBlock(Module):
         def attend(*stream: Tensor) -> Stream:
             """Return the branch of the attention, and the stream it starts from as one tensor."""
             if self.norm_first:
-                normalized, x = self.norm1(*stream, paired=True)
+                branch, x = _behind(self.norm1, self.attention, stream, attn_mask, heads)
             else:
-                normalized = x = added(stream)
-            return self.dropout(self.attention(normalized, attn_mask, heads)), x
+                x = added(stream)
+                branch = self.attention(x, attn_mask, heads)
+            return self.dropout(branch), x
 
         branch, x = checkpoint(attend, added(stream)) if again else attend(*stream)
         if self.norm_first:
-            normalized, x = self.norm2(branch, residual=x)
-            branch = self.mlp(normalized)
+            branch, x = _behind(self.norm2, self.mlp, (branch, x))
             return (x, self.dropout(branch)) if paired else (self.dropout(branch, x),)
         x, _ = self.norm1(branch, residual=x)
         x, _ = self.norm2(self.dropout(self.mlp(x)), residual=x)
@@ -170,6 +189,14 @@ class TransformerBlock(Module):
     def extra_repr(self) -> str:
         """Return the order."""
         return f"norm_first={self.norm_first}"
+
+
+def _behind(norm: Any, layer: Any, stream: Stream, *args: Any) -> tuple[Tensor, Tensor]:
+    """Return layer(norm(stream)), and the stream as one tensor: by one operation where it can."""
+    if plain(layer, MLP) or plain(layer, MultiHeadAttention):
+        return layer.behind(norm, stream, *args)
+    x, h = normalized(norm, stream)
+    return layer(x, *args), h
 
 
 def norm_of(

@@ -12,7 +12,8 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import testing, threads
-from gpugrad.fused import FUSED, _rows
+from gpugrad.fused import FUSED, _mlp_numpy, _row_parts, _rows
+from gpugrad.ops import _products
 
 
 @contextlib.contextmanager
@@ -58,6 +59,15 @@ def check() -> Callable[..., None]:
         assert first == again
 
     return run
+
+
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have NumPy implementations take small layers too, in parts and a few rows at a time."""
+    monkeypatch.setattr(_row_parts, "ROWS", 32)
+    monkeypatch.setattr(_mlp_numpy, "BLOCK", 12)
+    monkeypatch.setattr(_rows, "BLOCK", 1)
+    monkeypatch.setattr(_products, "WHOLE", 1)
 
 
 @pytest.fixture

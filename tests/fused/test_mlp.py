@@ -10,8 +10,7 @@ import pytest
 import gpugrad as gg
 import gpugrad.nn.functional as F
 from gpugrad import nn, openblas, ops
-from gpugrad.fused import FUSED, _mlp_numpy, affine, mlp
-from gpugrad.ops import _products
+from gpugrad.fused import FUSED, affine, mlp
 from gpugrad.threads import num_threads
 
 
@@ -44,14 +43,6 @@ def test_mlp_is_its_parts(form, biases, dtype):
     hidden = gg.fused.bias_gelu(hidden, up_bias, form) if biases else F.gelu(hidden, form)
     expected = bits(ops.linear(hidden, down, down_bias), inputs)
     assert bits(mlp(*inputs, approximate=form), inputs) == expected
-
-
-@pytest.fixture
-def in_parts(monkeypatch):
-    """Have the NumPy implementation take small layers too, in parts and a few rows at a time."""
-    for name, value in {"ROWS": 16, "BLOCK": 12}.items():
-        monkeypatch.setattr(_mlp_numpy, name, value)
-    monkeypatch.setattr(_products, "WHOLE", 1)
 
 
 LAYERS = [

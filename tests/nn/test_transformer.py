@@ -5,7 +5,8 @@ import pytest
 
 import gpugrad as gg
 import gpugrad.nn.functional as F
-from gpugrad import nn
+from gpugrad import nn, ops
+from gpugrad.fused import FUSED
 
 
 def reference(block: nn.TransformerBlock, x: gg.Tensor) -> gg.Tensor:
@@ -122,3 +123,87 @@ def test_narrow_dtypes(dtype) -> None:
 def test_wrong_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\(\.\.\., 4\), got float32\[2, 3, 5\]"):
         nn.TransformerBlock(4, 2)(gg.zeros(2, 3, 5))
+
+
+def large() -> tuple[nn.TransformerBlock, gg.Tensor]:
+    """Return a block, and an input of as many rows as make a norm and a layer one operation."""
+    gg.manual_seed(3)
+    block = nn.TransformerBlock(64, 4, causal=True)
+    return block, gg.random.normal(size=(8, 128, 64), dtype="float32")
+
+
+def test_norms_and_layers_are_one_operation_by_numpy() -> None:
+    block, x = large()
+    names = "layer_norm_affine", "layer_norm_mlp", "layer_norm", "mlp"
+    before = {name: FUSED[name].launches["numpy"] for name in names}
+    block(x)
+    assert [FUSED[name].launches["numpy"] - before[name] for name in names] == [1, 1, 0, 0]
+
+
+def doubled(module: nn.Module) -> None:
+    """Have a module return twice what it does."""
+    kind = type(module)
+
+    class Doubled(kind):  # type: ignore[misc, valid-type]
+        def forward(self, *args, **kwargs):
+            out = super().forward(*args, **kwargs)
+            return (out[0] * 2, out[1]) if isinstance(out, tuple) else out * 2
+
+    module.__class__ = Doubled
+
+
+def doubled_forward(module: nn.Module) -> None:
+    """Do the same by a forward of its own."""
+    forward = module.forward
+
+    def run(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        return (out[0] * 2, out[1]) if isinstance(out, tuple) else out * 2
+
+    module.forward = run
+
+
+def doubled_call(module: nn.Module) -> None:
+    """Do the same by a __call__ of its kind."""
+    kind = type(module)
+
+    class Doubled(kind):  # type: ignore[misc, valid-type]
+        def __call__(self, *args, **kwargs):
+            out = super().__call__(*args, **kwargs)
+            return (out[0] * 2, out[1]) if isinstance(out, tuple) else out * 2
+
+    module.__class__ = Doubled
+
+
+PARTS = ["norm1", "norm2", "attention", "mlp", "attention.in_proj", "mlp.up", "mlp.down"]
+
+
+@pytest.mark.parametrize("change", [doubled, doubled_forward, doubled_call])
+@pytest.mark.parametrize("part", PARTS)
+def test_what_a_part_returns_is_asked_of_it(part, change) -> None:
+    block, x = large()
+    plain = block(x).data
+    change(dict(block.named_modules())[part])
+    found = block(x).data
+    block, x = large()
+    module = dict(block.named_modules())[part]
+    if part in ("attention", "mlp"):  # the last of their layers
+        module = module.out_proj if part == "attention" else module.down
+    with gg.no_grad():
+        for parameter in module.parameters():
+            parameter *= 2
+    np.testing.assert_allclose(found, block(x).data, rtol=1e-4, atol=1e-5)
+    assert abs(found - plain).max() > 1e-3
+
+
+def test_compiled_and_not_the_bits_are_the_same() -> None:
+    block, x = large()
+
+    def run(x):
+        out = block(x)
+        return out, *gg.grad(ops.sum(out * out), list(block.parameters()))
+
+    plain, compiled = run(x), gg.compile(run)
+    for _ in range(2):
+        for a, b in zip(plain, compiled(x), strict=True):
+            assert a.data.tobytes() == b.data.tobytes()

@@ -18,7 +18,8 @@ from ..ops import asarray, linear
 from ..registry import Sample, describe
 from ..tensor import Tensor
 from . import _gelu_cuda, _mlp_numpy
-from .affine import as_matrix, parameter_gradients, pays
+from ._row_parts import pays
+from .affine import as_matrix, parameter_gradients
 from .base import Cost, Implementation, fused
 from .gelu import bias_gelu, checked, gelu
 

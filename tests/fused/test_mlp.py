@@ -171,7 +171,7 @@ def test_affine_names_shapes_that_do_not_fit(emulated):
 
 @pytest.mark.skipif(not openblas.available(), reason="NumPy has another BLAS here")
 def test_the_threads_of_blas_change_no_bit():
-    inputs = drawn((100, 300), (200, 300), (200,), (250, 200), (250,))
+    inputs = drawn((200, 300), (200, 300), (200,), (250, 200), (250,))
     found = []
     try:
         for count in (1, 2):

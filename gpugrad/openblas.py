@@ -12,7 +12,6 @@ import os
 import re
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -89,10 +88,17 @@ def _threads() -> _Threads | None:
     return None
 
 
-def _loaded(maps: Path = Path("/proc/self/maps")) -> list[str]:
+def _loaded(maps: str | os.PathLike[str] = "/proc/self/maps") -> list[str]:
     """Return what may be NumPy's OpenBLAS: what is loaded; where no /proc says, what it ships."""
-    if maps.exists():
-        return sorted(set(re.findall(r"/\S*openblas\S*", maps.read_text())))
-    package = Path(np.__file__).parent
-    folders = package.parent / "numpy.libs", package / ".dylibs"
-    return sorted(str(path) for folder in folders for path in folder.glob("*openblas*"))
+    if os.path.exists(maps):
+        with open(maps, encoding="utf-8", errors="surrogateescape") as file:
+            return sorted(set(re.findall(r"/\S*openblas\S*", file.read())))
+    package = os.path.dirname(np.__file__)
+    folders = os.path.join(os.path.dirname(package), "numpy.libs"), os.path.join(package, ".dylibs")
+    return sorted(
+        os.path.join(folder, name)
+        for folder in folders
+        if os.path.isdir(folder)
+        for name in os.listdir(folder)
+        if "openblas" in name
+    )

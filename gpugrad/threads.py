@@ -16,14 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from . import memory, openblas
 
 VARIABLE = "GPUGRAD_NUM_THREADS"
 _OTHERS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")  # what users set for NumPy's products
-_CORES = Path("/sys/devices/system/cpu")
+_CORES = "/sys/devices/system/cpu"
 
 _chosen: int | None = None  # by set_num_threads
 
@@ -68,15 +67,20 @@ def _default() -> int:
     return int(asked)
 
 
-def physical_cores(folder: Path = _CORES) -> int:
+def physical_cores(folder: str | os.PathLike[str] = _CORES) -> int:
     """Return how many cores the process may run on; two threads of one core count once."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     cores = set()
     for cpu in os.sched_getaffinity(0):
-        siblings = folder / f"cpu{cpu}" / "topology" / "thread_siblings_list"
-        cores.add(siblings.read_text() if siblings.exists() else str(cpu))
+        siblings = os.path.join(folder, f"cpu{cpu}", "topology", "thread_siblings_list")
+        cores.add(_read(siblings) if os.path.exists(siblings) else str(cpu))
     return len(cores)
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()
 
 
 def for_rows(count: int, work: Callable[[int, int], Any], grain: int) -> None:

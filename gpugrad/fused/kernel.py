@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from .. import backend, cuda
@@ -31,20 +31,21 @@ class Kernel(Fused):
         return super().__call__(*tensors, *[None] * given, **statics)
 
 
-def _found(name: str, path: str | Path, spec: Callable[..., Any]) -> Path:
+def _found(name: str, path: str | os.PathLike[str], spec: Callable[..., Any]) -> str:
     """Return where the .cu file is; FileNotFoundError says where it was looked for."""
-    defined_in = Path(inspect.getsourcefile(spec) or "")
-    folder = defined_in.resolve().parent if defined_in.is_file() else Path.cwd()  # a notebook
-    if not (folder / path).is_file():
+    defined_in = os.path.realpath(inspect.getsourcefile(spec) or "")
+    is_file = os.path.isfile(defined_in)  # not in a notebook
+    found = os.path.join(os.path.dirname(defined_in) if is_file else os.getcwd(), path)
+    if not os.path.isfile(found):
         raise FileNotFoundError(
-            f"{name}: there is no {folder / path}; a relative path is taken from the folder of the "
+            f"{name}: there is no {found}; a relative path is taken from the folder of the "
             "definition's file, in a notebook from the current folder"
         )
-    return folder / path
+    return found
 
 
 def kernel(
-    path: str | Path,
+    path: str | os.PathLike[str],
     *,
     samples: Sequence[Sample],
     forward: Callable[..., Any],

@@ -184,7 +184,7 @@ def test_import_loads_no_optional_dependency() -> None:
 
 LATER = [*(f"gpugrad.{m}" for m in gg._ON_DEMAND), "gpugrad.anomaly", "gpugrad.compiled"]
 SLOW = ["asyncio", "dataclasses", "email", "hashlib", "http", "json", "random", "ssl", "string"]
-SLOW += ["subprocess", "tempfile", "urllib.request", "xml"]
+SLOW += ["pathlib", "subprocess", "tempfile", "urllib", "xml"]
 
 
 @pytest.mark.parametrize(

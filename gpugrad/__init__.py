@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 from . import _startup as _startup  # isort: skip  (before all that takes time)
-from . import cuda, nn, optim
+from . import cuda, nn
 from . import live as live
 from .backend import (
     bfloat16,
@@ -221,7 +221,7 @@ from .tensor import Tensor
 from .transforms import checkpoint, hvp, jvp, value_and_grad, vjp
 
 if TYPE_CHECKING:
-    from . import emulator, generate, graph, landscape, models, testing, text
+    from . import emulator, generate, graph, landscape, models, optim, testing, text
     from .anomaly import detect_anomaly
     from .compiled import compile
 
@@ -233,6 +233,7 @@ _ON_DEMAND = (
     "graph",
     "landscape",
     "models",
+    "optim",
     "testing",
     "text",
     "train",

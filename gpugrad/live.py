@@ -39,13 +39,13 @@ def largest(count: int = SHOWN, error: BaseException | None = None) -> tuple[lis
     Variables of functions that ``error`` went through count, those of others do not.
     """
     objects = gc.get_objects()
-    found: dict[int, tuple[int, Held]] = {}
+    found: dict[int, tuple[int, Held, Any]] = {}
     for rank, array, maker in (*_arrays(objects, _names(objects)), *_variables(error)):
         base = _owner(array)
         seen = array if array.nbytes == base.nbytes else base
-        held = rank, Held(int(base.nbytes), describe(seen), maker)
+        held = rank, Held(int(base.nbytes), describe(seen), maker), base  # or its id is another's
         found[id(base)] = min(found.get(id(base), held), held, key=lambda other: other[0])
-    every = sorted((held for _, held in found.values()), reverse=True)
+    every = sorted((held for _, held, _ in found.values()), reverse=True)
     return every[:count], sum(held.nbytes for held in every)
 
 

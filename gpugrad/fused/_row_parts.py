@@ -53,5 +53,5 @@ def total(parts: list[np.ndarray] | None) -> np.ndarray | None:
         for other in others:
             first[start:stop] += other[start:stop]
 
-    for_rows(len(first), add, max(1, -(-len(first) * BLOCK // first.size)))
+    for_rows(len(first), add, max(1, BLOCK // max(1, first[:1].size)))
     return first

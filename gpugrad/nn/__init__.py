@@ -12,7 +12,7 @@ from .embedding import Embedding
 from .linear import Flatten, Identity, Linear
 from .loss import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss, NLLLoss
 from .masks import document_mask, padding_mask
-from .module import Module
+from .module import Module, keep_forward
 from .normalization import LayerNorm, RMSNorm
 from .parameter import Parameter
 from .patterns import freeze, unfreeze
@@ -61,3 +61,4 @@ __all__ = [
 ]
 
 name_all(globals(), "gpugrad.nn.")
+keep_forward(LayerNorm, Linear, MLP, MultiHeadAttention)

@@ -13,7 +13,7 @@ from . import init
 from .dropout import probability
 from .linear import Linear
 from .module import Module, shape_error
-from .normalization import Stream, joins, normalized
+from .normalization import Stream, joins
 
 Heads = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
@@ -88,12 +88,15 @@ class MultiHeadAttention(Module):
     def behind(
         self, norm: Any, stream: Stream, attn_mask: Any = None, heads: Heads | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return self(norm(stream), attn_mask, heads), and the residual stream as one tensor."""
+        """Return self(norm(stream), attn_mask, heads), and the residual stream as one tensor.
+
+        ``stream`` is a tuple of one tensor (B, T, C), or of two that are yet to be added.
+        """
         x, *residual = stream
         projection = self.in_proj
         if x.ndim != 3 or not joins(norm, stream, projection):
-            x, h = normalized(norm, stream)
-            return self(x, attn_mask, heads), h
+            normalized, h = norm(*stream, paired=True)
+            return self(normalized, attn_mask, heads), h
         packed, h = fused.layer_norm_affine(
             x,
             norm.weight,

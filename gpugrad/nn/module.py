@@ -299,14 +299,25 @@ def evaluating() -> Iterator[None]:
         registry.state.evaluating = outer
 
 
+_forwards: dict[type, Any] = {}
+_call = Module.__call__
+
+
+def keep_forward(*kinds: type[Module]) -> None:
+    """Note what the forward of these kinds is: see ``plain``."""
+    _forwards.update((kind, kind.forward) for kind in kinds)
+
+
 def plain(module: Any, kind: type[Module]) -> bool:
     """Return whether a module, which is used now, computes what its kind does.
 
-    Not what a subclass or somebody's own ``forward`` makes of it: then the parameters alone say
-    what a call returns, and it may be computed together with others.
+    Not where a subclass, or somebody's patch of an object or a class, has another ``forward`` or
+    ``__call__``. Else the parameters say what a call returns, and it may be computed together with
+    others. ``keep_forward`` names the kinds.
     """
-    same = getattr(type(module), "forward", None) is kind.forward
-    if not same or type(module).__call__ is not Module.__call__ or "forward" in vars(module):
+    if getattr(type(module), "forward", None) is not _forwards[kind] or "forward" in vars(module):
+        return False
+    if type(module).__call__ is not _call:
         return False
     if registry.lift is not None:
         recording.uses(module)

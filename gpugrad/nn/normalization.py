@@ -122,14 +122,14 @@ def joins(norm: Any, stream: Stream, *layers: Any) -> bool:
     one operation: they are what they seem to be, and there are so many rows that it pays.
     """
     x, *residual = stream
-    if x.device != "cpu" or not all(plain(layer, Linear) for layer in layers):
+    if x.device != "cpu" or not plain(norm, LayerNorm) or norm.normalized_shape != x.shape[-1:]:
         return False
-    if not plain(norm, LayerNorm) or len(norm.normalized_shape) != 1:
-        return False
-    parameters = [p for layer in layers for p in (layer.weight, layer.bias)]
+    parameters = []
+    for layer in layers:
+        if not plain(layer, Linear) or layer.weight.shape != (
+            layer.out_features,
+            layer.in_features,
+        ):
+            return False
+        parameters += [layer.weight, layer.bias]
     return fits(x, norm.weight, norm.bias, residual[0] if residual else None, *parameters)
-
-
-def normalized(norm: Any, stream: Stream) -> tuple[Tensor, Tensor]:
-    """Return the norm of a residual stream, and the stream as one tensor."""
-    return norm(*stream) if len(stream) == 2 else norm(*stream, paired=True)

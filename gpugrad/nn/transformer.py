@@ -13,7 +13,7 @@ from .attention import Heads, MultiHeadAttention
 from .dropout import Dropout
 from .linear import Linear
 from .module import Module, plain
-from .normalization import LayerNorm, RMSNorm, Stream, joins, normalized
+from .normalization import LayerNorm, RMSNorm, Stream, joins
 
 Recompute = Literal["none", "attention", "block"]
 
@@ -50,12 +50,16 @@ class MLP(Module):
         return fused.mlp(input, *parameters, approximate=self.approximate)
 
     def behind(self, norm: Any, stream: Stream) -> tuple[Tensor, Tensor]:
-        """Return self(norm(stream)), and the residual stream as one tensor."""
+        """Return self(norm(stream)), and the residual stream as one tensor.
+
+        ``stream`` is a tuple of one tensor, or of two that are yet to be added.
+        """
         up, down = self.up, self.down
-        if not joins(norm, stream, up, down):
-            x, h = normalized(norm, stream)
-            return self(x), h
         x, *residual = stream
+        if not joins(norm, stream, up, down):
+            kept = {"residual": residual[0]} if residual else {"paired": True}
+            normalized, h = norm(x, **kept)
+            return self(normalized), h
         return fused.layer_norm_mlp(
             x,
             norm.weight,
@@ -171,16 +175,23 @@ class TransformerBlock(Module):
 
         def attend(*stream: Tensor) -> Stream:
             """Return the branch of the attention, and the stream it starts from as one tensor."""
+            attention = self.attention
+            if self.norm_first and plain(attention, MultiHeadAttention):
+                branch, x = attention.behind(self.norm1, stream, attn_mask, heads)
+                return self.dropout(branch), x
             if self.norm_first:
-                branch, x = _behind(self.norm1, self.attention, stream, attn_mask, heads)
+                normalized, x = self.norm1(*stream, paired=True)
             else:
-                x = added(stream)
-                branch = self.attention(x, attn_mask, heads)
-            return self.dropout(branch), x
+                normalized = x = added(stream)
+            return self.dropout(attention(normalized, attn_mask, heads)), x
 
         branch, x = checkpoint(attend, added(stream)) if again else attend(*stream)
         if self.norm_first:
-            branch, x = _behind(self.norm2, self.mlp, (branch, x))
+            if isinstance(self.mlp, MLP) and plain(self.mlp, MLP):
+                branch, x = self.mlp.behind(self.norm2, (branch, x))
+            else:
+                normalized, x = self.norm2(branch, residual=x)
+                branch = self.mlp(normalized)
             return (x, self.dropout(branch)) if paired else (self.dropout(branch, x),)
         x, _ = self.norm1(branch, residual=x)
         x, _ = self.norm2(self.dropout(self.mlp(x)), residual=x)
@@ -189,14 +200,6 @@ class TransformerBlock(Module):
     def extra_repr(self) -> str:
         """Return the order."""
         return f"norm_first={self.norm_first}"
-
-
-def _behind(norm: Any, layer: Any, stream: Stream, *args: Any) -> tuple[Tensor, Tensor]:
-    """Return layer(norm(stream)), and the stream as one tensor: by one operation where it can."""
-    if plain(layer, MLP) or plain(layer, MultiHeadAttention):
-        return layer.behind(norm, stream, *args)
-    x, h = normalized(norm, stream)
-    return layer(x, *args), h
 
 
 def norm_of(

@@ -106,6 +106,19 @@ def test_extremes_in_parts(in_parts):
         np.testing.assert_allclose(a.data, b.data, rtol=1e-5)
 
 
+def test_a_layer_without_outputs():
+    inputs = drawn((1024, 128), (64, 128), None, (0, 64), None)
+    assert (
+        FUSED["mlp"].choose([a if a is None else a.data for a in inputs], {"approximate": "none"})
+        == "numpy"
+    )
+    out = mlp(*inputs)
+    dx, *_, of_down = gg.grad(out.sum(), [x for x in inputs if x is not None])
+    assert out.shape == (1024, 0)
+    assert of_down.shape == (0, 64)
+    assert not dx.data.any()
+
+
 def test_affine_is_linear():
     inputs = drawn((2, 3, 7), (5, 7), (5,))
     assert bits(affine(*inputs), inputs) == bits(ops.linear(*inputs), inputs)

@@ -207,3 +207,62 @@ def test_compiled_and_not_the_bits_are_the_same() -> None:
     for _ in range(2):
         for a, b in zip(plain, compiled(x), strict=True):
             assert a.data.tobytes() == b.data.tobytes()
+
+
+@pytest.mark.parametrize("kind", [nn.LayerNorm, nn.MultiHeadAttention, nn.Linear])
+def test_a_forward_of_a_class_that_was_replaced_is_asked(kind, monkeypatch) -> None:
+    block, x = large()
+    calls, forward = [], kind.forward
+    monkeypatch.setattr(kind, "forward", lambda *a, **k: (calls.append(a), forward(*a, **k))[1])
+    block(x)
+    assert len(calls) == {nn.LayerNorm: 2, nn.MultiHeadAttention: 1, nn.Linear: 4}[kind]
+
+
+def test_a_call_of_modules_that_was_replaced_is_asked(monkeypatch) -> None:
+    block, x = large()
+    kinds, call = set(), nn.Module.__call__
+
+    def noted(self, *args, **kwargs):
+        kinds.add(type(self))
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(nn.Module, "__call__", noted)
+    block(x)
+    assert {nn.LayerNorm, nn.MultiHeadAttention, nn.Linear} <= kinds
+
+
+@pytest.mark.parametrize("rows", [4, 128])
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("norm1", {"normalized_shape": (32,)}, r"shape \(\.\.\., 32\)"),
+        ("norm2", {"normalized_shape": (32,)}, r"shape \(\.\.\., 32\)"),
+        ("attention.in_proj", {"in_features": 32}, r"shape \(\.\.\., 32\)"),
+    ],
+)
+def test_a_part_of_another_size_refuses_many_rows_too(part, change, message, rows) -> None:
+    block, x = large()
+    vars(dict(block.named_modules())[part]).update(change)
+    with pytest.raises(ValueError, match=message):
+        block(x[:, :rows])
+
+
+def test_norms_of_ones_own_are_called_as_ever() -> None:
+    class First(nn.Module):
+        def __init__(self) -> None:
+            self.norm = nn.LayerNorm(64)
+
+        def forward(self, x, residual=None, paired=False):
+            h = x if residual is None else x + residual
+            return (self.norm(h), h) if paired else self.norm(h)
+
+    class Second(First):
+        def forward(self, x, *, residual):
+            h = x + residual
+            return self.norm(h), h
+
+    block, x = large()
+    expected = block.step((x, x))
+    block.norm1, block.norm2 = First(), Second()
+    for a, b in zip(block.step((x, x)), expected, strict=True):
+        np.testing.assert_allclose(a.data, b.data, rtol=1e-4, atol=1e-5)

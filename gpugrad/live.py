@@ -89,7 +89,7 @@ def _names(objects: list[Any]) -> dict[int, str]:
             continue
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             path = f"{type(module).__name__}.{name}"
-            if len(path) > len(names.get(id(tensor), "")):
+            if path.count(".") > names.get(id(tensor), "").count("."):
                 names[id(tensor)] = path  # from the outermost module
     return names
 

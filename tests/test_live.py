@@ -35,6 +35,16 @@ def test_parameters_and_gradients_by_their_path():
     assert described("gradient of Net.layers.0.weight")
 
 
+def test_the_outermost_module_names_a_parameter_whatever_is_found_first():
+    class Net(gg.nn.Module):
+        def __init__(self):
+            self.layers = gg.nn.Sequential(gg.nn.Linear(2, 3, device="cpu"))
+
+    net = Net()
+    for objects in ([net, net.layers], [net.layers, net]):  # both paths are of the same length
+        assert live._names(objects)[id(net.layers[0].weight)] == "Net.layers.0.weight"
+
+
 def test_results_and_what_is_saved_by_their_operation():
     x = gg.ones(SIZE, device="cpu")
     x.requires_grad = True

@@ -44,7 +44,7 @@ class Size(NamedTuple):
     steps: int
 
 
-SIZES = {NUMPY: Size(96, 64, 12, 4), EMULATOR: Size(32, 16, 2, 2), GPU: Size(96, 64, 12, 10)}
+SIZES = {NUMPY: Size(96, 64, 32, 4), EMULATOR: Size(32, 16, 2, 2), GPU: Size(96, 64, 12, 10)}
 
 
 class Result(NamedTuple):

@@ -40,6 +40,8 @@ EXTREMES = {
 
 # NumPy's attention multiplies values by 1 / sum(exp(scores)), up to 1e10, in the backward pass
 LESS = {name: {"largest": 1e28} for name in ("scaled_dot_product_attention", "packed_attention")}
+# and the norms' multiplies x by its gradient, which is more than 1 here, before 1 / std
+LESS |= {name: {"largest": 1e36} for name in ("layer_norm_affine", "layer_norm_mlp")}
 
 
 def fixed(*shape: int) -> gg.Tensor:
@@ -87,6 +89,22 @@ CASES: dict[str, list[tuple[Callable[[gg.Tensor], gg.Tensor], tuple[int, ...]]]]
     "mlp": [
         (
             lambda x: fused.mlp(x, fixed(64, 16), fixed(64), fixed(16, 64), fixed(16)),
+            (16,),
+        )
+    ],
+    "layer_norm_affine": [
+        (
+            lambda x: fused.layer_norm_affine(
+                x, fixed(16), fixed(16), None, fixed(24, 16), fixed(24)
+            )[0],
+            (16,),
+        )
+    ],
+    "layer_norm_mlp": [
+        (
+            lambda x: fused.layer_norm_mlp(
+                x, fixed(16), None, x * 0.5, fixed(64, 16), fixed(64), fixed(16, 64), fixed(16)
+            )[0],
             (16,),
         )
     ],

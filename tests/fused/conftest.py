@@ -64,7 +64,7 @@ def check() -> Callable[..., None]:
 @pytest.fixture
 def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have NumPy implementations take small layers too, in parts and a few rows at a time."""
-    for name, value in {"ROWS": 32, "SPLIT": 1, "FEWEST": 0}.items():
+    for name, value in {"ROWS": 16, "SPLIT": 1, "FEWEST": 0}.items():
         monkeypatch.setattr(_row_parts, name, value)
     monkeypatch.setattr(_mlp_numpy, "BLOCK", 12)
     monkeypatch.setattr(_rows, "BLOCK", 1)

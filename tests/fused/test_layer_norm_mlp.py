@@ -162,7 +162,7 @@ def test_what_the_norm_makes_is_not_kept(in_parts):
     out, h = layer_norm_affine(*inputs)
     node = out._node.parents[0]
     large = [a for a in node.saved if a is not None and a.size == h.size]
-    # x, residual, and the stream as it is and as rows: no fifth array of this size
+    # x, residual and their sum: no fourth array of this size
     assert len({a.__array_interface__["data"][0] for a in large}) == 3
 
 

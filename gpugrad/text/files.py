@@ -73,11 +73,14 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def read_small(path: str | os.PathLike[str], largest: int = 2**28) -> bytes:
     """Return what is in a file that describes something; ValueError when it is larger than that."""
+    data = bytearray()
     with open(os.fspath(path), "rb") as file:  # not the number of an open file
-        data = file.read(largest + 1)
-    if len(data) > largest:
-        raise ValueError(f"{path} has more than {largest} bytes: it cannot be what it should be")
-    return data
+        while piece := file.read(2**20):  # takes room for as much as it is asked for, ahead
+            data += piece
+            if len(data) > largest:
+                more = f"{path} has more than {largest} bytes"
+                raise ValueError(f"{more}: it cannot be what it should be")
+    return bytes(data)
 
 
 def parse_json(data: bytes | str) -> Any:

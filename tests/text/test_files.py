@@ -4,12 +4,20 @@ import errno
 import json
 import os
 import stat
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from gpugrad.text import BPETokenizer, ByteTokenizer, load_tokenizer, open_tokens
-from gpugrad.text.files import atomic_write, leftovers, naming, parse_json, temporary_name
+from gpugrad.text.files import (
+    atomic_write,
+    leftovers,
+    naming,
+    parse_json,
+    read_small,
+    temporary_name,
+)
 from gpugrad.train.metrics import append_metrics, read_metrics
 
 
@@ -122,3 +130,16 @@ def test_a_file_descriptor_is_no_path(tmp_path: Path) -> None:
             with pytest.raises(TypeError, match="not int"):
                 read(file.fileno())
         assert file.read() == path.read_bytes()  # it is still open
+
+
+def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
+    """Not as much as the largest that is read: a limit of memory may be below it."""
+    path, data = tmp_path / "a.json", os.urandom(2**21 + 5)
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        assert read_small(path) == data
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 5 * len(data)

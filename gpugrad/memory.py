@@ -16,11 +16,14 @@ within pieces that threads share is new: who takes which piece is chance.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+from . import prepared
 
 
 class Noted:
@@ -75,11 +78,10 @@ def empty(shape: Any, dtype: Any) -> np.ndarray:
 
 def zeros(shape: Any, dtype: Any) -> np.ndarray:
     """Return a C-contiguous array of zeros, as ``np.zeros`` does."""
-    source = _local.source
-    if source is None:
+    if _local.source is None and not prepared.is_noting():
         return np.zeros(shape, dtype)
-    made = source(shape, dtype)
-    made.fill(0)
+    made = empty(shape, dtype)
+    prepared.once(functools.partial(made.fill, 0))
     return made
 
 

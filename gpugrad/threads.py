@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from . import memory, openblas
+from . import memory, openblas, prepared
 
 VARIABLE = "GPUGRAD_NUM_THREADS"
 _OTHERS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")  # what users set for NumPy's products
@@ -96,7 +96,9 @@ def for_rows(count: int, work: Callable[[int, int], Any], grain: int) -> None:
     one of several pieces takes one thread. What `work` raises, and Ctrl-C, is raised here once no
     other piece is being worked on; the rest is left out.
     """
-    if 0 < count <= grain:
+    if prepared.is_noting():
+        prepared.once(functools.partial(for_rows, count, work, grain))
+    elif 0 < count <= grain:
         work(0, count)
     elif count and not _local.idle:
         with openblas.serial, memory.new():

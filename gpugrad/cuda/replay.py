@@ -30,6 +30,7 @@ from .recording import (
     NotRecordable,
     Storage,
     Trace,
+    Whole,
     array_at,
 )
 
@@ -189,6 +190,8 @@ class Replay:
         args, kwargs = self._concrete(launch.args), self._concrete(launch.kwargs)
         if getattr(launch.function, "__name__", "") == "launch":
             self.counts[launch.name] += 1
+        if isinstance(launch.function, Whole):
+            return launch.function.bound(*args, **kwargs)
         return functools.partial(launch.function, *args, **kwargs)
 
     def _concrete(self, value: Any) -> Any:

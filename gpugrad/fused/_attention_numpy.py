@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..memory import empty, zeros
-from ._rows import LONG, largest, lost, ones
+from ._rows import LONG, largest, lost, ones, reshaped
 from ._tiles import Heads, Scores, Tile, as_matrices, laid_out_like, maker
 from .dropout import rescale
 
 
 def _restored(x: np.ndarray, like: np.ndarray) -> np.ndarray:
-    return x.reshape(*like.shape[:-1], x.shape[3]).astype(like.dtype, copy=False)
+    return reshaped(x, (*like.shape[:-1], x.shape[3]), like.dtype)
 
 
 def forward(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..memory import empty
+from ..prepared import once
 from ._rows import as_rows, for_blocks, largest, row_sums, scratch, wide_block, wide_dtype
 
 
@@ -80,13 +81,27 @@ def forward(
     rows, wide, classes = as_rows(logits), wide_dtype(logits.dtype), logits.shape[-1]
     by_id = target.dtype.kind in "iu"
     labels: _Labels | None = None
-    targets: Any = None
-    with np.errstate(all="ignore"):
+    targets = None if by_id else as_rows(target)
+    tops, totals, losses = empty((3, len(rows)), wide)
+    loss = None if reduction == "none" else empty((), wide)
+    count = empty((), wide if weight is None or not by_id else weight.dtype)
+
+    def look() -> None:
+        nonlocal labels
         if by_id:
             labels = _labels(target, weight, classes, wide, ignore_index, label_smoothing)
-        else:
-            targets = as_rows(target)
-        tops, totals, losses = empty((3, len(rows)), wide)
+        count[...] = len(rows) if labels is None else labels.count
+
+    def finish() -> None:
+        if labels is not None:
+            losses[labels.ignored] = 0
+        if loss is not None:
+            np.add.reduce(losses, out=loss)
+            if reduction == "mean":
+                np.divide(loss, count, out=loss, dtype=wide)
+
+    with np.errstate(all="ignore"):
+        once(look)
 
         def work(part: slice) -> None:
             (z,) = scratch(part, rows, wide)
@@ -102,6 +117,7 @@ def forward(
                 if label_smoothing:
                     cost += label_smoothing / classes * _spread_costs(z, weight)
             else:
+                assert targets is not None
                 q = _blend(targets[part], weight, label_smoothing, wide)
                 mass, cost = row_sums(q), row_sums(q, z)
                 if np.isnan(cost).any():
@@ -112,15 +128,9 @@ def forward(
             tops[part], totals[part] = top, total
 
         for_blocks(rows, work, 1)
-        count = len(rows) if labels is None else labels.count
-        if labels is not None:
-            losses[labels.ignored] = 0
-        if reduction == "none":
-            return losses.reshape(logits.shape[:-1]), (tops, totals, count)
-        loss = np.add.reduce(losses)
-        if reduction == "mean":
-            loss = np.divide(loss, count, dtype=wide)
-        return np.asarray(loss), (tops, totals, count)
+        once(finish)
+    out = losses.reshape(logits.shape[:-1]) if loss is None else loss
+    return out, (tops, totals, count)
 
 
 def backward(
@@ -136,18 +146,22 @@ def backward(
     logits, target, weight = arrays
     tops, totals, count = residuals
     rows, wide, classes = as_rows(logits), wide_dtype(logits.dtype), logits.shape[-1]
-    g = g / count if reduction == "mean" else g
-    g = np.broadcast_to(g.reshape(-1), len(rows)).astype(wide, copy=False)
     dx = empty(logits.shape, logits.dtype)
     dx_rows = as_rows(dx)
+    by_id = target.dtype.kind in "iu"
     labels: _Labels | None = None
-    targets: Any = None
-    if target.dtype.kind in "iu":
-        labels = _labels(target, weight, classes, wide, ignore_index, label_smoothing)
-        scale, hit, even = g * labels.mass, g * labels.hit, g * (label_smoothing / classes)
-        scale /= totals
-    else:
-        targets = as_rows(target)
+    targets = None if by_id else as_rows(target)
+    factors = scale = hit = even = tops  # made below
+
+    def look() -> None:
+        nonlocal labels, factors, scale, hit, even
+        factors = (g / count if reduction == "mean" else g).reshape(-1)
+        factors = np.broadcast_to(factors, len(rows)).astype(wide, copy=False)
+        if by_id:
+            labels = _labels(target, weight, classes, wide, ignore_index, label_smoothing)
+            scale, hit = factors * labels.mass, factors * labels.hit
+            even = factors * (label_smoothing / classes)
+            scale /= totals
 
     def work(part: slice) -> None:
         d = dx_rows[part] if dx.dtype == wide else scratch(part, rows, wide)[0]
@@ -159,14 +173,19 @@ def backward(
                 d -= even[part, None] * (1 if weight is None else weight)
             d[np.arange(len(d)), labels.id[part]] -= hit[part]
         else:
+            assert targets is not None
             q = _blend(targets[part], weight, label_smoothing, wide)
             d *= (row_sums(q) / totals[part])[:, None]
             d -= q
-            d *= g[part, None]
+            d *= factors[part, None]
         if dx.dtype != wide:
             dx_rows[part] = d
 
+    def clear() -> None:
+        if labels is not None:
+            dx_rows[labels.ignored] = 0
+
+    once(look)
     for_blocks(rows, work, 1)
-    if labels is not None:
-        dx_rows[labels.ignored] = 0
+    once(clear)
     return dx, None, None

@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 
 from ..memory import empty
-from ._rows import ColumnSums, as_rows, cut, ones, scratch, wide_block, wide_dtype
+from ..prepared import once
+from ._rows import (
+    ColumnSums,
+    as_rows,
+    cut,
+    ones,
+    reshaped,
+    scratch,
+    wide_block,
+    wide_dtype,
+)
 
 
 class Forward:
@@ -91,7 +101,8 @@ class Backward:
         self._g_h_rows = None if g_h is None else as_rows(g_h)
         self._weight, self._bias = _widened(weight, self.wide), _widened(bias, self.wide)
         self._factor = ones(n, self.wide) if self._weight is None else self._weight
-        self._share = self._factor / n
+        self._share = empty((n,), self.wide)
+        once(lambda: np.divide(self._factor, n, out=self._share))
 
     def taken(self, start: int, stop: int) -> np.ndarray:
         """Return these rows as a Forward has returned them."""
@@ -147,7 +158,7 @@ class Backward:
 
 
 def _widened(parameter: np.ndarray | None, dtype: np.dtype) -> np.ndarray | None:
-    return None if parameter is None else parameter.astype(dtype, copy=False)
+    return None if parameter is None else reshaped(parameter, parameter.shape, dtype)
 
 
 def _finish(

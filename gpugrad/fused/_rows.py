@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import backend, openblas, threads
 from ..memory import empty
+from ..prepared import once
 
 BLOCK = 1 << 16  # elements: three arrays of float32 stay in a second-level cache of 1 MB
 # Sums of powers that lost nothing by overflow or underflow, whatever the largest exponent was
@@ -41,7 +42,31 @@ def as_rows(x: np.ndarray) -> np.ndarray:
     """
     if x.ndim == 2 and x.flags.c_contiguous:
         return x
-    return np.ascontiguousarray(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return contiguous(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+def contiguous(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return x in another shape: a view if it is C-contiguous, else a copy."""
+    return x.reshape(shape) if x.flags.c_contiguous else copied(x, shape, x.dtype)
+
+
+def copied(x: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return a C-contiguous copy of x in another shape and dtype."""
+    out = empty(shape, dtype)
+    once(lambda: np.copyto(out, x.reshape(shape), casting="unsafe"))
+    return out
+
+
+def reshaped(x: np.ndarray, shape: tuple[int, ...], dtype: np.dtype | None = None) -> np.ndarray:
+    """Return x in another shape, and dtype where one is given: a view if it can be one.
+
+    Of other arrays than NumPy's, which have no halves of calls, what ``reshape`` returns.
+    """
+    view = x.reshape(shape)
+    is_view = not isinstance(x, np.ndarray) or not x.size or np.may_share_memory(view, x)
+    if is_view and dtype in (None, x.dtype):
+        return view
+    return copied(x, shape, x.dtype if dtype is None else dtype)
 
 
 def for_blocks(
@@ -64,11 +89,16 @@ def for_blocks(
     length = count if rows.size <= BLOCK else -(-count // (2 * pairs))
     length = -(-length // multiple) * multiple
     if length >= count or (light and pairs == 1):  # small arrays, without a detour
-        with openblas.serial:
-            for start in range(0, count, length):
-                work(slice(start, min(start + length, count)))
+        parts = [slice(i, min(i + length, count)) for i in range(0, count, length)]
+        once(lambda: _alone(parts, work))
         return
     threads.for_rows(count, lambda start, stop: work(slice(start, stop)), length)
+
+
+def _alone(parts: Sequence[slice], work: Callable[[slice], None]) -> None:
+    with openblas.serial:
+        for part in parts:
+            work(part)
 
 
 def cut(start: int, stop: int, rows: np.ndarray) -> Iterator[slice]:
@@ -153,4 +183,6 @@ class ColumnSums:
 
     def total(self, dtype: np.dtype) -> np.ndarray:
         """Return the sum over all rows."""
-        return np.add.reduce(self.chunks, axis=0).astype(dtype, copy=False)
+        wide = empty(self.chunks.shape[1:], self.chunks.dtype)
+        once(lambda: np.add.reduce(self.chunks, axis=0, out=wide))
+        return reshaped(wide, wide.shape, dtype)

@@ -14,7 +14,7 @@ from ..memory import empty, zeros
 from ..ops import philox
 from ..ops.random import Draw
 from ..threads import for_rows
-from ._rows import widened
+from ._rows import copied, reshaped, wide_dtype
 
 TILE = 1 << 17  # scores in a tile: 512 KB of float32, for the second-level cache
 KEPT = 1 << 19  # scores of a call whose weights are kept for backward: 2 MB of float32
@@ -36,9 +36,10 @@ def dropout_mask(xp: Any, draw: Draw, first: int, rows: int, keys: int, dropout_
 def as_matrices(x: np.ndarray) -> np.ndarray:
     """Return x as (B, H, rows, width), at least float32, strided so that BLAS can read it."""
     *batch, heads, rows, width = (1, 1, *x.shape)
-    x = widened(x.reshape(math.prod(batch), heads, rows, width))
+    shape = math.prod(batch), heads, rows, width
+    x = reshaped(x, shape, wide_dtype(x.dtype))
     readable = x.strides[3] == x.itemsize and x.strides[2] >= width * x.itemsize
-    return x if readable else np.ascontiguousarray(x)
+    return x if readable else copied(x, shape, x.dtype)
 
 
 def laid_out_like(x: np.ndarray, width: int, make: Callable[..., np.ndarray]) -> np.ndarray:
@@ -114,7 +115,7 @@ class Scores:
         keys = self.key.shape[2]
         self.shape = (*self.query.shape[:3], keys)
         if mask is not None:
-            mask = np.broadcast_to(mask, (*query.shape[:-1], keys)).reshape(self.shape)
+            mask = reshaped(np.broadcast_to(mask, (*query.shape[:-1], keys)), self.shape)
         self.mask = mask
         self.is_causal, self.offset = is_causal, offset
         self.dropout_p, self.draw = dropout_p, draw

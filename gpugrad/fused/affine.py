@@ -106,7 +106,7 @@ def _cost(x: Any, weight: Any, bias: Any) -> Cost:
         Sample((4,), (2, 4), (2,)),
     ],
     arguments=("x", "weight", "bias"),
-    numpy=Implementation(_forward, _backward, pays, unread=("bias",)),
+    numpy=Implementation(_forward, _backward, pays, unread=("bias",), prepared=True),
     cuda=Implementation(_cuda_forward, _cuda_backward, cuda.fits),
     cost=_cost,
 )

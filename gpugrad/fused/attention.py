@@ -79,7 +79,7 @@ def _sample(*arguments: Any, is_causal: bool = False, offset: int = 0, p: float 
     arguments=("query", "key", "value", "attn_mask"),
     differentiable=("query", "key", "value"),
     cost=cost,
-    numpy=Implementation(_attention_numpy.forward, _attention_numpy.backward),
+    numpy=Implementation(_attention_numpy.forward, _attention_numpy.backward, prepared=True),
     cuda=Implementation(
         _attention_forward.forward, _attention_backward.backward, _attention_forward.fits
     ),

@@ -34,13 +34,16 @@ class Implementation(NamedTuple):
     """Forward and backward on raw arrays, and whether they fit the arguments at hand.
 
     Without a backward the spec is differentiated. Of the arguments ``unread`` names, backward wants
-    to know shape and dtype only: a recorded step need not keep them until then.
+    to know shape and dtype only: a recorded step need not keep them until then. ``prepared`` are
+    both where they are calls in two halves (prepared.py), of which a replay makes the second alone,
+    and multiply matrices within ``openblas.serial`` only.
     """
 
     forward: Callable[..., tuple[Any, tuple]]
     backward: Callable[..., Sequence[Any]] | None
     fits: Callable[..., bool] | None = None
     unread: Sequence[str] = ()
+    prepared: bool = False
 
 
 class Cost(NamedTuple):
@@ -129,7 +132,8 @@ class Fused:
             else:
                 with recording.operation(self.name):
                     if chosen == "numpy":
-                        forward = _as_launch(self.name, forward)
+                        is_prepared = self.implementations[chosen].prepared
+                        forward = _as_launch(self.name, forward, is_prepared)
                     out, residuals = forward(*arrays, **statics)
         except (ValueError, TypeError, IndexError, MemoryError) as error:
             raise explained(error, self.name, self.arguments, arrays, statics) from error
@@ -175,7 +179,7 @@ def _are_plain(arrays: Sequence[Any]) -> bool:
     return _PLAIN.issuperset(map(type, arrays))
 
 
-def _as_launch(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def _as_launch(name: str, function: Callable[..., Any], prepared: bool) -> Callable[..., Any]:
     """Return a NumPy implementation that is one launch of a step while that is recorded.
 
     What it keeps for a gradient depends on whether one may be asked for, then as now.
@@ -188,6 +192,7 @@ def _as_launch(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     run.__name__ = name
     run.key = function, mode  # type: ignore[attr-defined]
+    run.prepared = prepared  # type: ignore[attr-defined]
     return functools.partial(recording.as_one, run)
 
 
@@ -245,7 +250,9 @@ class _Launch:
         else:
             with recording.operation(f"{self.fused.name}_backward"):
                 if self.chosen == "numpy":
-                    backward = _as_launch(f"{self.name}_backward", backward)
+                    backward = _as_launch(
+                        f"{self.name}_backward", backward, implementation.prepared
+                    )
                     named = zip(self.fused.arguments, arrays, strict=True)
                     unread = implementation.unread
                     arrays = tuple([_likeness(a) if n in unread else a for n, a in named])

@@ -74,7 +74,7 @@ def _cost(logits: Any, target: Any, weight: Any = None, **statics: Any) -> Cost:
     ],
     arguments=("logits", "target", "weight"),
     differentiable=("logits",),
-    numpy=Implementation(by_numpy.forward, by_numpy.backward),
+    numpy=Implementation(by_numpy.forward, by_numpy.backward, prepared=True),
     cuda=Implementation(kernels.forward, kernels.backward, kernels.fits),
     cost=_cost,
 )

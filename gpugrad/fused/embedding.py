@@ -15,6 +15,7 @@ import numpy as np
 from .. import backend, cuda
 from ..memory import empty, zeros
 from ..ops import where
+from ..prepared import once
 from ..registry import Sample, describe
 from ..tensor import Tensor
 from ._arguments import floating
@@ -31,7 +32,8 @@ def _forward(
 ) -> tuple[np.ndarray, tuple]:
     out = empty((*ids.shape, weight.shape[1]), weight.dtype)
     # the ids were checked; in any other mode NumPy copies the result
-    return weight.take(ids.astype(np.intp, copy=False), axis=0, out=out, mode="clip"), ()
+    once(lambda: weight.take(ids.astype(np.intp, copy=False), axis=0, out=out, mode="clip"))
+    return out, ()
 
 
 def _backward(
@@ -43,10 +45,14 @@ def _backward(
 ) -> Sequence[Any]:
     ids, weight = arrays
     dweight = zeros(weight.shape, weight.dtype)
-    if weight.size:
-        _add_rows(dweight, ids.reshape(-1), g.reshape(ids.size, weight.shape[1]))
-    if padding_idx is not None:
-        dweight[padding_idx] = 0
+
+    def fill() -> None:
+        if weight.size:
+            _add_rows(dweight, ids.reshape(-1), g.reshape(ids.size, weight.shape[1]))
+        if padding_idx is not None:
+            dweight[padding_idx] = 0
+
+    once(fill)
     return None, dweight
 
 
@@ -193,7 +199,7 @@ def _cost(ids: Any, weight: Any, **statics: Any) -> Cost:
     ],
     arguments=("ids", "weight"),
     differentiable=("weight",),
-    numpy=Implementation(_forward, _backward),
+    numpy=Implementation(_forward, _backward, prepared=True),
     cuda=Implementation(_cuda_forward, _cuda_backward, fits),
     cost=_cost,
 )

@@ -26,7 +26,17 @@ from ..registry import Sample
 from ..tensor import Tensor
 from . import _gelu_cuda
 from ._arguments import features, floating, parameter
-from ._rows import ColumnSums, as_rows, for_blocks, scratch, wide_block, wide_dtype, widened
+from ._rows import (
+    ColumnSums,
+    as_rows,
+    contiguous,
+    for_blocks,
+    reshaped,
+    scratch,
+    wide_block,
+    wide_dtype,
+    widened,
+)
 from .base import Implementation, fused
 
 LIMIT = 40.0
@@ -108,7 +118,7 @@ def _evaluate(
 
 
 def _as_rows(x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    return np.ascontiguousarray(x).reshape(x.size, 1) if bias is None else as_rows(x)
+    return contiguous(x, (x.size, 1)) if bias is None else as_rows(x)
 
 
 def _forward(x: np.ndarray, bias: np.ndarray | None, approximate: str) -> tuple[np.ndarray, tuple]:
@@ -116,7 +126,7 @@ def _forward(x: np.ndarray, bias: np.ndarray | None, approximate: str) -> tuple[
     wide = wide_dtype(x.dtype)
     out = empty(x.shape, x.dtype)
     rows, out_rows = _as_rows(x, bias), _as_rows(out, bias)
-    bias = bias if bias is None else bias.astype(wide, copy=False)
+    bias = bias if bias is None else reshaped(bias, bias.shape, wide)
     slopes = empty(rows.shape, wide) if is_grad_enabled() else None
 
     def work(part: slice) -> None:
@@ -186,6 +196,7 @@ def _gaussian(h: Any, approximate: str) -> Any:
         lambda wanted, g, arrays, residuals, approximate: _backward(
             (*wanted, False), g, (*arrays, None), residuals, approximate
         )[:1],
+        prepared=True,
     ),
     cuda=Implementation(
         lambda x, approximate: _gelu_cuda.forward(x, None, approximate),
@@ -206,7 +217,7 @@ def _gelu(x, approximate):
         Sample((2, 3, 5), (5,), approximate="tanh"),
     ],
     arguments=("x", "bias"),
-    numpy=Implementation(_forward, _backward),
+    numpy=Implementation(_forward, _backward, prepared=True),
     cuda=Implementation(
         _gelu_cuda.forward,
         _gelu_cuda.backward,

@@ -104,7 +104,7 @@ def _cuda_backward(
         Sample((3, 4), None, (4,), (3, 4), eps=0.0),
     ],
     arguments=("x", "weight", "bias", "residual"),
-    numpy=Implementation(_forward, _backward, unread=("x", "residual")),
+    numpy=Implementation(_forward, _backward, unread=("x", "residual"), prepared=True),
     cuda=Implementation(_cuda_forward, _cuda_backward, fits),
     cost=lambda x, weight, bias, residual, eps, paired=False: cost(x, residual, 8, 14),
 )

@@ -90,6 +90,7 @@ def _backward(
         _backward,
         lambda *arrays, eps: fits(*arrays),
         unread=("x", "residual", "bias"),
+        prepared=True,
     ),
 )
 def _layer_norm_affine(x, norm_weight, norm_bias, residual, weight, bias, eps):

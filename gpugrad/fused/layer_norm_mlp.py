@@ -92,6 +92,7 @@ _exact: dict[str, Any] = {"eps": 0.1, "approximate": "none"}
         _backward,
         lambda *arrays, **statics: fits(*arrays),
         unread=("x", "residual", "up_bias", "down_bias"),
+        prepared=True,
     ),
 )
 def _layer_norm_mlp(x, norm_weight, norm_bias, residual, *layers, eps, approximate):

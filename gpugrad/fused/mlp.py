@@ -102,6 +102,7 @@ def _cost(
         _mlp_numpy.backward,
         lambda *arrays, approximate: pays(*arrays),
         unread=("up_bias", "down_bias"),
+        prepared=True,
     ),
     cuda=Implementation(_cuda_forward, _cuda_backward, lambda *a, approximate: cuda.fits(*a)),
     cost=_cost,

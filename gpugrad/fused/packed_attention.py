@@ -18,7 +18,7 @@ from ..registry import Sample, describe
 from ..tensor import Tensor
 from . import _attention_backward, _attention_forward, _attention_numpy
 from ._arguments import floating
-from ._rows import wide_dtype
+from ._rows import reshaped, wide_dtype
 from ._tiles import maker
 from .attention import _scaled_dot_product_attention, cost, drawn
 from .base import Implementation, fused
@@ -31,14 +31,14 @@ def _parts(qkv: Any) -> tuple[Any, Any, Any]:
 
 
 def _as_heads(g: Any, qkv: Any) -> Any:
-    return g.reshape(*qkv.shape[:2], *qkv.shape[3:]).swapaxes(1, 2)
+    return reshaped(g, (*qkv.shape[:2], *qkv.shape[3:])).swapaxes(1, 2)
 
 
 def _forward_of(forward: Callable[..., tuple[Any, tuple]]) -> Callable[..., tuple[Any, tuple]]:
     def packed(qkv: Any, **statics: Any) -> tuple[Any, tuple]:
         out, residuals = forward(*_parts(qkv), None, **statics)
         batch, rows, _, heads, width = qkv.shape
-        return out.swapaxes(1, 2).reshape(batch, rows, heads * width), residuals
+        return reshaped(out.swapaxes(1, 2), (batch, rows, heads * width)), residuals
 
     return packed
 
@@ -52,7 +52,7 @@ def _backward(
     _attention_numpy.add_gradients(
         _parts(made), (True,) * 3, _as_heads(g, qkv), (*_parts(qkv), None), residuals, **statics
     )
-    return (made.astype(qkv.dtype, copy=False),)
+    return (reshaped(made, made.shape, qkv.dtype),)
 
 
 def _cuda_backward(
@@ -77,7 +77,7 @@ _DRAWN: dict[str, Any] = {"draw": Draw(7, 3)}
     ],
     arguments=("qkv",),
     cost=lambda qkv, **statics: cost(*_parts(qkv), **statics),
-    numpy=Implementation(_forward_of(_attention_numpy.forward), _backward),
+    numpy=Implementation(_forward_of(_attention_numpy.forward), _backward, prepared=True),
     cuda=Implementation(
         _forward_of(_attention_forward.forward),
         _cuda_backward,

@@ -16,11 +16,22 @@ import numpy as np
 
 from ..memory import empty
 from ..ops import mean, rsqrt
+from ..prepared import once
 from ..registry import Sample
 from ..tensor import Tensor
 from ._arguments import features, nonnegative, parameter, with_residual
 from ._norms import Norm, cost, fits
-from ._rows import ColumnSums, as_rows, for_blocks, scratch, wide_block, wide_dtype, widened
+from ._rows import (
+    ColumnSums,
+    as_rows,
+    for_blocks,
+    ones,
+    reshaped,
+    scratch,
+    wide_block,
+    wide_dtype,
+    widened,
+)
 from .base import Implementation, fused
 
 # NumPy
@@ -33,7 +44,7 @@ def _forward(
     h, out = x if residual is None else empty(x.shape, x.dtype), empty(x.shape, x.dtype)
     h_rows, out_rows = as_rows(h), as_rows(out)
     x_rows, residual_rows = as_rows(x), None if residual is None else as_rows(residual)
-    weight = weight if weight is None else weight.astype(wide, copy=False)
+    weight = weight if weight is None else reshaped(weight, weight.shape, wide)
     scales = empty(len(h_rows), wide)
 
     def work(part: slice) -> None:
@@ -72,8 +83,9 @@ def _backward(
     dweight = ColumnSums(h_rows, wide) if wanted[1] else None
     g_rows, g_h_rows = as_rows(g), None if g_h is None else as_rows(g_h)
     dh_rows = None if dh is None else as_rows(dh)
-    factor = np.ones(n, wide) if weight is None else weight.astype(wide, copy=False)
-    share = factor / n
+    factor = ones(n, wide) if weight is None else reshaped(weight, weight.shape, wide)
+    share = empty((n,), wide)
+    once(lambda: np.divide(factor, n, out=share))
 
     def work(part: slice) -> None:
         z, d, spare = scratch(part, h_rows, wide, 3)
@@ -135,7 +147,7 @@ def _cuda_backward(
         Sample((3, 4), None, (3, 4), eps=0.0),
     ],
     arguments=("x", "weight", "residual"),
-    numpy=Implementation(_forward, _backward, unread=("x", "residual")),
+    numpy=Implementation(_forward, _backward, unread=("x", "residual"), prepared=True),
     cuda=Implementation(_cuda_forward, _cuda_backward, fits),
     cost=lambda x, weight, residual, eps: cost(x, residual, 4, 10),
 )

@@ -25,7 +25,7 @@ from ..ops._axes import normalize_axis
 from ..registry import Sample
 from ..tensor import Tensor
 from ._arguments import floating
-from ._rows import for_blocks, largest, lost, row_sums, wide_dtype, widened
+from ._rows import contiguous, for_blocks, largest, lost, reshaped, row_sums, wide_dtype, widened
 from ._teams import room, teams
 from .base import Cost, Implementation, fused
 
@@ -35,7 +35,7 @@ from .base import Cost, Implementation, fused
 def _lines(x: np.ndarray, axis: int) -> np.ndarray:
     """Return x as contiguous (outer, n, inner) with the axis in the middle."""
     before, n, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
-    return np.ascontiguousarray(x).reshape(math.prod(before), n, math.prod(after))
+    return contiguous(x, (math.prod(before), n, math.prod(after)))
 
 
 def _for_blocks(lines: np.ndarray, work: Callable[[slice], None]) -> None:
@@ -86,7 +86,7 @@ def _softmax_forward(x: np.ndarray, axis: int) -> tuple[np.ndarray, tuple]:
         p /= total
 
     _for_blocks(p_lines, work)
-    return probabilities.astype(x.dtype, copy=False), (probabilities,)
+    return reshaped(probabilities, x.shape, x.dtype), (probabilities,)
 
 
 def _softmax_backward(
@@ -118,7 +118,7 @@ def _log_softmax_forward(x: np.ndarray, axis: int) -> tuple[np.ndarray, tuple]:
         y -= np.log(_total(np.exp(y)))
 
     _for_blocks(out_lines, work)
-    return logarithms.astype(x.dtype, copy=False), (logarithms,)
+    return reshaped(logarithms, x.shape, x.dtype), (logarithms,)
 
 
 def _log_softmax_backward(
@@ -221,7 +221,7 @@ def _nonzero_sum(x: Any, axis: int) -> Any:
 @fused(
     _SAMPLES,
     arguments=("x",),
-    numpy=Implementation(_softmax_forward, _softmax_backward, unread=("x",)),
+    numpy=Implementation(_softmax_forward, _softmax_backward, unread=("x",), prepared=True),
     cuda=_by_kernels(logarithm=False),
     cost=_cost,
 )
@@ -233,7 +233,7 @@ def _softmax(x, axis):
 @fused(
     _SAMPLES,
     arguments=("x",),
-    numpy=Implementation(_log_softmax_forward, _log_softmax_backward, unread=("x",)),
+    numpy=Implementation(_log_softmax_forward, _log_softmax_backward, unread=("x",), prepared=True),
     cuda=_by_kernels(logarithm=True),
     cost=_cost,
 )

@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import memory, openblas
 from ..cuda import recording
+from ..prepared import once
 from ..threads import for_rows
 
 # Multiplications in a product that OpenBLAS gives to one thread anyway
@@ -33,11 +34,11 @@ def matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.nd
     """
     work = x.size * y.shape[-1]
     if work <= SINGLE or x.dtype.kind != "f" or x.dtype != y.dtype or not openblas.available():
-        return np.matmul(x, y, out=out)
+        return _multiplied(x, y, out)
     batched = x.ndim > 2 and x.shape[:-2] == y.shape[:-2] and len(x) > 1
     if work < WHOLE or not (batched or x.ndim == y.ndim == 2):
         with openblas.serial:
-            return np.matmul(x, y, out=out)
+            return _multiplied(x, y, out)
     if out is None:
         out = memory.empty((*x.shape[:-1], y.shape[-1]), x.dtype)
     made = out
@@ -47,6 +48,13 @@ def matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.nd
     else:
         run(pieces(x, y, made))
     return made
+
+
+def _multiplied(x: np.ndarray, y: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    if out is None:
+        return np.matmul(x, y)
+    once(functools.partial(np.matmul, x, y, out=out))
+    return out
 
 
 def product(x: Any, y: Any) -> Any:
@@ -63,6 +71,9 @@ def _matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return matmul(x, y, memory.empty(shape, np.result_type(x, y)))
 
 
+_matmul.prepared = True  # type: ignore[attr-defined]
+
+
 def affine(x: np.ndarray, y: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Return x @ y + bias: x (N, K), y (K, M), bias (M); added while a piece is in the cache."""
     if x.dtype == y.dtype == bias.dtype and x.size * y.shape[1] >= WHOLE and openblas.available():
@@ -71,7 +82,7 @@ def affine(x: np.ndarray, y: np.ndarray, bias: np.ndarray) -> np.ndarray:
     else:
         dtype = x.dtype if x.dtype == y.dtype else np.result_type(x, y)
         out = matmul(x, y, memory.empty((len(x), y.shape[1]), dtype))
-        out += bias
+        once(lambda: np.add(out, bias, out=out))
     return out
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ... import backend, memory
+from ... import backend, memory, openblas, prepared
 from .buffer import ARENA, Buffer, Storage
 from .context import current
 from .dry_run import (
@@ -89,6 +89,28 @@ class Whole:
     def __init__(self, function: Callable[..., Any], copies: Sequence[bool]) -> None:
         self.function = function
         self.copies = tuple(copies) if any(copies) else ()
+
+    def bound(self, *args: Any) -> Callable[[], None]:
+        """Return the call with these arguments, to be made again and again.
+
+        Of a function with the attribute ``prepared`` it is made in full once, and then it is what
+        that did with the values of arrays.
+        """
+        call = functools.partial(self, *args)
+        if self.copies or not getattr(self.function, "prepared", False):
+            return call
+        again: list[Callable[[], Any]] | None = None
+
+        def run() -> None:
+            nonlocal again
+            if again is None:
+                _, again = prepared.noted(call)
+                return
+            with openblas.serial:
+                for work in again:
+                    work()
+
+        return run
 
     def __call__(
         self,

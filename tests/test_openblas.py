@@ -1,6 +1,11 @@
-"""OpenBLAS's threads: found where it is loaded, one for each product while somebody is inside."""
+"""OpenBLAS's threads: found where it is loaded, one for each product while somebody is inside.
+
+And a x + b y in one pass: what NumPy computes to a rounding, or nothing at all.
+"""
 
 from __future__ import annotations
+
+import types
 
 import numpy as np
 import pytest
@@ -70,3 +75,125 @@ def test_the_library_itself():
     with openblas.serial:
         assert threads.get() == 1
     assert threads.get() == before
+
+
+# a x + b y
+
+one_pass = pytest.mark.skipif(not openblas._axpby(), reason="NumPy has another BLAS here")
+
+
+def drawn(size, dtype, seed=0):
+    return np.random.default_rng(seed).standard_normal(size).astype(dtype)
+
+
+@one_pass
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [0, 1, 2, 15, 63, 64, 131, 4097])
+@pytest.mark.parametrize(("a", "b"), [(0.1, 0.9), (-1e-3, 1.0), (1.0, -2.0)])
+def test_add_scaled(size, dtype, a, b):
+    x, memory = drawn(size, dtype), drawn(size + 5, dtype, 1)
+    y, around = memory[3 : 3 + size], memory.copy()
+    assert openblas.add_scaled(x, a, y, b)
+    terms = (
+        np.dtype(dtype).type(a) * x.astype(np.longdouble),
+        np.dtype(dtype).type(b) * around[3:-2],
+    )
+    bound = sum(map(np.abs, terms)) * np.finfo(dtype).eps
+    assert (np.abs(y - sum(terms)) <= bound).all()
+    np.testing.assert_array_equal(np.delete(memory, np.s_[3:-2]), np.delete(around, np.s_[3:-2]))
+    np.testing.assert_array_equal(x, drawn(size, dtype))
+
+
+@one_pass
+def test_an_element_has_the_same_bits_anywhere():
+    x, y = drawn(1000, np.float32), drawn(1000, np.float32, 1)
+    whole = y.copy()
+    assert openblas.add_scaled(x, 0.1, whole, 0.9)
+    for start, stop in [(0, 7), (7, 8), (8, 70), (70, 333), (333, 1000)]:
+        assert openblas.add_scaled(x[start:stop], 0.1, y[start:stop], 0.9)
+    np.testing.assert_array_equal(y, whole)
+
+
+@one_pass
+def test_a_read_only_or_a_single_array():
+    x = drawn(9, np.float64)
+    twice = x * 2
+    x.flags.writeable = False
+    y = np.ones(9)
+    assert openblas.add_scaled(x, 1.0, y, 1.0)
+    np.testing.assert_allclose(y, 1 + x, rtol=1e-15)
+    assert openblas.add_scaled(y, 1.0, y, 1.0)
+    np.testing.assert_allclose(y, 2 + twice, rtol=1e-15)
+
+
+class Derived(np.ndarray):
+    pass
+
+
+def read_only():
+    y = np.ones(4, np.float32)
+    y.flags.writeable = False
+    return y
+
+
+ONES = np.ones(4, np.float32)
+ODD = np.zeros(17, np.uint8)[1:].view(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("x", "a", "y", "b"),
+    [
+        (ONES, 0.0, np.ones(4, np.float32), 1.0),
+        (ONES, 1.0, np.ones(4, np.float32), 0.0),
+        (ONES, np.nan, np.ones(4, np.float32), 1.0),
+        (ONES, 1.0, np.ones(4, np.float32), np.inf),
+        (ONES, 1e-39, np.ones(4, np.float32), 1.0),
+        (ONES, 1e39, np.ones(4, np.float32), 1.0),
+        (ONES, 1.0, np.ones(8, np.float32)[::2], 1.0),
+        (np.ones(8, np.float32)[::2], 1.0, np.ones(4, np.float32), 1.0),
+        (np.broadcast_to(np.float32(1), 4), 1.0, np.ones(4, np.float32), 1.0),
+        (ODD, 1.0, np.ones(4, np.float32), 1.0),
+        (ONES, 1.0, ODD.copy()[:3], 1.0),
+        (ONES, 1.0, read_only(), 1.0),
+        (ONES, 1.0, np.ones(4), 1.0),
+        (ONES.astype(">f4"), 1.0, np.ones(4, ">f4"), 1.0),
+        (ONES.astype("f2"), 1.0, np.ones(4, "f2"), 1.0),
+        (np.ones(4, int), 1.0, np.ones(4, int), 1.0),
+        (ONES.reshape(2, 2), 1.0, np.ones((2, 2), np.float32), 1.0),
+        (ONES, 1.0, np.ones(4, np.float32).view(Derived), 1.0),
+        ([1.0] * 4, 1.0, np.ones(4, np.float32), 1.0),
+    ],
+    ids=str,
+)
+def test_what_one_pass_does_not_take_stays(x, a, y, b):
+    before = y.copy()
+    assert not openblas.add_scaled(x, a, y, b)
+    np.testing.assert_array_equal(y, before)
+
+
+def looked_for_in(monkeypatch, **functions):
+    """Return what is found in a library of these functions."""
+    monkeypatch.setattr(openblas, "_loaded", lambda: ["libopenblas.so"])
+    library = types.SimpleNamespace(**functions)
+    monkeypatch.setattr(openblas.ctypes, "CDLL", lambda path: library)
+    return openblas._axpby.__wrapped__()
+
+
+def test_integers_of_unknown_width_are_not_passed(monkeypatch):
+    def refuse(*args):
+        raise AssertionError("called")
+
+    names = ["cblas_saxpby", "scipy_cblas_saxpby", "cblas_saxpby64_", "saxpby_", "scipy_daxpby_64_"]
+    assert looked_for_in(monkeypatch, **dict.fromkeys(names, refuse)) == {}
+
+
+def test_a_kernel_that_rounds_its_rest_otherwise_is_not_used(monkeypatch):
+    def exact(n, *args):
+        pass
+
+    def odd(n, a, x, _, b, y, __):
+        if n == 1:
+            openblas.ctypes.c_float.from_address(y).value += 1
+
+    assert looked_for_in(monkeypatch, scipy_cblas_saxpby64_=odd) == {}
+    assert [*looked_for_in(monkeypatch, scipy_cblas_saxpby64_=exact)] == [np.dtype("f")]

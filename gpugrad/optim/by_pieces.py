@@ -42,7 +42,9 @@ class _Pack(NamedTuple):
     targets: list[Array]  # 1-D
     bounds: list[slice]  # of the targets within the room for all of them
     room: Array
+    parts: list[Array]  # the room's, for each target
     kept: list[list[Array]]  # for each kept array, those of the parameters
+    joined: list[Array | None]  # for each kept array that of all, if they lie end to end
 
     @property
     def elements(self) -> Array:
@@ -158,7 +160,7 @@ class ByPieces(ByKernel):
         """Update a piece of one parameter, whose whole gradient is g."""
         target, piece = part.target, part.piece
         if piece is None:
-            piece = target.reshape(-1)
+            piece = target.flatten()
         elif piece.dtype != target.dtype:
             follow(piece, target.reshape(-1))
         *work, scaled = self._scratch.arrays(piece, 3)
@@ -171,18 +173,21 @@ class ByPieces(ByKernel):
         self, pack: _Pack, gradients: list[Array], factor: float, numbers: tuple
     ) -> None:
         """Update several small parameters."""
-        count, x = len(pack.kept), pack.room
-        g, scaled, *arrays = self._scratch.arrays(x, 4 + count)
-        kept, work = arrays[:count], tuple(arrays[count:])
+        x = pack.room
+        g, scaled, *arrays = self._scratch.arrays(x, 4 + len(pack.kept))
+        work = tuple(arrays[len(pack.kept) :])
         np.concatenate(pack.targets, out=x)
-        flat = [gradient.reshape(-1) for gradient in gradients]
-        np.concatenate(flat, out=g, casting="unsafe")
-        for mine, array in zip(pack.kept, kept, strict=True):
-            np.concatenate(mine, out=array)
+        np.concatenate([a.reshape(-1) for a in gradients], out=g, casting="unsafe")
+        apart = [i for i, array in enumerate(pack.joined) if array is None]
+        for i in apart:
+            np.concatenate(pack.kept[i], out=arrays[i])
+        kept = [arrays[i] if a is None else a for i, a in enumerate(pack.joined)]
         self.update(np, x, _scaled(g, factor, scaled), kept, work, numbers)
-        for targets, array in zip((pack.targets, *pack.kept), (x, *kept), strict=True):
-            for target, bounds in zip(targets, pack.bounds, strict=True):
-                target[...] = array[bounds]
+        for target, part in zip(pack.targets, pack.parts, strict=True):
+            target[...] = part
+        for i in apart:
+            for target, bounds in zip(pack.kept[i], pack.bounds, strict=True):
+                target[...] = arrays[i][bounds]
 
 
 def _parts(
@@ -206,7 +211,23 @@ def _pack(indices: list[int], kind: int, xs: list[Array], kept: list[list[Array]
         start, stop = stop, stop + x.size
         bounds.append(slice(start, stop))
     room = blocks.aligned(np, stop, xs[0].dtype)
-    return _Pack(indices, kind, [x.reshape(-1) for x in xs], bounds, room, kept)
+    parts, joined = [room[b] for b in bounds], [_joined(arrays) for arrays in kept]
+    return _Pack(indices, kind, [x.reshape(-1) for x in xs], bounds, room, parts, kept, joined)
+
+
+def _joined(arrays: list[Array]) -> Array | None:
+    """Return the part of a flat buffer that 1-D arrays fill end to end, None if they do not."""
+    filled = [a for a in arrays if a.size]  # others lie nowhere in particular
+    whole = filled[0].base if filled else None
+    if not isinstance(whole, np.ndarray) or whole.ndim != 1 or not whole.flags.c_contiguous:
+        return None
+    start = stop = filled[0].ctypes.data
+    for array in filled:
+        if array.base is not whole or array.dtype != whole.dtype or array.ctypes.data != stop:
+            return None
+        stop += array.nbytes
+    first = (start - whole.ctypes.data) // whole.itemsize
+    return whole[first : first + (stop - start) // whole.itemsize]
 
 
 def _packs(indices: Sequence[int], sizes: list[int]) -> list[list[int]]:
@@ -224,7 +245,10 @@ def _packs(indices: Sequence[int], sizes: list[int]) -> list[list[int]]:
 
 def _scaled(gradient: Array, factor: float, room: Array) -> Array:
     """Return the gradient times a factor in the dtype of room, which may hold it."""
-    if factor == 1:
-        return gradient.astype(room.dtype, copy=False)
-    blocks.scale(gradient, factor, room)
+    if factor != 1:
+        blocks.scale(gradient, factor, room)
+    elif gradient.dtype == room.dtype and gradient.flags.c_contiguous:
+        return gradient
+    else:
+        room[...] = gradient
     return room

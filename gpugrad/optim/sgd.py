@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import cuda
 from ..backend import Array
+from .blocks import add_scaled
 from .checks import require
 from .optimizer import Group, Optimizer, Parameters
 
@@ -82,11 +83,10 @@ class SGD(Optimizer):
             g = direction
         if momentum:
             (buffer,) = state
-            buffer *= momentum
-            buffer += g if new == 1 else xp.multiply(g, new, out=scaled)
+            add_scaled(xp, g, new, buffer, momentum, scaled)
             if nesterov:
                 xp.multiply(buffer, momentum, out=scaled)
                 g = xp.add(scaled, g, out=direction)
             else:
                 g = buffer
-        x -= xp.multiply(g, lr, out=scaled)
+        add_scaled(xp, g, -lr, x, 1.0, scaled)

@@ -11,6 +11,7 @@ from .. import backend
 from ..backend import Array
 from ..cuda import recording, transfer
 from ..tensor import Tensor
+from . import blocks
 
 MASTER = "master"
 
@@ -87,12 +88,15 @@ class State:
 def lay_out(parameters: Sequence[Tensor], names: Sequence[str]) -> dict[Tensor, State]:
     """Return new states of zeros: per dtype and device, one flat buffer for each name.
 
-    Parameters of half precision get a float32 ``master`` copy beside. State is made at once, also
-    while a step is recorded.
+    Those of small parameters come last, end to end: they are updated together. Parameters of half
+    precision get a float32 ``master`` copy beside. State is made at once, also while a step is
+    recorded.
     """
     kinds: dict[tuple, list[Tensor]] = {}
     for p in parameters:
         kinds.setdefault((p.dtype, backend.device_of(recording.array_of(p))), []).append(p)
+    for members in kinds.values():
+        members.sort(key=lambda p: p.size <= blocks.SMALL)
     states = {}
     for (dtype, _), members in kinds.items():
         like = recording.array_of(members[0])

@@ -1,4 +1,4 @@
-"""What the tests of kernels share: a record of the matrix products."""
+"""What the tests of kernels share: a record of the matrix products; NumPy that rounds alike."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import importlib
 from typing import Any
 
 import pytest
+
+from gpugrad import openblas
 
 
 @pytest.fixture
@@ -21,3 +23,13 @@ def products(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(gemm, "_run", recorded)
     return seen
+
+
+@pytest.fixture
+def without_openblas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have optimisers round every operation as kernels do in the emulator, and sum in float64.
+
+    One pass of OpenBLAS rounds once for a product and a sum.
+    """
+    monkeypatch.setattr(openblas, "_axpby", dict)
+    monkeypatch.setattr(openblas, "available", lambda: False)

@@ -9,6 +9,8 @@ import gpugrad as gg
 from gpugrad import cuda, emulator, testing
 from gpugrad.optim import SGD, Adam, AdamW, chunks, clip, state
 
+pytestmark = pytest.mark.usefixtures("without_openblas")
+
 SHAPES = [(), (1,), (3,), (0, 4), (1023,), (5, 7, 2), (2011, 3), (64, 16)]
 SETTINGS = {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.3}
 STEPS = 10

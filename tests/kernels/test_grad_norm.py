@@ -11,6 +11,8 @@ import gpugrad as gg
 from gpugrad import cuda, emulator
 from gpugrad.optim import SGD, AdamW, chunks, clip_grad_norm_
 
+pytestmark = pytest.mark.usefixtures("without_openblas")
+
 SHAPES = [(), (1,), (3,), (0, 4), (1023,), (5, 7, 2), (4011, 3), (64, 16)]
 
 

@@ -9,6 +9,8 @@ import gpugrad as gg
 from gpugrad import cuda, emulator, testing
 from gpugrad.optim import SGD, chunks
 
+pytestmark = pytest.mark.usefixtures("without_openblas")
+
 SHAPES = [(), (1,), (3,), (0, 4), (1023,), (5, 7, 2), (2011, 3), (64, 16)]
 STEPS = 10
 

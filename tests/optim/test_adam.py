@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad.optim import Adam, AdamW
+from gpugrad import openblas
+from gpugrad.optim import SGD, Adam, AdamW
 from gpugrad.optim import blocks as blocks_module
 
 SHAPES = [(), (1,), (0,), (7,), (1023,), (5, 0), (3, 5), (37, 41), (2, 3, 5)]
@@ -189,3 +190,155 @@ def test_a_gradient_whose_square_overflows_is_reported() -> None:
 def test_refuses_settings(settings, message) -> None:
     with pytest.raises(ValueError, match=f"AdamW: {message}"):
         AdamW([gg.ones(2).requires_grad_()], **settings)
+
+
+# In one pass of OpenBLAS where it is there
+
+
+@pytest.fixture
+def one_passes(monkeypatch):
+    """The sizes of the arrays that OpenBLAS adds to others."""
+    found, sizes = openblas._axpby(), []
+    if not found:
+        pytest.skip("NumPy has another BLAS here")
+
+    def counted(call):
+        def add(n, *args):
+            sizes.append(n)
+            call(n, *args)
+
+        return add
+
+    counting = {dtype: f._replace(call=counted(f.call)) for dtype, f in found.items()}
+    monkeypatch.setattr(openblas, "_axpby", lambda: counting)
+    return sizes
+
+
+@pytest.fixture(params=["one pass", "passes of NumPy"])
+def either(request, monkeypatch):
+    """Whether there is OpenBLAS."""
+    if request.param != "one pass":
+        monkeypatch.setattr(openblas, "_axpby", dict)
+    return request.param == "one pass"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_sums_are_one_pass(one_passes, dtype) -> None:
+    sizes = [70_001, 5000]
+    for kind, per_piece in (
+        (lambda params: AdamW(params), 3),
+        (lambda params: Adam(params, weight_decay=0.1), 3),
+        (lambda params: Adam(params, betas=(0.999, 0.999)), 3),
+        (lambda params: SGD(params, momentum=0.9), 2),
+        (lambda params: SGD(params), 1),
+    ):
+        params = [gg.zeros(n, dtype=dtype).requires_grad_() for n in sizes]
+        one_passes.clear()
+        run_all(kind(params), params, 1)
+        assert sum(one_passes) == per_piece * sum(sizes)
+
+
+def run_all(optimizer, params, steps, max_norm=None):
+    rng = np.random.default_rng(7)
+    drawn = []
+    for _ in range(steps):
+        drawn.append([rng.normal(size=p.shape).astype(np.float32) for p in params])
+        for p, g in zip(params, drawn[-1], strict=True):
+            p.grad = gg.tensor(g, dtype=p.dtype)
+        optimizer.step(max_norm=max_norm)
+    return drawn
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"weight_decay": 0.0},
+        {"weight_decay": 0.3},
+        {"betas": (0.0, 0.9)},
+        {"betas": (0.9, 0.0), "eps": 1.0, "weight_decay": 0.0},
+        {"betas": (0.98, 0.99)},
+        {"lr": 0.0},
+        {"lr": 1e-40},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 3e-6)])
+def test_large_and_small_follow_the_formula(either, kind, settings, dtype, tolerance) -> None:
+    chosen = {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1, **settings}
+    rng = np.random.default_rng(4)
+    shapes = [(), (0,), (3, 5), (4097,), (257, 300)]
+    start = [rng.normal(size=shape).astype(dtype) for shape in shapes]
+    params = [gg.tensor(x, requires_grad=True) for x in start]
+    drawn = run_all(kind(params, **chosen), params, 5)
+    for i, (p, x) in enumerate(zip(params, start, strict=True)):
+        expected = reference(x, [g[i] for g in drawn], **chosen, decoupled=kind is AdamW)
+        np.testing.assert_allclose(p.numpy(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("max_norm", [1e-36, 1e-20, 1.0])
+def test_a_huge_gradient_is_clipped_before_it_is_squared(either, max_norm) -> None:
+    params = [gg.ones(n).requires_grad_() for n in (5, 5000)]
+    for p in params:
+        p.grad = gg.full(p.shape, 1e25)
+    optimizer = AdamW(params, lr=0.01, eps=1e-30, weight_decay=0.0)
+    norm = optimizer.step(max_norm=max_norm)
+    np.testing.assert_allclose(norm.item(), 1e25 * np.sqrt(5005), rtol=1e-6)
+    for p in params:
+        m = optimizer._states[p].arrays["exp_avg"]
+        np.testing.assert_allclose(m, 0.1 * max_norm / np.sqrt(5005), rtol=1e-6, atol=3e-45)
+        if max_norm == 1.0:
+            np.testing.assert_allclose(p.numpy(), 0.99, rtol=1e-6)
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.5, 0.9, 0.96, 0.97, 0.99, 0.999])
+def test_the_first_moment_is_within_a_millionth(either, beta1) -> None:
+    """A beta1 of 0.999 rounded to float32 alone would bias it by 1e-5."""
+    rng = np.random.default_rng(0)
+    p = gg.zeros(500).requires_grad_()
+    optimizer = Adam([p], lr=0.0, betas=(beta1, 0.9))
+    expected = np.zeros(500)
+    for _ in range(int(8 / (1 - beta1))):
+        g = rng.normal(1.0, 0.3, 500).astype(np.float32)
+        expected = beta1 * expected + (1 - beta1) * g.astype(np.float64)
+        p.grad = gg.tensor(g)
+        optimizer.step()
+    m = optimizer._states[p].arrays["exp_avg"].astype(np.float64)
+    assert np.sqrt(np.mean((m - expected) ** 2) / np.mean(expected**2)) < 1e-6
+
+
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+def test_values_that_are_not_finite_spread_alike(monkeypatch, kind) -> None:
+    found = []
+    for axpby in (openblas._axpby, dict):
+        monkeypatch.setattr(openblas, "_axpby", axpby)
+        p = gg.tensor(np.ones((3, 2000), np.float32), requires_grad=True)
+        g = np.random.default_rng(0).normal(size=(3, 2000)).astype(np.float32)
+        g[0, :3], g[2, -3:] = (np.nan, np.inf, -np.inf), (np.inf, 1e30, np.nan)
+        optimizer = kind([p], weight_decay=0.1)
+        with np.errstate(all="ignore"):
+            for _ in range(3):
+                p.grad = gg.tensor(g)
+                optimizer.step()
+        m, v = (optimizer._states[p].arrays[name] for name in ("exp_avg", "exp_avg_sq"))
+        m = np.where(np.isfinite(m), m, np.nan)  # after infinity, infinity or infinity - infinity
+        found.append([a.astype(np.float64) for a in (p.numpy().reshape(-1), m, v)])
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(one, two, rtol=2e-6)
+
+
+@pytest.mark.parametrize("make", [AdamW, lambda params: SGD(params, momentum=0.9)])
+def test_strides_change_no_bit(make) -> None:
+    rng = np.random.default_rng(2)
+    x, g = (rng.normal(size=5001).astype(np.float32) for _ in range(2))
+    found = []
+    for x_step in (1, 3):
+        for g_step in (1, 2):
+            p = gg.Tensor(np.repeat(x, x_step)[::x_step], requires_grad=True)
+            optimizer = make([p])
+            for max_norm in (None, 0.5):
+                p.grad = gg.Tensor(np.repeat(g, g_step)[::g_step])
+                optimizer.step(max_norm=max_norm)
+            found.append(p.numpy().tobytes())
+    assert len(set(found)) == 1

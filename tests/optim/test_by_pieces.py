@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad.optim import SGD, AdamW, blocks
+from gpugrad.optim import SGD, AdamW, blocks, by_pieces
 
 SHAPES = [(300, 70), (5,), (), (40, 30), (7,), (2, 0)]
 
@@ -113,6 +113,26 @@ def test_small_parameters_together_are_those_apart(monkeypatch, seed) -> None:
         return [p.numpy().tobytes() for p in params]
 
     assert stepped(1 << 12) == stepped(-1)
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+def test_state_that_lies_end_to_end_is_changed_where_it_lies(monkeypatch, make) -> None:
+    found = []
+    for is_joined in (True, False):
+        if not is_joined:
+            monkeypatch.setattr(by_pieces, "_joined", lambda arrays: None)
+        params = parameters()
+        optimizer = make(params)
+        for step in range(4):  # what has no gradient leaves a gap, and counts steps of its own
+            with_gradients(params, step, missing=(3,) if step == 1 else ())
+            optimizer.step()
+            (pack, *_) = [p for p in optimizer._plan.pieces if isinstance(p, by_pieces._Pack)]
+            if step < 2:
+                joined = is_joined and step == 0
+                assert all((array is not None) == joined for array in pack.joined)
+        arrays = [a for p in params for a in optimizer._states[p].arrays.values()]
+        found.append([a.tobytes() for a in (*(p.numpy() for p in params), *arrays)])
+    assert found[0] == found[1]
 
 
 def test_a_frozen_parameter_stays() -> None:

@@ -154,7 +154,10 @@ def test_small_gradients_of_every_dtype_at_once() -> None:
     assert all((p.numpy() != 0).all() for p in parameters)
 
 
-@pytest.mark.skipif(not openblas.available(), reason="NumPy has another BLAS here")
+needs_openblas = pytest.mark.skipif(not openblas.available(), reason="NumPy has another BLAS here")
+
+
+@needs_openblas
 def test_the_threads_of_blas_change_no_bit() -> None:
     p = gg.zeros(30000, dtype="float64", requires_grad=True)
     p.grad = gg.Tensor(np.random.default_rng(2).standard_normal(30000))
@@ -166,3 +169,111 @@ def test_the_threads_of_blas_change_no_bit() -> None:
     finally:
         openblas.set_openblas_threads(os.cpu_count() or 1)
     assert len(found) == 1
+
+
+# Large float32 gradients: runs of them are summed in float32
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """How many runs were summed by each call."""
+    seen: list[int] = []
+    vecdot = np.vecdot
+
+    def counted(x, y):
+        assert x.dtype == y.dtype == np.float32
+        seen.append(len(x))
+        return vecdot(x, y)
+
+    monkeypatch.setattr(np, "vecdot", counted)
+    return seen
+
+
+LARGE = [(5000,), (4097,), (300, 257), (3, 70_001)]
+
+
+@needs_openblas
+@pytest.mark.parametrize("scale", [3e-15, 1e-14, 1e-3, 1.0, 1e10, 1e16], ids="{:g}".format)
+@pytest.mark.parametrize("layout", ["C", "F", "strided"])
+def test_large_gradients_are_summed_in_runs(runs, scale, layout) -> None:
+    rng = np.random.default_rng(1)
+    parameters = with_gradients(*(rng.normal(size=shape) * scale for shape in LARGE), 7 * scale)
+    for p in parameters:
+        if layout == "F" and p.ndim:
+            p.grad = gg.Tensor(np.asfortranarray(p.grad.data))
+        elif layout == "strided" and p.ndim:
+            p.grad = gg.Tensor(np.repeat(p.grad.data, 2, -1)[..., ::2])
+    norm = clip_grad_norm_(parameters, math.inf)
+    sizes = [math.prod(shape) for shape in LARGE]
+    assert sum(sizes) // 128 - 10 <= sum(runs) <= sum(sizes) // 128
+    np.testing.assert_allclose(norm, norm_of(parameters), rtol=1e-7)
+
+
+@needs_openblas
+def test_runs_in_the_worst_order_err_by_less_than_a_millionth() -> None:
+    """A large square and others that alone beside it are rounded off, or all in one direction."""
+    for place in (0, 1, 31, 64, 127):
+        for square in (0.999 * 2.0**-24, 0.5 * 2.0**-24, 1.01 * 2.0**-24, 1.5 * 2.0**-23):
+            run = np.full(128, math.sqrt(square))
+            run[place] = 1.0
+            parameters = with_gradients(np.tile(run, 100))
+            norm = clip_grad_norm_(parameters, math.inf)
+            np.testing.assert_allclose(norm, norm_of(parameters), rtol=7e-7)
+    for value in np.random.default_rng(0).uniform(0.5, 2.0, 100):
+        parameters = with_gradients(np.full(12_800, value))
+        norm = clip_grad_norm_(parameters, math.inf)
+        np.testing.assert_allclose(norm, norm_of(parameters), rtol=7e-7)
+
+
+def in_ones(value):
+    values = np.ones(70_001)
+    values[69_000] = value
+    return values
+
+
+EXTREMES = {
+    "1e-30": np.full(70_001, 1e-30),
+    "1e-45": np.full(70_001, 1e-45),
+    "1e-17": np.full(70_001, 1e-17),
+    "1e25": np.full(70_001, 1e25),
+    "3e38": np.full(70_001, 3e38),
+    "2e18": np.full(70_001, 2e18),
+    "1e25 among ones": in_ones(1e25),
+    "1e25 among 1e-30": in_ones(1e25) * np.where(in_ones(2) == 1, 1e-30, 1),
+    "1e-13 among 1e-30": in_ones(1e-13) * np.where(in_ones(2) == 1, 1e-30, 1),
+    "zeros": np.zeros(70_001),
+}
+
+
+@pytest.mark.parametrize("values", EXTREMES.values(), ids=EXTREMES)
+@pytest.mark.parametrize("beside", [None, 1e-30, 1e-200, 1e200])
+def test_no_square_of_a_large_gradient_is_lost(values, beside) -> None:
+    """The others are summed in float64, or all are where their squares count."""
+    parameters = with_gradients(values)
+    if beside is not None:
+        parameters += with_gradients(np.full(5001, beside), dtype="float64")
+    exact = np.sqrt(sum(np.sum(p.grad.numpy().astype(np.longdouble) ** 2) for p in parameters))
+    norm = optim.SGD(parameters, lr=0.1).step(max_norm=1.0).item()
+    np.testing.assert_allclose(norm, float(exact), rtol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_a_large_gradient_that_is_not_finite(bad) -> None:
+    parameters = with_gradients(in_ones(bad), np.full(5000, 1e30))
+    before = [p.numpy().copy() for p in parameters]
+    optimizer = optim.AdamW(parameters, lr=0.1)
+    np.testing.assert_equal(optimizer.step(max_norm=1.0).item(), abs(bad))
+    for p, x in zip(parameters, before, strict=True):
+        np.testing.assert_array_equal(p.numpy(), x)
+        assert optimizer._states[p].step == 0
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "float32"])
+def test_what_is_summed_in_float64(monkeypatch, runs, dtype) -> None:
+    """Other dtypes, and float32 too where nobody knows how a BLAS adds."""
+    if dtype == "float32":
+        monkeypatch.setattr(openblas, "available", lambda: False)
+    parameters = with_gradients(np.random.default_rng(0).normal(size=70_001), dtype=dtype)
+    norm = clip_grad_norm_(parameters, math.inf)
+    assert not runs
+    np.testing.assert_allclose(norm, norm_of(parameters), rtol=1e-14)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,14 +27,15 @@ from . import prepared
 
 
 class Noted:
-    """New arrays, and which these were."""
+    """New arrays, by ``make``, and which these were."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[..., np.ndarray]) -> None:
         self.arrays: list[np.ndarray] = []
+        self._make = make
 
     def __call__(self, shape: Any, dtype: Any) -> np.ndarray:
         """Return a new array."""
-        self.arrays.append(np.zeros(shape, dtype))
+        self.arrays.append(self._make(shape, dtype))
         return self.arrays[-1]
 
 
@@ -78,7 +79,7 @@ def empty(shape: Any, dtype: Any) -> np.ndarray:
 
 def zeros(shape: Any, dtype: Any) -> np.ndarray:
     """Return a C-contiguous array of zeros, as ``np.zeros`` does."""
-    if _local.source is None and not prepared.is_noting():
+    if _local.source is None and prepared.is_plain():
         return np.zeros(shape, dtype)
     made = empty(shape, dtype)
     prepared.once(functools.partial(made.fill, 0))
@@ -86,9 +87,9 @@ def zeros(shape: Any, dtype: Any) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[Noted]:
-    """Note what is asked for in this thread inside the ``with`` block."""
-    before, noting = _local.source, Noted()
+def noted(make: Callable[..., np.ndarray] = np.zeros) -> Iterator[Noted]:
+    """Note what is asked for in this thread inside the ``with`` block, and make it so."""
+    before, noting = _local.source, Noted(make)
     _local.source = noting
     try:
         yield noting

@@ -14,35 +14,54 @@ gave to these::
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
 
 
 class _Local(threading.local):
-    noted: list[Callable[[], Any]] | None = None  # what was done with values, while that is noted
+    # what is done with values: None, that alone; else it is noted here, and left out where `idle`
+    noted: list[Callable[[], Any]] | None = None
+    idle = False
 
 
 _local = _Local()
 
 
 def once(work: Callable[[], Any]) -> None:
-    """Call work(), which reads or writes the values of arrays; its result is left out."""
+    """Call work(), which reads or writes the values of arrays; its result is left out.
+
+    It asks ``gpugrad.memory`` for nothing that outlasts it: that belongs to the first half.
+    """
     noted = _local.noted
     if noted is None:
         work()
-        return
-    _local.noted = None  # what it calls in turn belongs to it
+    elif not _local.idle:
+        _local.noted = None  # what it calls in turn belongs to it
+        try:
+            work()
+        finally:
+            _local.noted = noted
+        noted.append(work)
+
+
+def is_plain() -> bool:
+    """Return whether this thread does with values what it is told to, and that is not noted."""
+    return _local.noted is None
+
+
+def left_out(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return what a function returns of which the second half is left out.
+
+    A call, and no ``with`` block: Ctrl-C does not come between its end and that of the block.
+    """
+    before = _local.idle
     try:
-        work()
+        _local.idle = True
+        return noted(functools.partial(function, *args, **kwargs))[0]
     finally:
-        _local.noted = noted
-    noted.append(work)
-
-
-def is_noting() -> bool:
-    """Return whether what this thread does with values is noted."""
-    return _local.noted is not None
+        _local.idle = before
 
 
 def noted(function: Callable[[], Any]) -> tuple[Any, list[Callable[[], Any]]]:

@@ -96,11 +96,12 @@ def for_rows(count: int, work: Callable[[int, int], Any], grain: int) -> None:
     one of several pieces takes one thread. What `work` raises, and Ctrl-C, is raised here once no
     other piece is being worked on; the rest is left out.
     """
-    if prepared.is_noting():
+    if not prepared.is_plain():
         prepared.once(functools.partial(for_rows, count, work, grain))
     elif 0 < count <= grain:
-        work(0, count)
-    elif count and not _local.idle:
+        with memory.new():
+            work(0, count)
+    elif count:
         with openblas.serial, memory.new():
             _for_rows(count, work, grain)
 
@@ -185,20 +186,6 @@ class _Job:
 
 class _Local(threading.local):
     inside = False  # whether the thread works on a piece
-    idle = False  # whether rows are left as they are
-
-
-def left_out(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Return function(*args, **kwargs) without the work on several pieces in it.
-
-    A call, and no ``with`` block: Ctrl-C does not come between its end and that of the block.
-    """
-    before = _local.idle
-    try:
-        _local.idle = True
-        return function(*args, **kwargs)
-    finally:
-        _local.idle = before
 
 
 class _Pool:

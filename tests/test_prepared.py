@@ -50,18 +50,18 @@ def test_what_work_calls_belongs_to_it():
 
 def test_notes_what_this_thread_does():
     def elsewhere() -> None:
-        assert not prepared.is_noting()
+        assert prepared.is_plain()
         prepared.once(lambda: None)
 
     def both() -> None:
-        assert prepared.is_noting()
+        assert not prepared.is_plain()
         thread = threading.Thread(target=elsewhere)
         thread.start()
         thread.join()
 
     _, calls = prepared.noted(both)
     assert not calls
-    assert not prepared.is_noting()
+    assert prepared.is_plain()
 
 
 def test_work_that_fails_is_not_noted():
@@ -70,11 +70,35 @@ def test_work_that_fails_is_not_noted():
     def fails() -> None:
         with pytest.raises(ZeroDivisionError):
             prepared.once(lambda: 1 / 0)
-        found.append(prepared.is_noting())
+        found.append(not prepared.is_plain())
 
     _, calls = prepared.noted(fails)
     assert found == [True]
     assert not calls
     with pytest.raises(ZeroDivisionError):
         prepared.noted(lambda: 1 / 0)
-    assert not prepared.is_noting()
+    assert prepared.is_plain()
+
+
+def test_left_out_is_what_this_thread_does_with_values():
+    done: list[object] = []
+
+    def note(start: int, stop: int) -> None:
+        done.append((start, stop))
+
+    def work() -> str:
+        threads.for_rows(4, note, 2)
+        threads.for_rows(2, note, 2)
+        prepared.once(lambda: done.append("once"))
+        made = memory.zeros((3,), float)
+        assert made.shape == (3,)
+        assert not done
+        other = threading.Thread(target=threads.for_rows, args=(4, note, 2))
+        other.start()
+        other.join()
+        return "found"
+
+    assert prepared.left_out(work) == "found"
+    assert sorted(done) == [(0, 2), (2, 4)]
+    threads.for_rows(4, note, 2)
+    assert len(done) == 4

@@ -162,24 +162,3 @@ def test_what_limits_numpy_limits_the_threads(monkeypatch):
     assert threads._default.__wrapped__() == 5
     monkeypatch.setenv(threads.VARIABLE, "3")
     assert threads._default.__wrapped__() == 3
-
-
-def test_left_out_are_several_pieces_of_this_thread_only():
-    done: list[tuple[int, int]] = []
-
-    def note(start, stop):
-        done.append((start, stop))
-
-    def work():
-        threads.for_rows(4, note, 2)
-        assert not done
-        threads.for_rows(2, note, 2)
-        other = threading.Thread(target=threads.for_rows, args=(4, note, 2))
-        other.start()
-        other.join()
-        return "found"
-
-    assert threads.left_out(work) == "found"
-    assert sorted(done) == [(0, 2), (0, 2), (2, 4)]
-    threads.for_rows(4, note, 2)
-    assert len(done) == 5

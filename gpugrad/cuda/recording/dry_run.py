@@ -1,6 +1,7 @@
 """What a function of NumPy's arrays returns: found by calling it on zeros, once for each layout.
 
-The rows of large arrays are left as they are: how a result looks does not depend on its values.
+What would be done with values is left out (prepared.py): how a result looks does not depend on
+them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ... import backend, memory, threads
+from ... import backend, memory, prepared
 from .buffer import Buffer
 from .shadow import extent
 
@@ -88,10 +89,12 @@ def _layouts(value: Any, seen: dict[int, int]) -> Hashable:
 
 def _called(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Outcome:
     buffers = distinct((args, kwargs))
-    zeros = {id(b): zeros_like(b) for b in buffers}
+    # no value is read or written where the second half of the call is left out
+    make = np.empty if getattr(function, "prepared", False) else np.zeros
+    zeros = {id(b): zeros_like(b, make) for b in buffers}
     given, named = replaced((args, kwargs), lambda b: zeros[id(b)])
-    with np.errstate(all="ignore"), memory.noted() as noted:
-        result = threads.left_out(function, *given, **named)
+    with np.errstate(all="ignore"), memory.noted(make) as noted:
+        result = prepared.left_out(function, *given, **named)
     arguments = [zeros[id(b)] for b in buffers]
     alive: list[Any] = []  # or an id might become another's
     copies = 0
@@ -134,12 +137,10 @@ def _address(array: np.ndarray) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def zeros_like(buffer: Buffer) -> np.ndarray:
-    """Return zeros with the shape, dtype and strides of a Buffer, in memory of their own."""
+def zeros_like(buffer: Buffer, make: Callable[..., np.ndarray] = np.zeros) -> np.ndarray:
+    """Return zeros, or what ``make`` makes, with the shape, dtype and strides of a Buffer."""
     low, high = extent(buffer.shape, buffer.strides, buffer.itemsize)
-    return np.ndarray(
-        buffer.shape, buffer.dtype, np.zeros(high - low, np.uint8), -low, buffer.strides
-    )
+    return np.ndarray(buffer.shape, buffer.dtype, make(high - low, np.uint8), -low, buffer.strides)
 
 
 def arrays_in(value: Any) -> list[Any]:

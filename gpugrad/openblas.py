@@ -11,7 +11,7 @@ import functools
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,7 +84,7 @@ class _Axpby(NamedTuple):
 def _axpby() -> dict[np.dtype, _Axpby]:
     """Return the functions there are, of those that give an element the same bits anywhere."""
     found: dict[np.dtype, _Axpby] = {}
-    for library in map(ctypes.CDLL, _loaded()):  # without the interpreter lock, as ufuncs
+    for library in _libraries(ctypes.CDLL):  # without the interpreter lock, as ufuncs
         for name, kind, number in _AXPBY:
             if hasattr(library, name):
                 call = getattr(library, name)
@@ -153,12 +153,21 @@ if hasattr(os, "register_at_fork"):
 
 @functools.cache
 def _threads() -> _Threads | None:
-    for path in _loaded():
-        library = ctypes.PyDLL(path)  # unlike a CDLL it keeps the interpreter lock: 0.2 µs a call
+    # unlike a CDLL a PyDLL keeps the interpreter lock: 0.2 µs a call
+    for library in _libraries(ctypes.PyDLL):
         for name in (f"{p}openblas_%s_num_threads{s}" for p in _PREFIXES for s in _SUFFIXES):
             if hasattr(library, name % "set"):
                 return _Threads(getattr(library, name % "get"), getattr(library, name % "set"))
     return None
+
+
+def _libraries(load: Callable[[str], ctypes.CDLL]) -> Iterator[ctypes.CDLL]:
+    for path in _loaded():
+        try:
+            library = load(path)
+        except OSError:  # no library: data of that name is mapped, or a file that is gone
+            continue
+        yield library
 
 
 def _loaded(maps: str | os.PathLike[str] = "/proc/self/maps") -> list[str]:

@@ -114,15 +114,19 @@ def _for_rows(count: int, work: Callable[[int, int], Any], grain: int) -> None:
             work(start, min(start + grain, count))
         return
     job = _Job(count, work, grain)
-    _pool.ask(helpers, job)
-    _local.inside = True
     try:
-        job.run()
-    except BaseException as error:  # Ctrl-C between two pieces
+        try:
+            _pool.ask(helpers, job)
+            _local.inside = True
+            job.run()
+        except BaseException as error:  # Ctrl-C between two pieces
+            job.stop(error)
+        finally:
+            _local.inside = False
+        job.wait()
+    except BaseException as error:  # Ctrl-C between two of these lines
         job.stop(error)
-    finally:
-        _local.inside = False
-    job.wait()
+        job.wait()
     job.work = None  # a thread that wakes up only now should not keep its arrays
     if job.error is not None:
         raise job.error

@@ -197,3 +197,15 @@ def test_a_kernel_that_rounds_its_rest_otherwise_is_not_used(monkeypatch):
 
     assert looked_for_in(monkeypatch, scipy_cblas_saxpby64_=odd) == {}
     assert [*looked_for_in(monkeypatch, scipy_cblas_saxpby64_=exact)] == [np.dtype("f")]
+
+
+@pytest.mark.parametrize("content", [b"", b"no library"])
+def test_other_files_of_that_name_are_passed_over(monkeypatch, tmp_path, content):
+    """Data that is mapped, in a folder of that name say, or a file that is gone."""
+    data = tmp_path / "openblas.bin"
+    if content:
+        data.write_bytes(content)
+    real = openblas._loaded()
+    monkeypatch.setattr(openblas, "_loaded", lambda: [str(data), *real])
+    assert openblas._axpby.__wrapped__().keys() == openblas._axpby().keys()
+    assert (openblas._threads.__wrapped__() is None) == (openblas._threads() is None)

@@ -77,6 +77,58 @@ def test_an_error_is_raised_once_all_is_quiet(number):
     assert len(finished) == count + 5
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_interrupt_as_others_are_asked_leaves_nobody_at_work(monkeypatch, moment):
+    """Or they would write to the memory of the next call."""
+    ask = threads._Pool.ask
+
+    def interrupted(pool, helpers, job):
+        if moment == "after":
+            ask(pool, helpers, job)
+            time.sleep(0.02)  # in which they begin
+        raise KeyboardInterrupt
+
+    def work(start, stop):
+        time.sleep(0.05)
+        done[start:stop] += 1
+
+    done = np.zeros(8)
+    with num_threads(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(threads._Pool, "ask", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                for_rows(8, work, 1)
+        found = done.copy()
+        time.sleep(0.2)
+        np.testing.assert_array_equal(done, found)
+        assert found.sum() < 8
+        for_rows(8, work, 1)  # and the threads go on
+    np.testing.assert_array_equal(done, found + 1)
+
+
+def test_an_interrupt_on_the_way_to_waiting_leaves_nobody_at_work(monkeypatch):
+    wait, struck = threads._Job.wait, []
+
+    def interrupted(job):
+        if not struck:
+            struck.append(job)
+            raise KeyboardInterrupt
+        wait(job)
+
+    def work(start, stop):
+        time.sleep(0.05 if threading.current_thread() is not threading.main_thread() else 0)
+        done[start:stop] += 1
+
+    done = np.zeros(2)
+    monkeypatch.setattr(threads._Job, "wait", interrupted)
+    with num_threads(2), pytest.raises(KeyboardInterrupt):
+        for_rows(2, work, 1)
+    found = done.copy()
+    time.sleep(0.1)
+    np.testing.assert_array_equal(done, found)
+    assert struck
+
+
 def test_error_state_and_context_are_the_callers():
     variable = contextvars.ContextVar("variable", default=0)
     variable.set(5)

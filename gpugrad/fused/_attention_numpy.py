@@ -10,7 +10,7 @@ import numpy as np
 
 from ..memory import empty, zeros
 from ._rows import LONG, largest, lost, ones, reshaped
-from ._tiles import Heads, Scores, Tile, as_matrices, laid_out_like, maker
+from ._tiles import Heads, Scores, Tile, as_mask, as_matrices, laid_out_like, maker
 from .dropout import rescale
 
 
@@ -89,8 +89,10 @@ def backward(
     """Return the gradients of query, key and value, and None; what is not wanted may be zeros."""
     rows, keys = arrays[0].shape[-2], arrays[1].shape[-2]
     make = maker(rows, keys, statics["is_causal"], statics["offset"]) if all(wanted[:3]) else zeros
-    made = [laid_out_like(x, x.shape[3], make) for x in map(as_matrices, arrays[:3])]
-    add_gradients(made, wanted, g, arrays, residuals, **statics)
+    matrices = [as_matrices(x) for x in arrays[:3]]
+    made = [laid_out_like(x, x.shape[3], make) for x in matrices]
+    mask = as_mask(arrays[3], arrays[0], keys)
+    add_gradients(made, wanted, g, (*matrices, mask), residuals, **statics)
     return *map(_restored, made, arrays[:3]), None
 
 

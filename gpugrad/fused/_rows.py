@@ -53,7 +53,7 @@ def contiguous(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def copied(x: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return a C-contiguous copy of x in another shape and dtype."""
     out = empty(shape, dtype)
-    once(lambda: np.copyto(out, x.reshape(shape), casting="unsafe"))
+    once(lambda: np.copyto(out.reshape(x.shape), x, casting="unsafe"))
     return out
 
 
@@ -62,11 +62,23 @@ def reshaped(x: np.ndarray, shape: tuple[int, ...], dtype: np.dtype | None = Non
 
     Of other arrays than NumPy's, which have no halves of calls, what ``reshape`` returns.
     """
-    view = x.reshape(shape)
-    is_view = not isinstance(x, np.ndarray) or not x.size or np.may_share_memory(view, x)
-    if is_view and dtype in (None, x.dtype):
-        return view
-    return copied(x, shape, x.dtype if dtype is None else dtype)
+    if not isinstance(x, np.ndarray):
+        return x.reshape(shape)
+    view = _view(x, shape) if dtype in (None, x.dtype) else None
+    return copied(x, shape, x.dtype if dtype is None else dtype) if view is None else view
+
+
+def _view(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return x in another shape, None if that is no view; nothing is copied to find out."""
+    if x.flags.c_contiguous:
+        return x.reshape(shape)
+    try:
+        return x.reshape(shape, copy=False)
+    except ValueError:
+        return None
+    except TypeError:  # NumPy 2.0 does not know of copy
+        found = x.reshape(shape)
+        return found if np.may_share_memory(found, x) else None
 
 
 def for_blocks(

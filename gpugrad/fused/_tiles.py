@@ -42,6 +42,15 @@ def as_matrices(x: np.ndarray) -> np.ndarray:
     return x if readable else copied(x, shape, x.dtype)
 
 
+def as_mask(mask: np.ndarray | None, query: np.ndarray, keys: int) -> np.ndarray | None:
+    """Return a mask, which broadcasts to (..., T, S), as (B, H, T, S)."""
+    if mask is None:
+        return None
+    *batch, heads, rows = (1, 1, *query.shape[:-1])
+    shape = math.prod(batch), heads, rows, keys
+    return reshaped(np.broadcast_to(mask, (*query.shape[:-1], keys)), shape)
+
+
 def laid_out_like(x: np.ndarray, width: int, make: Callable[..., np.ndarray]) -> np.ndarray:
     """Return a new (B, H, rows, width), made by ``make``, whose axes lie in memory as those of x.
 
@@ -114,9 +123,7 @@ class Scores:
         *_, rows, _ = self.query.shape
         keys = self.key.shape[2]
         self.shape = (*self.query.shape[:3], keys)
-        if mask is not None:
-            mask = reshaped(np.broadcast_to(mask, (*query.shape[:-1], keys)), self.shape)
-        self.mask = mask
+        self.mask = as_mask(mask, query, keys)
         self.is_causal, self.offset = is_causal, offset
         self.dropout_p, self.draw = dropout_p, draw
         self.height = max(1, min(rows, max(COPIED, TILE // max(keys, 1))))

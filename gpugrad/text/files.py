@@ -73,14 +73,14 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def read_small(path: str | os.PathLike[str], largest: int = 2**28) -> bytes:
     """Return what is in a file that describes something; ValueError when it is larger than that."""
-    data = bytearray()
     with open(os.fspath(path), "rb") as file:  # not the number of an open file
-        while piece := file.read(2**20):  # takes room for as much as it is asked for, ahead
-            data += piece
-            if len(data) > largest:
-                more = f"{path} has more than {largest} bytes"
-                raise ValueError(f"{more}: it cannot be what it should be")
-    return bytes(data)
+        size = os.fstat(file.fileno()).st_size  # read takes room ahead for all it is asked for
+        data = file.read(min(size, largest) + 1)
+        while len(data) <= largest and (more := file.read(2**20)):  # of a pipe, say
+            data += more
+    if len(data) > largest:
+        raise ValueError(f"{path} has more than {largest} bytes: it cannot be what it should be")
+    return data
 
 
 def parse_json(data: bytes | str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -93,3 +95,18 @@ def test_reduced_precision_is_rounded_once(function, dtype):
 
     for reduced, wide in zip(results(dtype), results("float32"), strict=True):
         np.testing.assert_array_equal(reduced, wide)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_views_are_found_and_copies_made_without_another(dtype):
+    x = np.ones((64, 32, 16, 8), dtype)
+    turned = x.swapaxes(1, 2)
+    assert np.shares_memory(_rows.reshaped(turned, (8, 8, 16, 32, 8)), x)
+    tracemalloc.start()
+    try:
+        made = _rows.reshaped(turned, (64, 512 * 8), np.float32)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(made, turned.reshape(64, -1), strict=dtype is np.float32)
+    assert most < made.nbytes + 2**14

@@ -132,9 +132,9 @@ def test_a_file_descriptor_is_no_path(tmp_path: Path) -> None:
         assert file.read() == path.read_bytes()  # it is still open
 
 
-def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
+def test_reading_takes_little_more_than_the_file(tmp_path: Path) -> None:
     """Not as much as the largest that is read: a limit of memory may be below it."""
-    path, data = tmp_path / "a.json", os.urandom(2**21 + 5)
+    path, data = tmp_path / "a.json", os.urandom(2**23 + 5)
     path.write_bytes(data)
     tracemalloc.start()
     try:
@@ -142,4 +142,14 @@ def test_a_small_file_takes_little_memory(tmp_path: Path) -> None:
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert most < 5 * len(data)
+    assert most < len(data) + 2**21
+
+
+def test_what_tells_no_size_is_read_to_its_end(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.write(write, b"abc" * 1000)
+    os.close(write)
+    try:
+        assert read_small(f"/dev/fd/{read}") == b"abc" * 1000
+    finally:
+        os.close(read)

@@ -10,7 +10,7 @@ A function that makes its results by ``empty`` and ``zeros`` need not know which
 Called as it is, it returns new arrays. While ``gg.compile`` records it, what it asks for is noted
 (``Noted``), and in every replay it is handed parts of one arena (``Planned``). It should ask in the
 same order for the same shapes whenever it is called on arrays of the same shapes. What it asks for
-within pieces that threads share is new: who takes which piece is chance.
+within ``threads.for_rows`` is new: who takes which piece is chance.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ And a x + b y in one pass: what NumPy computes to a rounding, or nothing at all.
 
 from __future__ import annotations
 
+import platform
 import types
 
 import numpy as np
@@ -78,6 +79,16 @@ def test_the_library_itself():
 
 
 # a x + b y
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not any("scipy_openblas64" in p for p in openblas._loaded()),
+    reason="NumPy is no wheel for x86 here",
+)
+def test_wheels_have_the_pass():
+    """Or all that follows is left out."""
+    assert openblas._axpby().keys() == {np.dtype("f"), np.dtype("d")}
+
 
 one_pass = pytest.mark.skipif(not openblas._axpby(), reason="NumPy has another BLAS here")
 

@@ -30,10 +30,9 @@ def _evaluated(h: np.ndarray, out: np.ndarray, change: np.ndarray | None, approx
         some = slice(start, start + length)
         block = h[some]
         size = len(block)
-        if change is None:
-            _evaluate(block, out[some], None, spare[:size], approximate)
-        else:
-            _evaluate(block, out[some], slope[:size], spare[:size], approximate, rest[:size])
+        inclined = None if change is None else slope[:size]
+        _evaluate(block, out[some], inclined, spare[:size], rest[:size], approximate)
+        if change is not None:
             change[some] *= slope[:size]
 
 

@@ -43,24 +43,14 @@ LIMIT = 40.0
 CUBIC = 0.044715
 SLOPE = math.sqrt(2 / math.pi)
 
-# P(h) = (1 + tanh(h * polynomial(h * h))) / 2 as coefficients, lowest degree first.
-TANH = (SLOPE, SLOPE * CUBIC)
-# For the exact P in float32, atanh(erf(h / sqrt(2))) / h on |h| <= 6: least squares, reweighted
-# until the largest error of P times max(|h|, 1) was smallest, 1.5e-8. tanh damps the rounding
-# errors of its argument, so this is as exact as erf, which computes in float64, and faster.
-# Beyond 6 tanh is 1, and the polynomial only grows (its derivative has no real root).
-EXACT = (
-    0.797884715,
-    0.0363345898,
-    -3.52047816e-05,
-    -5.34750682e-05,
-    3.3417301e-06,
-    -2.02197191e-08,
-    -9.24040059e-09,
-    5.80139801e-10,
-    -1.51475268e-11,
-    1.5086845e-13,
-)
+# P(h) = (1 + tanh(h q(h^2))) / 2 with a rational q: coefficients above and below, lowest degree
+# first, the highest below being 1.
+TANH = (SLOPE, SLOPE * CUBIC), ()
+# For the exact P in float32, q = atanh(erf(h / sqrt(2))) / h on |h| <= 6: least squares, reweighted
+# until the largest error of P times max(|h|, 1) was smallest, 5e-9. tanh damps the rounding errors
+# of its argument, so this is as exact as erf, which computes in float64, and faster. All are
+# positive: there is no pole, and beyond 6, where tanh is 1, q only grows.
+EXACT = (20314.9987, 2515.85772, 189.971654, 4.78658199), (25461.0732, 1993.67425, 148.470518)
 
 # NumPy
 
@@ -70,12 +60,12 @@ def _evaluate(
     out: np.ndarray,
     slope: np.ndarray | None,
     spare: np.ndarray,
+    rest: np.ndarray,
     approximate: str,
-    rest: np.ndarray | None = None,
 ) -> None:
     """Write h * P(h) to out and its derivative to slope, if there is one.
 
-    ``spare`` is overwritten, and so is ``rest`` where it is given, which may be h.
+    ``spare`` and ``rest`` are overwritten.
     """
     far = None
     np.multiply(h, h, out=spare)
@@ -89,12 +79,15 @@ def _evaluate(
         np.multiply(h, math.sqrt(0.5), out=p)
         numpy_erf(p, out=p)
     else:
-        *lower, second, last = EXACT if approximate == "none" else TANH
+        (*lower, second, last), below = EXACT if approximate == "none" else TANH
         np.multiply(spare, last, out=p)
         p += second
-        for coefficient in reversed(lower):
-            p *= spare
-            p += coefficient
+        _continue(lower, spare, p)
+        if below:
+            divisor = rest if slope is None else out  # which is near, and written only later
+            np.add(spare, below[-1], out=divisor)
+            _continue(below[:-1], spare, divisor)
+            p /= divisor
         p *= h
         np.tanh(p, out=p)
     p += 1
@@ -104,7 +97,7 @@ def _evaluate(
         spare *= 6 * SLOPE * CUBIC
         spare += 2 * SLOPE
         spare *= out
-        rest = np.subtract(1, p, out=rest)
+        np.subtract(1, p, out=rest)
         rest *= spare
         slope += rest
     elif slope is not None:
@@ -115,6 +108,13 @@ def _evaluate(
         slope += spare
     if far is not None:
         out[far] = limits
+
+
+def _continue(lower: Sequence[float], z: np.ndarray, out: np.ndarray) -> None:
+    """Take Horner's scheme, whose value so far is out, through these coefficients."""
+    for coefficient in reversed(lower):
+        out *= z
+        out += coefficient
 
 
 def _as_rows(x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
@@ -130,11 +130,11 @@ def _forward(x: np.ndarray, bias: np.ndarray | None, approximate: str) -> tuple[
     slopes = empty(rows.shape, wide) if is_grad_enabled() else None
 
     def work(part: slice) -> None:
-        rest, spare, *y = scratch(part, rows, wide, 2 if out.dtype == wide else 3)
-        h = wide_block(rows[part], rest) if bias is None else np.add(rows[part], bias, out=rest)
+        held, spare, rest, *y = scratch(part, rows, wide, 3 if out.dtype == wide else 4)
+        h = wide_block(rows[part], held) if bias is None else np.add(rows[part], bias, out=held)
         result = y[0] if y else out_rows[part]
         slope = None if slopes is None else slopes[part]
-        _evaluate(h, result, slope, spare, approximate, rest)
+        _evaluate(h, result, slope, spare, rest, approximate)
         if y:
             out_rows[part] = result
 

@@ -83,8 +83,10 @@ class Mutations:
         base = backend.memory_base(array)
         key = id(base)
         self.last = registry.next_number()
-        forget = functools.partial(self._forget, key)
-        self._by_memory[key] = (weakref.ref(base, forget), self.last, by)
+        reference = self._by_memory[key][0] if key in self._by_memory else None
+        if reference is None or reference() is not base:
+            reference = weakref.ref(base, functools.partial(self._forget, key))
+        self._by_memory[key] = (reference, self.last, by)
 
     def record_step(self, step: Any) -> None:
         """Note that a replayed step has just changed the arrays whose ids ``step.written`` holds.

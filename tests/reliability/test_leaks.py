@@ -28,6 +28,18 @@ STATM = Path("/proc/self/statm")
 LARGEST = 24 * 1024  # bytes that may come and go: caches of the interpreter and of NumPy
 
 
+class MallInfo(ctypes.Structure):
+    """glibc's ``struct mallinfo2``: see mallinfo(3)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
 @pytest.fixture(autouse=True)
 def _no_collector() -> Iterator[None]:
     gc.collect()
@@ -36,14 +48,18 @@ def _no_collector() -> Iterator[None]:
     gc.enable()
 
 
-def resident() -> int:
-    """Return the bytes of the process that are in memory.
+def sizes() -> np.ndarray:
+    """Return the bytes of the process that are in memory, and those that malloc has handed out.
 
-    Freed memory that malloc keeps goes back first (glibc): a leak could hide in it.
+    A leak can hide from the first where malloc has kept freed memory; only glibc tells the second.
     """
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
-    return int(STATM.read_text().split()[1]) * PAGE
+    resident = int(STATM.read_text().split()[1]) * PAGE
+    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo2 is None:
+        return np.array([resident, 0])
+    mallinfo2.restype = MallInfo
+    found = mallinfo2()
+    return np.array([resident, found.uordblks + found.hblkhd])
 
 
 def stays_flat(step: Callable[[], object], count: int, warm: int = 10, process: int = 0) -> None:
@@ -54,10 +70,10 @@ def stays_flat(step: Callable[[], object], count: int, warm: int = 10, process: 
     counted = min(count // 10, 100)  # steps that are traced take three times as long
     for _ in range(warm):
         step()
-    before = resident()
+    before = sizes()
     for _ in range(count - counted):
         step()
-    grown = resident() - before
+    grown = int((sizes() - before).max())
     tracemalloc.start()
     try:
         for _ in range(warm):
@@ -262,7 +278,9 @@ def test_the_test_finds_a_leak(monkeypatch):
     with pytest.raises(AssertionError, match="more objects"):
         stays_flat(cycle, 500)
     monkeypatch.setattr(tracemalloc, "get_traced_memory", lambda: (0, 0))  # as if C++ had it
-    freed = [np.ones(10_000) for _ in range(500)]  # the heap has 40 MB of room: no page is new
-    del freed
+    freed = [np.ones(10_000) for _ in range(500)]
+    last = np.ones(10_000)
+    del freed  # the heap has 40 MB of room below `last`: no page is new
     with pytest.raises(AssertionError, match="the process grew"):
         stays_flat(lambda: tensors.append(np.ones(40_000)), 100, process=2**21)
+    assert last.all()

@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Have the garbage collector pass over the tests: two million objects that all stay."""
+    """Have the garbage collector pass over the tests: half a million objects that all stay."""
     gc.collect()
     gc.freeze()
 

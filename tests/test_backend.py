@@ -208,13 +208,9 @@ def test_import_is_cheap(tmp_path: Path) -> None:
     # the first of the processes compiles the modules, whatever the environment says of that
     compiled = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
     clock = "time.thread_time()"  # the machine may be busy, and BLAS threads spin
-    imports = f"t = {clock}; import numpy; u = {clock}; import gpugrad; v = {clock}"
-    program = f"import time; {imports}; print(u - t, v - u)"
-    for _ in range(20):
-        numpy_takes, gpugrad_takes = map(float, python(program, **compiled).split())
-        if gpugrad_takes < max(0.1, 0.8 * numpy_takes):  # machines whose NumPy takes so long
-            return
-    pytest.fail(f"importing gpugrad takes {gpugrad_takes} s, NumPy {numpy_takes}")
+    program = f"import time, numpy; t = {clock}; import gpugrad; print({clock} - t)"
+    taken = (float(python(program, **compiled)) for _ in range(20))  # whose clock may be slowed
+    assert any(seconds < 0.1 for seconds in taken)
 
 
 # dtypes

@@ -209,16 +209,19 @@ def test_what_is_left_half_done_never_was(make_trainer, work):
         nonlocal lines
         if event == "line":
             lines += 1
-            # Tracing would strike as a ``with`` block has ended too, and leave a lock taken, or at
-            # a ``try`` that begins one, which no exit belongs to; signals are handled at calls.
-            if lines >= left_at and not line_of(frame).startswith(("with ", "try:")):
+            if lines >= left_at and not is_outside(frame):
                 raise Stopped  # which ends the tracing
         elif event == "call" and frame.f_globals.get("__name__", "").startswith("hypothesis"):
             return None  # it has the garbage collector call it
         return stop
 
-    def line_of(frame):
-        return linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
+    def is_outside(frame):
+        """Tracing would strike as a ``with`` block has ended too, and leave a lock taken, or at a
+        ``try`` that begins one, which no exit belongs to; signals are handled at calls.
+        """
+        place = frame.f_code.co_filename, frame.f_lineno
+        line, above = (linecache.getline(place[0], place[1] - i).lstrip() for i in (0, 1))
+        return line.startswith("with ") or (line.startswith("try:") and above.startswith("with "))
 
     class Tracing(StopSignals):
         @contextmanager

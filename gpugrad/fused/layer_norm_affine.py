@@ -33,7 +33,7 @@ def fits(x: Any, norm_weight: Any, norm_bias: Any, residual: Any, *layers: Any) 
     NumPy: the shapes are right, and it pays. Where all rows fit into a cache, it does not.
     """
     features = x.shape[-1:]
-    if x.size < _rows.BLOCK or any(
+    if x.size < _rows.ALONE or any(
         p is not None and p.shape != features for p in (norm_weight, norm_bias)
     ):
         return False

@@ -15,11 +15,14 @@ from ..backend import Array
 from ..threads import for_rows
 
 # Elements at a time. On the CPU a thread that comes back from a call of NumPy while another holds
-# the interpreter lock sleeps for about as long as a call on 2^16 elements lasts; those of 2^17 stay
-# in the caches as well, and two threads take a fifth less time. On a GPU only the number of
-# launches counts.
-CPU_BLOCK = 1 << 17
+# the interpreter lock sleeps for about as long as a call on 2^16 elements lasts; those of 2^18 stay
+# in the caches as well, and two threads take a third less time than one. On a GPU only the number
+# of launches counts.
+CPU_BLOCK = 1 << 18
 GPU_BLOCK = 1 << 26
+# Elements of a piece on the CPU, in the mean, below which threads wait for each other longer than
+# they compute: one alone is faster.
+SHORT = 1 << 16
 # Elements of an array on the CPU that is worked on together with others: each call of NumPy lasts
 # longer than the arithmetic on so few.
 SMALL = 1 << 12
@@ -62,7 +65,7 @@ def blocks(array: Array, parts: int = 1) -> tuple[Array, list[Block]]:
 def for_pieces(pieces: Sequence[Array], work: Callable[[int], None]) -> None:
     """Call work(i) for every piece; on the CPU side by side, in groups of about CPU_BLOCK elements.
 
-    The groups depend on the sizes alone.
+    The groups depend on the sizes alone. There is a single one where most pieces are short.
     """
     here, bounds, elements = [], [0], 0
     for i, piece in enumerate(pieces):
@@ -76,13 +79,15 @@ def for_pieces(pieces: Sequence[Array], work: Callable[[int], None]) -> None:
             elements = 0
     if elements:
         bounds.append(len(here))
+    groups = len(bounds) - 1
+    is_short = sum(pieces[i].size for i in here) < SHORT * len(here)
 
     def run(start: int, stop: int) -> None:
         for i in here[bounds[start] : bounds[stop]]:
             work(i)
 
     with openblas.serial:  # also for a single group
-        for_rows(len(bounds) - 1, run, 1)
+        for_rows(groups, run, max(groups, 1) if is_short else 1)
 
 
 def scale(x: Array, factor: float, out: Array) -> None:

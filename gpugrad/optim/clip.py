@@ -219,7 +219,7 @@ def _sum_of_squares(gradients: list[Array], unit: float, quick: Sequence[Array] 
     many = [g for g in gradients if g.size > SMALL or not isinstance(g, np.ndarray)]
     for dtype in dict.fromkeys(g.dtype for g in few):  # a call lasts longer than the arithmetic
         many.append(np.concatenate([g.reshape(-1) for g in few if g.dtype == dtype]))
-    exact = _pieces(many, 4)  # of which copies in float64 stay in the cache
+    exact = _pieces(many, 2)  # of which copies in float64 stay in the cache
     pieces = [*exact, *_pieces(quick)]
     sums: list[Any] = [0.0] * len(pieces)
     of_runs: dict[int, Array] = {}

@@ -68,6 +68,7 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_row_parts, name, value)
     monkeypatch.setattr(_mlp_numpy, "BLOCK", 12)
     monkeypatch.setattr(_rows, "BLOCK", 1)
+    monkeypatch.setattr(_rows, "ALONE", 1)
     monkeypatch.setattr(_products, "WHOLE", 1)
 
 
@@ -78,6 +79,7 @@ def splits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def run() -> Iterator[None]:
         for block, count in ((1, 1), (1, 3), (3000, 2), (32768, 4)):
             monkeypatch.setattr(_rows, "BLOCK", block)
+            monkeypatch.setattr(_rows, "ALONE", block)
             with threads.num_threads(count):
                 yield
 

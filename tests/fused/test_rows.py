@@ -18,6 +18,7 @@ from gpugrad.nn import functional as F
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_blocks_cover_every_row_once(count, block, shape, monkeypatch):
     monkeypatch.setattr(_rows, "BLOCK", block)
+    monkeypatch.setattr(_rows, "ALONE", block)
     rows, parts = np.empty(shape), []
     with threads.num_threads(count):
         _rows.for_blocks(rows, parts.append)
@@ -30,7 +31,7 @@ def test_blocks_cover_every_row_once(count, block, shape, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("shape", "lengths"), [((512, 128), [512]), ((768, 128), [384] * 2), ((1536, 128), [384] * 4)]
+    ("shape", "lengths"), [((512, 128), [512]), ((768, 128), [384] * 2), ((3072, 128), [768] * 4)]
 )
 def test_two_threads_have_equal_shares(shape, lengths):
     found = []
@@ -38,7 +39,7 @@ def test_two_threads_have_equal_shares(shape, lengths):
     assert [part.stop - part.start for part in found] == lengths
 
 
-@pytest.mark.parametrize(("rows", "alone"), [(768, True), (1024, True), (1040, False)])
+@pytest.mark.parametrize(("rows", "alone"), [(768, True), (2048, True), (2064, False)])
 def test_a_single_pair_of_light_blocks_wakes_no_thread(rows, alone, monkeypatch):
     asked, found = [], []
     monkeypatch.setattr(threads, "for_rows", lambda count, work, grain: asked.append(count))

@@ -37,7 +37,9 @@ def _trained(make, dtype, number):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 @pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
-def test_the_number_of_threads_changes_no_bit(make, dtype):
+def test_the_number_of_threads_changes_no_bit(make, dtype, monkeypatch):
+    for name, value in {"CPU_BLOCK": 1 << 16, "SHORT": 0}.items():  # so that all have some
+        monkeypatch.setattr(blocks, name, value)
     assert len({_trained(make, dtype, number) for number in (1, 2, 3)}) == 1
 
 
@@ -68,6 +70,15 @@ def test_threads_share_the_pieces():
     pieces = [np.zeros(blocks.CPU_BLOCK) for _ in range(2)]
     with num_threads(2):
         blocks.for_pieces(pieces, lambda i: both.wait())
+
+
+def test_short_pieces_wake_no_thread(monkeypatch):
+    taken = []
+    monkeypatch.setattr(blocks, "for_rows", lambda count, work, grain: taken.append((count, grain)))
+    pieces = [np.zeros(blocks.CPU_BLOCK), np.zeros(blocks.CPU_BLOCK), *[np.zeros(1)] * 4]
+    blocks.for_pieces(pieces, print)
+    blocks.for_pieces([*pieces, *[np.zeros(1)] * 5], print)
+    assert taken == [(3, 1), (3, 3)]
 
 
 def test_scratch_is_each_threads_own():

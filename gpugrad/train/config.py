@@ -114,7 +114,9 @@ class TrainConfig:
     )
     accumulate: int = _setting(1, "passes per update, their gradients added up", True, low=1)
     lr: float = _setting(3e-3, "highest learning rate", low=0)
-    min_lr: float = _setting(3e-4, "learning rate at the end", low=0)
+    min_lr: float = _setting(
+        3e-4, "learning rate at the end; unless given, a tenth of lr, as in the presets", low=0
+    )
     lr_scales: str = _setting(
         "", "factors of the learning rate by name: PATTERN=FACTOR, with commas", True
     )
@@ -126,7 +128,9 @@ class TrainConfig:
         "of the learning rate after warm-up",
         choices=("cosine", "linear", "exponential", "constant"),
     )
-    warmup_steps: int = _setting(100, "steps over which the learning rate rises", low=0)
+    warmup_steps: int = _setting(
+        100, "steps over which the learning rate rises; unless given, a tenth of all at most", low=0
+    )
     beta1: float = _setting(0.9, "AdamW's decay of the first moment", True, low=0, below=1)
     beta2: float = _setting(0.99, "AdamW's decay of the second moment", True, low=0, below=1)
     eps: float = _setting(1e-8, "AdamW's epsilon", True, low=0)
@@ -200,8 +204,12 @@ RENAMED = {"dtype": "precision"}  # settings that config.json of older runs call
 def resolve(flags: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> TrainConfig:
     """Return the settings of a preset, changed by a file's and then by flags'.
 
-    With ``init_from`` the shape and the tokenizer are those of that model unless given. Raises
-    ValueError for an unknown key, naming the nearest one, FileNotFoundError for no such model.
+    With ``init_from`` the shape and the tokenizer are those of that model unless given. Where
+    ``lr`` is given and ``min_lr`` is not, that is the same part of it as in the preset; where
+    ``max_steps`` is and ``warmup_steps`` is not, that is a tenth of it at most.
+
+    Raises ValueError for an unknown key, naming the nearest one, FileNotFoundError for no such
+    model.
     """
     file = known(file or {}, "the configuration file")
     flags = known(flags, "TrainConfig")
@@ -210,7 +218,22 @@ def resolve(flags: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> 
         raise ValueError(f"preset {preset!r} is unknown{nearest(str(preset), PRESETS)}")
     given = {**file, **flags}
     source = source_settings(given["init_from"]) if given.get("init_from") else {}
-    return TrainConfig(**{**PRESETS[preset], **source, **given})
+    return TrainConfig(**{**PRESETS[preset], **_following(given, preset), **source, **given})
+
+
+def _following(given: Mapping[str, Any], preset: str) -> dict[str, Any]:
+    """Return the settings of a preset that those given would contradict, fitted to them."""
+
+    def usual(name: str) -> Any:
+        return PRESETS[preset].get(name, FIELDS[name].default)
+
+    found: dict[str, Any] = {}
+    if "lr" in given:
+        found["min_lr"] = usual("min_lr") * (_converted(FIELDS["lr"], given["lr"]) / usual("lr"))
+    if "max_steps" in given:
+        tenth = _converted(FIELDS["max_steps"], given["max_steps"]) // 10
+        found["warmup_steps"] = min(usual("warmup_steps"), tenth)
+    return found
 
 
 def resumed(saved: Mapping[str, Any], changes: Mapping[str, Any]) -> TrainConfig:

@@ -141,7 +141,7 @@ class Search:
                 warnings.warn(message, RuntimeWarning, stacklevel=2)
         shared = {**(settings or {}), "out": str(self.path)}
         if "test_fraction" not in shared:
-            # what a trial sets may matter: min_lr above the default lr is an error without its lr
+            # what a trial sets may matter: without it the shared settings may contradict each other
             fraction = resolve({**shared, **trials[0]}).train_fraction
             shared["test_fraction"] = round((1 - fraction) / 2, 9)
         self.settings = shared

@@ -184,6 +184,21 @@ def test_numbers_are_converted(name, value, wanted):
     assert (type(found), found) == (type(wanted), wanted)
 
 
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_what_is_not_given_follows_what_is(preset):
+    usual = resolve({"preset": preset})
+    for share in (1.0, 0.5, 1e-3):
+        config = resolve({"preset": preset, "lr": str(usual.lr * share)})
+        assert config.min_lr == pytest.approx(usual.min_lr * share, rel=1e-15)
+    assert resolve({"preset": preset, "lr": usual.lr}).min_lr == usual.min_lr
+    for steps in (1, 9, 20, usual.max_steps, 2 * usual.max_steps):
+        config = resolve({"preset": preset}, {"max_steps": steps})
+        assert config.warmup_steps == min(usual.warmup_steps, steps // 10)
+    given = {"preset": preset, "lr": 1e-5, "min_lr": 1e-5, "max_steps": 20, "warmup_steps": 19}
+    config = resolve(given)
+    assert (config.min_lr, config.warmup_steps) == (1e-5, 19)
+
+
 def test_constant_schedule_needs_no_lower_rate():
     assert resolve({"schedule": "constant", "lr": 1e-9, "max_steps": 1}).lr == 1e-9
 

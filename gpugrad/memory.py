@@ -15,10 +15,9 @@ within ``threads.for_rows`` is new: who takes which piece is chance.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,13 +85,17 @@ def zeros(shape: Any, dtype: Any) -> np.ndarray:
     return made
 
 
-@contextlib.contextmanager
-def noted(make: Callable[..., np.ndarray] = np.zeros) -> Iterator[Noted]:
-    """Note what is asked for in this thread inside the ``with`` block, and make it so."""
+def noted(
+    make: Callable[..., np.ndarray], function: Callable[..., Any], *args: Any, **kwargs: Any
+) -> tuple[Any, list[np.ndarray]]:
+    """Return what a function returns, and the arrays it asked for in this thread, made by ``make``.
+
+    A call, and no ``with`` block: Ctrl-C does not come between its beginning and that of the block.
+    """
     before, noting = _local.source, Noted(make)
-    _local.source = noting
     try:
-        yield noting
+        _local.source = noting
+        return function(*args, **kwargs), noting.arrays
     finally:
         _local.source = before
 
@@ -100,8 +103,8 @@ def noted(make: Callable[..., np.ndarray] = np.zeros) -> Iterator[Noted]:
 def run_in(arrays: Sequence[np.ndarray], function: Any, args: Any, kwargs: Any) -> tuple[Any, bool]:
     """Return what a function returns that is handed these arrays, and whether they all fitted."""
     before, planned = _local.source, Planned(arrays)
-    _local.source = planned
     try:
+        _local.source = planned
         return function(*args, **kwargs), planned.fits
     finally:
         _local.source = before

@@ -38,8 +38,8 @@ def once(work: Callable[[], Any]) -> None:
     if noted is None:
         work()
     elif not _local.idle:
-        _local.noted = None  # what it calls in turn belongs to it
         try:
+            _local.noted = None  # what it calls in turn belongs to it
             work()
         finally:
             _local.noted = noted
@@ -67,8 +67,8 @@ def left_out(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 def noted(function: Callable[[], Any]) -> tuple[Any, list[Callable[[], Any]]]:
     """Return what a function returns, and the calls that do again what it did with values."""
     before, calls = _local.noted, list[Callable[[], Any]]()
-    _local.noted = calls
     try:
+        _local.noted = calls
         return function(), calls
     finally:
         _local.noted = before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import linecache
+import inspect
 import math
 import signal
 import sys
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import backend, cuda, emulator
+from gpugrad import backend, cuda, emulator, memory, prepared
 from gpugrad.cli import main
 from gpugrad.models import GPT, GPTConfig
 from gpugrad.nn import functional as F
@@ -199,48 +199,44 @@ def test_evaluation_is_the_mean_over_windows_and_changes_nothing(make_trainer):
 
 @pytest.mark.parametrize("work", [Trainer.update, Trainer.evaluate], ids=["update", "evaluate"])
 def test_what_is_left_half_done_never_was(make_trainer, work):
-    """Left at one line of Python after the other, it ends as if it had begun once."""
+    """Left at one call after the other, where signals are handled, it ends as if it had begun once.
+
+    Python looks for signals as a function of its own begins and as one in C has ended.
+    """
     straight = make_trainer(dropout=0.2, accumulate=2)
     expected = work(straight), bits(straight.state_dict())
     trainer = make_trainer(dropout=0.2, accumulate=2)
-    lines = left_at = 0
+    calls = left_at = 0
 
     def stop(frame, event, argument):
-        nonlocal lines
-        if event == "line":
-            lines += 1
-            if lines >= left_at and not is_outside(frame):
-                raise Stopped  # which ends the tracing
-        elif event == "call" and frame.f_globals.get("__name__", "").startswith("hypothesis"):
-            return None  # it has the garbage collector call it
-        return stop
+        nonlocal calls
+        if frame.f_globals.get("__name__", "").startswith("hypothesis"):
+            return  # it has the garbage collector call it
+        if event == "call" and frame.f_code.co_flags & inspect.CO_GENERATOR:
+            return  # it may be as the generator is freed, where exceptions are lost
+        if event in ("call", "c_return"):
+            calls += 1
+            if calls >= left_at:
+                raise Stopped  # which ends the profiling
 
-    def is_outside(frame):
-        """Tracing would strike as a ``with`` block has ended too, and leave a lock taken, or at a
-        ``try`` that begins one, which no exit belongs to; signals are handled at calls.
-        """
-        place = frame.f_code.co_filename, frame.f_lineno
-        line, above = (linecache.getline(place[0], place[1] - i).lstrip() for i in (0, 1))
-        return line.startswith("with ") or (line.startswith("try:") and above.startswith("with "))
-
-    class Tracing(StopSignals):
+    class Striking(StopSignals):
         @contextmanager
         def leaving(self):
-            nonlocal lines
-            lines, self.before = 0, sys.gettrace()
-            sys.settrace(stop)
+            nonlocal calls
+            calls, self.before = 0, sys.getprofile()
+            sys.setprofile(stop)
             try:
                 yield
             finally:
                 self.stay()
 
         def stay(self):
-            sys.settrace(self.before)
+            sys.setprofile(self.before)
 
-    trainer.left_by(Tracing())
+    trainer.left_by(Striking())
     left = 0
     while True:
-        left_at += 397
+        left_at += 149
         try:
             found = work(trainer)
         except Stopped:
@@ -249,6 +245,8 @@ def test_what_is_left_half_done_never_was(make_trainer, work):
             break
     assert left > 5
     assert (found, bits(trainer.state_dict())) == expected
+    assert memory._local.source is None
+    assert prepared.is_plain()
 
 
 def test_stopping_an_evaluation(make_trainer):

@@ -93,14 +93,14 @@ def _called(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -
     make = np.empty if getattr(function, "prepared", False) else np.zeros
     zeros = {id(b): zeros_like(b, make) for b in buffers}
     given, named = replaced((args, kwargs), lambda b: zeros[id(b)])
-    with np.errstate(all="ignore"), memory.noted(make) as noted:
-        result = prepared.left_out(function, *given, **named)
+    with np.errstate(all="ignore"):
+        result, noted = memory.noted(make, prepared.left_out, function, *given, **named)
     arguments = [zeros[id(b)] for b in buffers]
     alive: list[Any] = []  # or an id might become another's
     copies = 0
     places: dict[int, Place] = {}
     owners: dict[int, tuple[str, int, np.ndarray]] = {}
-    for source, arrays in ((ARGUMENT, arguments), (ALLOCATED, noted.arrays)):
+    for source, arrays in ((ARGUMENT, arguments), (ALLOCATED, noted)):
         for i, array in enumerate(arrays):
             places[id(array)] = Place(source, i, None, layout_of(array), False)
             owners[id(backend.memory_base(array))] = source, i, array
@@ -124,7 +124,7 @@ def _called(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -
         return found
 
     return Outcome(
-        tuple(layout_of(array) for array in noted.arrays), replaced(result, place, numbers=True)
+        tuple(layout_of(array) for array in noted), replaced(result, place, numbers=True)
     )
 
 

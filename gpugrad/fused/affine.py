@@ -1,9 +1,9 @@
-"""A linear layer, out = x @ weight.T + bias.
+"""A linear layer with a bias, out = x @ weight.T + bias.
 
 On a GPU the products do the rest as well: the bias is added as the result is written, and the
 gradient of the bias, a sum over the rows of g, comes with that of the weight. By NumPy the threads
-share all gradients at once, and there it is the way without a bias, too. ``ops.linear`` is the same
-as a row of the registry, in which every gradient is computed on its own.
+share all three gradients at once. ``ops.linear`` is the same as a row of the registry, in which
+every gradient is computed on its own.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ def pays(x: Any, weight: Any, *others: Any) -> bool:
     return large and len(alike) == 1 and x.dtype.itemsize != 2 and openblas.available()
 
 
-def _forward(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None
-) -> tuple[np.ndarray, tuple]:
+def _forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, tuple]:
     out = _products.affine(as_rows(x), weight.T, bias)
     return out.reshape(*x.shape[:-1], len(weight)), ()
 
@@ -76,8 +74,7 @@ def parameter_gradients(wanted: Sequence[bool], g: Any, x: Any, bias: Any) -> tu
 
 
 def _cuda_forward(x: Any, weight: Any, bias: Any) -> tuple[Any, tuple]:
-    added = None if bias is None else cuda.contiguous(bias)
-    out = cuda.gemm(as_matrix(x), weight.mT, epilogue=None if bias is None else "bias", bias=added)
+    out = cuda.gemm(as_matrix(x), weight.mT, epilogue="bias", bias=cuda.contiguous(bias))
     return out.reshape(*x.shape[:-1], len(weight)), ()
 
 
@@ -107,7 +104,6 @@ def _cost(x: Any, weight: Any, bias: Any) -> Cost:
         Sample((3, 4), (5, 4), (5,)),
         Sample((2, 3, 4), (1, 4), (1,)),
         Sample((4,), (2, 4), (2,)),
-        Sample((3, 4), (5, 4), None),
     ],
     arguments=("x", "weight", "bias"),
     numpy=Implementation(_forward, _backward, pays, unread=("bias",), prepared=True),
@@ -121,18 +117,11 @@ def _affine(x, weight, bias):
 def affine(x: Any, weight: Any, bias: Any) -> Tensor:
     """Return x @ weight.T + bias: x (..., in), weight (out, in), bias (out), result (..., out).
 
-    Without a bias (None) it is the product alone. Raises ValueError naming the shapes that do not
-    fit.
+    Raises ValueError naming the shapes that do not fit.
     """
-    x, weight = asarray(x), asarray(weight)
-    if bias is not None:
-        bias = asarray(bias)
-    fits = weight.ndim == 2 and x.shape[-1:] == weight.shape[1:]
-    if not fits or (bias is not None and bias.shape != weight.shape[:1]):
+    x, weight, bias = asarray(x), asarray(weight), asarray(bias)
+    if weight.ndim != 2 or x.shape[-1:] != weight.shape[1:] or bias.shape != weight.shape[:1]:
         return ops.linear(x, weight, bias)  # which says what is wrong
-    by_numpy = x._data.__class__ is np.ndarray and not expected()
-    if by_numpy and not pays(x, weight):
+    if x._data.__class__ is np.ndarray and not pays(x, weight) and not expected():
         return ops.linear(x, weight, bias)  # the common case on a CPU, without a detour
-    if bias is None and not (x.device == "cpu" and not expected() and pays(x, weight)):
-        return ops.linear(x, weight)
     return _affine(x, weight, bias)

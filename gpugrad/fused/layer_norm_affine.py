@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import cuda
-from ..ops import asarray
+from ..ops import asarray, linear
 from ..registry import Sample
 from ..tensor import Tensor
 from . import _affine_numpy, _rows
@@ -95,7 +95,7 @@ def _backward(
 )
 def _layer_norm_affine(x, norm_weight, norm_bias, residual, weight, bias, eps):
     normalized, h = layer_norm(x, norm_weight, norm_bias, residual, eps, paired=True)
-    return affine(normalized, weight, bias), h
+    return linear(normalized, weight) if bias is None else affine(normalized, weight, bias), h
 
 
 def layer_norm_affine(

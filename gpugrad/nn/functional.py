@@ -48,7 +48,7 @@ __all__ = [
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
     """Return input @ weight.T + bias: input (..., in), weight (out, in), bias (out)."""
-    return fused.affine(input, weight, bias)
+    return ops.linear(input, weight) if bias is None else fused.affine(input, weight, bias)
 
 
 def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Tensor:

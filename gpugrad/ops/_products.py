@@ -74,16 +74,14 @@ def _matmul(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 _matmul.prepared = True  # type: ignore[attr-defined]
 
 
-def affine(x: np.ndarray, y: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+def affine(x: np.ndarray, y: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Return x @ y + bias: x (N, K), y (K, M), bias (M); added while a piece is in the cache."""
-    alike = x.dtype == y.dtype and (bias is None or bias.dtype == y.dtype)
-    if alike and x.size * y.shape[1] >= WHOLE and openblas.available():
+    if x.dtype == y.dtype == bias.dtype and x.size * y.shape[1] >= WHOLE and openblas.available():
         out = memory.empty((len(x), y.shape[1]), x.dtype)
         run(pieces(x, y, out, bias))
-        return out
-    dtype = x.dtype if x.dtype == y.dtype else np.result_type(x, y)
-    out = matmul(x, y, memory.empty((len(x), y.shape[1]), dtype))
-    if bias is not None:
+    else:
+        dtype = x.dtype if x.dtype == y.dtype else np.result_type(x, y)
+        out = matmul(x, y, memory.empty((len(x), y.shape[1]), dtype))
         once(lambda: np.add(out, bias, out=out))
     return out
 

@@ -125,17 +125,15 @@ def test_affine_is_linear():
     before = FUSED["affine"].launches.copy()
     affine(*inputs)
     nn.Linear(7, 5)(inputs[0])
-    nn.Linear(7, 5, bias=False)(inputs[0])
     assert FUSED["affine"].launches == before  # on a CPU there is no detour for what is small
 
 
-@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("wanted", [(True, True, True), (True, False, True), (False, True, False)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_large_affine_is_linear(dtype, wanted, bias):
-    inputs = drawn((3, 250, 80), (130, 80), (130,) if bias else None, dtype=dtype)
-    inputs = [x if w or x is None else x.detach() for x, w in zip(inputs, wanted, strict=True)]
-    grown = [x for x in inputs if x is not None and x.requires_grad]
+def test_large_affine_is_linear(dtype, wanted):
+    inputs = drawn((3, 250, 80), (130, 80), (130,), dtype=dtype)
+    inputs = [x if w else x.detach() for x, w in zip(inputs, wanted, strict=True)]
+    grown = [x for x in inputs if x.requires_grad]
     expected = ops.linear(*inputs)
     upstream = np.cos(np.arange(expected.size, dtype=dtype)).reshape(expected.shape)
     results = []
@@ -145,10 +143,7 @@ def test_large_affine_is_linear(dtype, wanted, bias):
                 bits_of(out, grown, gg.Tensor(upstream)) for out in (affine(*inputs), expected)
             ]
     assert all(r == results[0] for r in results)
-    assert FUSED["affine"].choose([None if x is None else x.data for x in inputs], {}) == "numpy"
-    before = FUSED["affine"].launches["numpy"]
-    nn.functional.linear(*inputs)
-    assert FUSED["affine"].launches["numpy"] == before + 1
+    assert FUSED["affine"].choose([x.data for x in inputs], {}) == "numpy"
 
 
 def test_parameters_may_be_of_another_dtype():

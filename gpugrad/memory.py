@@ -86,7 +86,7 @@ def zeros(shape: Any, dtype: Any) -> np.ndarray:
 
 
 def noted(
-    make: Callable[..., np.ndarray], function: Callable[..., Any], *args: Any, **kwargs: Any
+    make: Callable[..., np.ndarray], function: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> tuple[Any, list[np.ndarray]]:
     """Return what a function returns, and the arrays it asked for in this thread, made by ``make``.
 

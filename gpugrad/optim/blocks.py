@@ -65,7 +65,7 @@ def blocks(array: Array, parts: int = 1) -> tuple[Array, list[Block]]:
 def for_pieces(pieces: Sequence[Array], work: Callable[[int], None]) -> None:
     """Call work(i) for every piece; on the CPU side by side, in groups of about CPU_BLOCK elements.
 
-    The groups depend on the sizes alone. There is a single one where most pieces are short.
+    The groups depend on the sizes alone. There is a single one where pieces are short in the mean.
     """
     here, bounds, elements = [], [0], 0
     for i, piece in enumerate(pieces):

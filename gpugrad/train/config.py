@@ -198,6 +198,7 @@ class TrainConfig:
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
+_FOLLOWED = "lr", "min_lr", "warmup_steps"  # settings that follow others, or that these follow
 RENAMED = {"dtype": "precision"}  # settings that config.json of older runs calls otherwise
 
 
@@ -218,33 +219,22 @@ def resolve(flags: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> 
         raise ValueError(f"preset {preset!r} is unknown{nearest(str(preset), PRESETS)}")
     given = {**file, **flags}
     source = source_settings(given["init_from"]) if given.get("init_from") else {}
-    return TrainConfig(**{**PRESETS[preset], **_following(given, preset), **source, **given})
-
-
-def _following(given: Mapping[str, Any], preset: str) -> dict[str, Any]:
-    """Return the settings of a preset that those given would contradict, fitted to them."""
-
-    def usual(name: str) -> Any:
-        return PRESETS[preset].get(name, FIELDS[name].default)
-
-    found: dict[str, Any] = {}
-    if "lr" in given:
-        found["min_lr"] = usual("min_lr") * (_converted(FIELDS["lr"], given["lr"]) / usual("lr"))
-    if "max_steps" in given:
-        tenth = _converted(FIELDS["max_steps"], given["max_steps"]) // 10
-        found["warmup_steps"] = min(usual("warmup_steps"), tenth)
-    return found
+    usual = {name: PRESETS[preset].get(name, FIELDS[name].default) for name in _FOLLOWED}
+    return TrainConfig(**{**PRESETS[preset], **_following(given, usual), **source, **given})
 
 
 def resumed(saved: Mapping[str, Any], changes: Mapping[str, Any]) -> TrainConfig:
     """Return a run's saved settings with those changes that leave its state meaningful.
 
+    What is not given follows what is, as in ``resolve``, from what the run has.
     Settings saved under an older name are understood. Raises ValueError naming the first setting
     that cannot change.
     """
     saved = {RENAMED.get(name, name): value for name, value in saved.items()}
     config = TrainConfig(**known(saved, "config.json"))
-    changed = dataclasses.replace(config, **known(changes, "TrainConfig"))
+    changes = known(changes, "TrainConfig")
+    following = _following(changes, {name: getattr(config, name) for name in _FOLLOWED})
+    changed = dataclasses.replace(config, **{**following, **changes})
     for name, field in FIELDS.items():
         old, new = getattr(config, name), getattr(changed, name)
         if old != new and (field.metadata["fixed"] or name == "preset"):
@@ -253,6 +243,19 @@ def resumed(saved: Mapping[str, Any], changes: Mapping[str, Any]) -> TrainConfig
                 "new run in another folder (--out), or leave the flag away"
             )
     return changed
+
+
+def _following(given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the usual settings that those given might contradict, fitted to them."""
+    found: dict[str, Any] = {}
+    lr = _converted(FIELDS["lr"], given.get("lr", usual["lr"]))
+    if lr != usual["lr"] != 0:
+        share = usual["min_lr"] / usual["lr"]
+        found["min_lr"] = float(f"{lr * share:.12g}")  # 0.1, and not 0.09999999999999999
+    if "max_steps" in given:
+        tenth = _converted(FIELDS["max_steps"], given["max_steps"]) // 10
+        found["warmup_steps"] = min(usual["warmup_steps"], tenth)
+    return found
 
 
 def known(values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -189,7 +189,7 @@ def test_what_is_not_given_follows_what_is(preset):
     usual = resolve({"preset": preset})
     for share in (1.0, 0.5, 1e-3):
         config = resolve({"preset": preset, "lr": str(usual.lr * share)})
-        assert config.min_lr == pytest.approx(usual.min_lr * share, rel=1e-15)
+        assert config.min_lr == pytest.approx(usual.min_lr * share, rel=1e-11)
     assert resolve({"preset": preset, "lr": usual.lr}).min_lr == usual.min_lr
     for steps in (1, 9, 20, usual.max_steps, 2 * usual.max_steps):
         config = resolve({"preset": preset}, {"max_steps": steps})
@@ -197,6 +197,17 @@ def test_what_is_not_given_follows_what_is(preset):
     given = {"preset": preset, "lr": 1e-5, "min_lr": 1e-5, "max_steps": 20, "warmup_steps": 19}
     config = resolve(given)
     assert (config.min_lr, config.warmup_steps) == (1e-5, 19)
+    saved = usual.to_dict()
+    assert resumed(saved, {"lr": usual.lr, "max_steps": usual.max_steps}) == usual
+    config = resumed(saved, {"lr": usual.lr / 100, "max_steps": 20})
+    assert (config.min_lr, config.warmup_steps) == (pytest.approx(usual.min_lr / 100), 2)
+
+
+def test_a_rate_that_follows_is_a_plain_number():
+    assert [resolve({"lr": lr}).min_lr for lr in (1, 0.7, 1e-4, 0, 1e308)] == [
+        *(0.1, 0.07, 1e-5, 0.0, 1e307),
+    ]
+    assert resumed(resolve({"lr": 0.0}).to_dict(), {"lr": 1e-3}).min_lr == 0
 
 
 def test_constant_schedule_needs_no_lower_rate():

@@ -201,7 +201,8 @@ def test_evaluation_is_the_mean_over_windows_and_changes_nothing(make_trainer):
 def test_what_is_left_half_done_never_was(make_trainer, work):
     """Left at one call after the other, where signals are handled, it ends as if it had begun once.
 
-    Python looks for signals as a function of its own begins and as one in C has ended.
+    Python looks for signals as a function of its own begins, as one in C has ended, and, which is
+    left out here, as a loop begins anew.
     """
     straight = make_trainer(dropout=0.2, accumulate=2)
     expected = work(straight), bits(straight.state_dict())

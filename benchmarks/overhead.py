@@ -285,11 +285,12 @@ def measure_replay(rounds: int) -> dict[str, Any]:
 def measure_import(rounds: int) -> dict[str, Any]:
     """Return the row of ``import gpugrad``, in milliseconds, each in a fresh interpreter.
 
-    The second import after installing is meant: modules are compiled in the warm-up.
+    The second import after installing is meant: modules are compiled in the warm-up. OpenBLAS has
+    one thread: others would spin for as long as the process lives, which counts as CPU time.
     """
     with tempfile.TemporaryDirectory() as compiled:
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        environment["PYTHONPYCACHEPREFIX"] = compiled
+        environment |= {"PYTHONPYCACHEPREFIX": compiled, "OPENBLAS_NUM_THREADS": "1"}
 
         def importing(name: str) -> Callable[[], object]:
             command = [sys.executable, "-c", f"import {name}"]

@@ -33,6 +33,8 @@ def matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.nd
     Views that BLAS can read, transposed or not, are not copied.
     """
     work = x.size * y.shape[-1]
+    if work <= SINGLE and out is None:
+        return np.matmul(x, y)  # the common case of eager steps, without a detour
     if work <= SINGLE or x.dtype.kind != "f" or x.dtype != y.dtype or not openblas.available():
         return _multiplied(x, y, out)
     batched = x.ndim > 2 and x.shape[:-2] == y.shape[:-2] and len(x) > 1

@@ -109,6 +109,7 @@ def _cost(x: Any, weight: Any, bias: Any) -> Cost:
     numpy=Implementation(_forward, _backward, pays, unread=("bias",), prepared=True),
     cuda=Implementation(_cuda_forward, _cuda_backward, cuda.fits),
     cost=_cost,
+    needs={"x": ("weight",), "weight": ("x",), "bias": ()},
 )
 def _affine(x, weight, bias):
     return ops.linear(x, weight, bias)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,9 +62,12 @@ class Fused:
     gradient. ``implementations`` map "numpy" or "cuda" to what runs on that kind of array.
     ``cost`` takes what the operation takes, arrays or anything with their shape and dtype, and
     returns the Cost that benchmarks hold its time against, ``sizes`` are inputs to time it at.
+    ``needs`` says whose values the gradient of an argument depends on, where not on those of all:
+    by NumPy no others are saved.
     """
 
     view = False
+    needs: Mapping[str, Sequence[str]] | None = None
 
     def __init__(
         self,
@@ -75,6 +78,7 @@ class Fused:
         implementations: dict[str, Implementation],
         samples: Sequence[Sample],
         cost: Callable[..., Cost] | None = None,
+        needs: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         if name in OPS or name in FUSED:
             raise ValueError(f"an operation named {name!r} is registered already")
@@ -85,6 +89,7 @@ class Fused:
         self.implementations = implementations
         self.samples = tuple(samples)
         self.cost = cost
+        self.needs = needs
         self.sizes: Sequence[Sample] = ()
         self.launches: collections.Counter[str] = collections.Counter()
         FUSED[name] = self
@@ -145,7 +150,11 @@ class Fused:
             tensors = tuple([Tensor._wrap(o, None) for o in outs])
             return tensors[0] if is_one else tensors
         op = _Launch(self, chosen, wanted, statics, 0 if is_one else len(outs))
-        node = make_node(op, parents, (*arrays, *residuals), None)
+        if self.needs is not None and chosen == "numpy":
+            kept = self._kept(arrays, wanted)
+        else:
+            kept = arrays
+        node = make_node(op, parents, (*kept, *residuals), None)
         if state.watch is not None:
             state.watch.called(node, self.arguments, arrays, outs)
         if is_one:
@@ -164,6 +173,15 @@ class Fused:
             if wants:
                 parents.append(a._node or a)  # type: ignore[union-attr]
         return tuple(wanted), tuple(parents)
+
+    def _kept(self, arrays: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
+        """Return what is saved of the arguments: of those no gradient depends on, a likeness."""
+        assert self.needs is not None
+        needed = {
+            n for a, w in zip(self.arguments, wanted, strict=True) if w for n in self.needs[a]
+        }
+        named = zip(self.arguments, arrays, strict=True)
+        return [a if name in needed else _likeness(a) for name, a in named]
 
     def _refuse_devices(self, arrays: Sequence[Any]) -> None:
         devices = {backend.device_of(a) for a in arrays if a is not None}
@@ -290,6 +308,7 @@ def fused(
     arguments: Sequence[str],
     differentiable: Sequence[str] | None = None,
     cost: Callable[..., Cost] | None = None,
+    needs: Mapping[str, Sequence[str]] | None = None,
     **implementations: Implementation,
 ) -> Callable[[Callable[..., Any]], Fused]:
     """Register the decorated spec, with its implementations, as a fused operation."""
@@ -297,6 +316,6 @@ def fused(
     def decorate(spec: Callable[..., Any]) -> Fused:
         name = spec.__name__.strip("_").removesuffix("_spec")
         able = arguments if differentiable is None else differentiable
-        return Fused(name, spec, arguments, able, implementations, samples, cost)
+        return Fused(name, spec, arguments, able, implementations, samples, cost, needs)
 
     return decorate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 
 import numpy as np
 import pytest
@@ -144,6 +145,35 @@ def test_large_affine_is_linear(dtype, wanted):
             ]
     assert all(r == results[0] for r in results)
     assert FUSED["affine"].choose([x.data for x in inputs], {}) == "numpy"
+
+
+@pytest.mark.parametrize("size", [3, 250])
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_affine_keeps_only_what_a_gradient_depends_on(size, create_graph):
+    """Of any size: what the gradients need is saved, and the rest may change or be freed."""
+    x, weight, bias = drawn((size, size), (size, size), (size,))
+    expected = gg.grad(ops.linear(x, weight, bias).sum(), [x, weight, bias])
+    for frozen in (0, 1):
+        given = [x * 1, weight * 1, bias * 1]
+        given[frozen] = gg.Tensor(given[frozen].data)
+        out = affine(*given)
+        changed = given[1 - frozen]
+        with gg.no_grad():
+            changed += 1  # its gradient depends on the frozen one alone
+            given[2] += 1
+        found = gg.grad(out.sum(), [(x, weight)[1 - frozen], bias], create_graph=create_graph)
+        assert found[0].data.tobytes() == expected[1 - frozen].data.tobytes()
+        assert found[1].data.tobytes() == expected[2].data.tobytes()
+
+
+def test_large_affine_frees_the_input_of_a_frozen_layer():
+    x, weight, bias = drawn((250, 250), (250, 250), (250,))
+    h = x * 1
+    freed = weakref.ref(h.data)
+    out = affine(h, weight.detach(), bias)
+    del h
+    assert freed() is None
+    assert out.requires_grad
 
 
 def test_parameters_may_be_of_another_dtype():

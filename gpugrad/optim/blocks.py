@@ -16,8 +16,7 @@ from ..threads import for_rows
 
 # Elements at a time. On the CPU a thread that comes back from a call of NumPy while another holds
 # the interpreter lock sleeps for about as long as a call on 2^16 elements lasts; those of 2^18 stay
-# in the caches as well, and two threads take a third less time than one. On a GPU only the number
-# of launches counts.
+# in the caches as well, and leave less to wait for. On a GPU only the number of launches counts.
 CPU_BLOCK = 1 << 18
 GPU_BLOCK = 1 << 26
 # Elements of a piece on the CPU, in the mean, below which threads wait for each other longer than

@@ -226,14 +226,15 @@ def resolve(flags: Mapping[str, Any], file: Mapping[str, Any] | None = None) -> 
 def resumed(saved: Mapping[str, Any], changes: Mapping[str, Any]) -> TrainConfig:
     """Return a run's saved settings with those changes that leave its state meaningful.
 
-    What is not given follows what is, as in ``resolve``, from what the run has.
+    What the run has stays unless it contradicts the changes: then it follows as in ``resolve``.
     Settings saved under an older name are understood. Raises ValueError naming the first setting
     that cannot change.
     """
     saved = {RENAMED.get(name, name): value for name, value in saved.items()}
     config = TrainConfig(**known(saved, "config.json"))
     changes = known(changes, "TrainConfig")
-    following = _following(changes, {name: getattr(config, name) for name in _FOLLOWED})
+    usual = {name: getattr(config, name) for name in _FOLLOWED}
+    following = _following(changes, usual, only_contradictions=True)
     changed = dataclasses.replace(config, **{**following, **changes})
     for name, field in FIELDS.items():
         old, new = getattr(config, name), getattr(changed, name)
@@ -245,16 +246,19 @@ def resumed(saved: Mapping[str, Any], changes: Mapping[str, Any]) -> TrainConfig
     return changed
 
 
-def _following(given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the usual settings that those given might contradict, fitted to them."""
+def _following(
+    given: Mapping[str, Any], usual: Mapping[str, Any], only_contradictions: bool = False
+) -> dict[str, Any]:
+    """Return the usual settings that those given might contradict, or do, fitted to them."""
     found: dict[str, Any] = {}
     lr = _converted(FIELDS["lr"], given.get("lr", usual["lr"]))
-    if lr != usual["lr"] != 0:
+    if lr != usual["lr"] != 0 and (usual["min_lr"] > lr or not only_contradictions):
         share = usual["min_lr"] / usual["lr"]
-        found["min_lr"] = float(f"{lr * share:.12g}")  # 0.1, and not 0.09999999999999999
+        found["min_lr"] = min(lr, float(f"{lr * share:.12g}"))  # 0.1, not 0.09999999999999999
     if "max_steps" in given:
-        tenth = _converted(FIELDS["max_steps"], given["max_steps"]) // 10
-        found["warmup_steps"] = min(usual["warmup_steps"], tenth)
+        steps = _converted(FIELDS["max_steps"], given["max_steps"])
+        if usual["warmup_steps"] >= steps or not only_contradictions:
+            found["warmup_steps"] = min(usual["warmup_steps"], steps // 10)
     return found
 
 

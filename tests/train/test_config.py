@@ -208,6 +208,17 @@ def test_a_rate_that_follows_is_a_plain_number():
         *(0.1, 0.07, 1e-5, 0.0, 1e307),
     ]
     assert resumed(resolve({"lr": 0.0}).to_dict(), {"lr": 1e-3}).min_lr == 0
+    rate = 0.1234567890127  # whose twelve digits are more than it
+    assert resumed(resolve({"lr": 1.0, "min_lr": 1.0}).to_dict(), {"lr": rate}).min_lr == rate
+
+
+def test_a_run_keeps_what_its_changes_do_not_contradict():
+    chosen = {"lr": 1e-3, "min_lr": 5e-4, "max_steps": 500, "warmup_steps": 400}
+    saved = resolve(chosen).to_dict()
+    config = resumed(saved, {"lr": 6e-4, "max_steps": 401})
+    assert (config.min_lr, config.warmup_steps) == (5e-4, 400)
+    config = resumed(saved, {"lr": 4e-4, "max_steps": 400})
+    assert (config.min_lr, config.warmup_steps) == (2e-4, 40)
 
 
 def test_constant_schedule_needs_no_lower_rate():

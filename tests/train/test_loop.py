@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import math
 import signal
@@ -199,45 +200,61 @@ def test_evaluation_is_the_mean_over_windows_and_changes_nothing(make_trainer):
 
 @pytest.mark.parametrize("work", [Trainer.update, Trainer.evaluate], ids=["update", "evaluate"])
 def test_what_is_left_half_done_never_was(make_trainer, work):
-    """Left at one call after the other, where signals are handled, it ends as if it had begun once.
-
-    Python looks for signals as a function of its own begins, as one in C has ended, and, which is
-    left out here, as a loop begins anew.
+    """Left at one place after the other where Python looks for signals, it ends as if it had begun
+    once: as a function of Python's begins, as one in C has ended, and as a ``for`` loop goes on.
     """
     straight = make_trainer(dropout=0.2, accumulate=2)
     expected = work(straight), bits(straight.state_dict())
     trainer = make_trainer(dropout=0.2, accumulate=2)
-    calls = left_at = 0
+    places = left_at = 0
+    is_struck = False
+    loops: dict[object, set[int]] = {}
 
-    def stop(frame, event, argument):
-        nonlocal calls
+    def strike(frame):
+        nonlocal places, is_struck
         if frame.f_globals.get("__name__", "").startswith("hypothesis"):
             return  # it has the garbage collector call it
-        if event == "call" and frame.f_code.co_flags & inspect.CO_GENERATOR:
-            return  # it may be as the generator is freed, where exceptions are lost
-        if event in ("call", "c_return"):
-            calls += 1
-            if calls >= left_at:
-                raise Stopped  # which ends the profiling
+        places += 1
+        if places >= left_at and not is_struck:
+            is_struck = True
+            raise Stopped
+
+    def at_calls(frame, event, argument):
+        # not as a generator goes on: it may be as it is freed, where exceptions are lost
+        is_generator = frame.f_code.co_flags & inspect.CO_GENERATOR
+        if event == "c_return" or (event == "call" and not is_generator):
+            strike(frame)
+
+    def at_loops(frame, event, argument):
+        code = frame.f_code
+        if event == "call" and code not in loops:
+            found = dis.get_instructions(code)
+            loops[code] = {i.offset for i in found if i.opname == "FOR_ITER"}
+        elif event == "line" and frame.f_lasti in loops[code]:
+            strike(frame)
+        return at_loops if loops[code] else None
 
     class Striking(StopSignals):
         @contextmanager
         def leaving(self):
-            nonlocal calls
-            calls, self.before = 0, sys.getprofile()
-            sys.setprofile(stop)
+            nonlocal places, is_struck
+            places, is_struck = 0, False
+            self.before = sys.getprofile(), sys.gettrace()
+            sys.setprofile(at_calls)
+            sys.settrace(at_loops)
             try:
                 yield
             finally:
                 self.stay()
 
         def stay(self):
-            sys.setprofile(self.before)
+            sys.setprofile(self.before[0])
+            sys.settrace(self.before[1])
 
     trainer.left_by(Striking())
     left = 0
     while True:
-        left_at += 149
+        left_at += 251
         try:
             found = work(trainer)
         except Stopped:

@@ -14,9 +14,9 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import memory, openblas, prepared
 
@@ -83,32 +83,72 @@ def _read(path: str) -> str:
         return file.read()
 
 
-def for_rows(count: int, work: Callable[[int, int], Any], grain: int) -> None:
+def for_rows(
+    count: int, work: Callable[[int, int], Any], grain: int, *, light: bool = False
+) -> None:
     """Call work(start, stop) for every piece of range(count), on the threads that are there.
 
     Every piece is `grain` long, but the last. They are taken in no fixed order, so each has to
     write to memory of its own. It pays from about 100 µs of work in a piece, in calls of NumPy that
     last 20 µs or more: waking a thread takes some 10 to 30 µs, and so does waiting for one that
     holds the interpreter lock. A single piece, a single thread, and calls within `work` take place
-    in this one.
+    in this one, and so do pieces that are ``light``: only the helpers of a compiled step, which
+    wait for neither, take a part of those (``gpugrad.processes``).
 
     NumPy's error state and other context variables are those of the caller; a matrix product within
     one of several pieces takes one thread. What `work` raises, and Ctrl-C, is raised here once no
     other piece is being worked on; the rest is left out.
     """
     if not prepared.is_plain():
-        prepared.once(functools.partial(for_rows, count, work, grain))
+        prepared.once(functools.partial(for_rows, count, work, grain, light=light))
     elif 0 < count <= grain:
         with memory.new():
             work(0, count)
     elif count:
         with openblas.serial, memory.new():
-            _for_rows(count, work, grain)
+            _for_rows(count, work, grain, 1 if light else get_num_threads())
 
 
-def _for_rows(count: int, work: Callable[[int, int], Any], grain: int) -> None:
+class Rows(NamedTuple):
+    """What ``for_rows`` is called with."""
+
+    total: int
+    work: Callable[[int, int], Any]
+    grain: int
+
+    @property
+    def pieces(self) -> list[tuple[int, int]]:
+        """Where each piece starts and stops."""
+        starts = range(0, self.total, self.grain)
+        return [(start, min(start + self.grain, self.total)) for start in starts]
+
+
+def rows_of(call: Callable[[], Any]) -> Rows | None:
+    """Return the arguments of a call of ``for_rows`` that ``gpugrad.prepared`` has noted."""
+    if isinstance(call, functools.partial) and call.func is for_rows:
+        return Rows(*call.args)
+    return None
+
+
+def inside() -> bool:
+    """Return whether this thread works on a piece: what it calls takes no other threads."""
+    return _local.inside
+
+
+def alone(work: Callable[[int, int], Any], pieces: Iterable[tuple[int, int]]) -> None:
+    """Call work(start, stop) for some pieces in this thread, and what that calls as well."""
+    before = _local.inside
+    try:
+        _local.inside = True
+        for start, stop in pieces:
+            work(start, stop)
+    finally:
+        _local.inside = before
+
+
+def _for_rows(count: int, work: Callable[[int, int], Any], grain: int, most: int) -> None:
     starts = range(0, count, grain)
-    helpers = min(get_num_threads(), len(starts)) - 1
+    helpers = min(most, len(starts)) - 1
     if helpers < 1 or _local.inside:
         for start in starts:
             work(start, min(start + grain, count))

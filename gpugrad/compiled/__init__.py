@@ -14,7 +14,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from .. import backend, cuda
+from .. import backend, cuda, processes
 from ..cuda import recording, replay
 from ..cuda.recording import Buffer, Trace
 from ..engine import mutations
@@ -61,7 +61,7 @@ _everyone: weakref.WeakSet[Compiled] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    for compiled in _everyone:
+    for compiled in () if processes.is_helper() else _everyone:
         compiled._after_fork()
 
 
@@ -116,6 +116,10 @@ class Compiled:
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()  # a thread that is not in the child may have held it
+        for recordings in self._found.values():
+            for one in recordings:
+                one.ends.part()
+        self._found = {}  # the memory of which may be the parent's as well
 
     def __reduce__(self) -> tuple:
         """Copy it without its recordings."""

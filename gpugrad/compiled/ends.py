@@ -64,6 +64,12 @@ class Ends:
             replay.write(buffer, value)
         return arguments
 
+    def part(self) -> None:
+        """Give tensors gradients of their own in the place of those that lie in the recording."""
+        for tensor, gradient in self._left:
+            if gradient is not None and tensor._grad is gradient:
+                tensor._grad = Tensor._wrap(gradient._data.copy(), None)
+
     def leave(self) -> None:
         """Set gradients and flags as the step does."""
         for tensor, gradient in self._left:

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend
+from .. import backend, processes
 from . import arena, kernel, transfer
 from .arguments import Strided
 from .emulation import settings
+from .helped import RUNS, Helped
 from .layout import Layout
 from .recording import (
     CONSTANT,
@@ -52,10 +53,11 @@ class Replay:
         self._roots: dict[Storage, Any] = {}
         self._arrays: dict[Buffer, Any] = {}
         self._constants: list[transfer.Upload] = []  # whose values may still be on their way
+        self._helped = self._help()
         self._lay_out()
         self.written = self._lasting(kept)
         self._changed, self._last_reads = self._changes(outputs)
-        self._calls = [self._bound(launch) for launch in trace.launches]
+        self._calls = self._all_bound()
         self._runs = 0
         self._graph: Any = None
         self._stream: Any = (
@@ -66,10 +68,19 @@ class Replay:
 
     # Memory
 
+    def _help(self) -> Helped | None:
+        """Return what lets other processes help, where that is possible and pays."""
+        large = self.layout.plan.size >= processes.LEAST
+        helps = self.trace.buffer.by_numpy and large and processes.available()
+        return Helped(self.trace) if helps else None
+
+    def _bytes(self, size: int) -> Any:
+        return _bytes(self._xp, size) if self._helped is None else self._helped.memory.zeros(size)
+
     def _lay_out(self) -> None:
         if any(storage.kind == META for storage in self.layout.others):
             raise NotRecordable("a model on device 'meta' has no memory: nothing can run on it")
-        self.arena = _bytes(self._xp, self.layout.plan.size)
+        self.arena = self._bytes(self.layout.plan.size)
         for storage, offset in self.layout.offsets.items():
             self._roots[storage] = _part(self.arena, offset, storage.nbytes)
         written = {b.storage for launch in self.trace.launches for b in launch.writes}
@@ -78,9 +89,10 @@ class Replay:
             if storage.kind == REAL:
                 self._roots[storage] = self._real(storage, storage in written)
             elif storage not in self._roots:
-                self._roots[storage] = _bytes(self._xp, storage.nbytes)
+                self._roots[storage] = self._bytes(storage.nbytes)
                 if storage.kind == CONSTANT:
                     constants.append(storage)
+        self._copies = {} if self._helped is None else self._helped.copy(self._roots)
         for storage in constants:
             values = np.ascontiguousarray(storage.build(self.address))
             content = values.reshape(-1).view(np.uint8)
@@ -186,26 +198,23 @@ class Replay:
 
     # Calls
 
-    def _bound(self, launch: Launch) -> Callable[[], None]:
-        args, kwargs = self._concrete(launch.args), self._concrete(launch.kwargs)
+    def _all_bound(self) -> list[Callable[[], None]]:
+        return [self._bound(number, launch) for number, launch in enumerate(self.trace.launches)]
+
+    def _bound(self, number: int, launch: Launch) -> Callable[[], None]:
+        reads_copies = self._helped is not None and number in self._helped.launches
+        array = self._copy if reads_copies else self.array
+        args, kwargs = _concrete(launch.args, array), _concrete(launch.kwargs, array)
         if getattr(launch.function, "__name__", "") == "launch":
             self.counts[launch.name] += 1
         if isinstance(launch.function, Whole):
             return launch.function.bound(*args, **kwargs)
         return functools.partial(launch.function, *args, **kwargs)
 
-    def _concrete(self, value: Any) -> Any:
-        if isinstance(value, Buffer):
-            return self.array(value)
-        if isinstance(value, Strided):
-            return value._replace(array=self._concrete(value.array))
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*(self._concrete(v) for v in value))
-        if isinstance(value, (list, tuple)):
-            return type(value)(self._concrete(v) for v in value)
-        if isinstance(value, dict):
-            return {k: self._concrete(v) for k, v in value.items()}
-        return value
+    def _copy(self, buffer: Buffer) -> Any:
+        """Return the array on the memory of a Buffer, or on the copy of that from outside."""
+        root = self._copies.get(buffer.storage)
+        return self.array(buffer) if root is None else self._view(root, buffer)
 
     def write(self, buffer: Buffer, value: Any) -> None:
         """Fill an input from an array of its shape and dtype, on the CPU or the device."""
@@ -236,6 +245,12 @@ class Replay:
         for callback in self.trace.callbacks:
             callback()
         self._runs += 1
+        if self._helped is not None:
+            if self._runs == RUNS + 1 and not self._helped.begin(self._calls):
+                self._helped = None
+                self._calls = self._all_bound()  # which read no copies
+            else:
+                self._helped.ready()
         if self._xp is np:
             how = settings()
             if how is not None and how.mode == "checked":
@@ -278,6 +293,21 @@ class Replay:
         kernel.launches.clear()
         kernel.launches.update(before)
         return graph
+
+
+def _concrete(value: Any, array: Callable[[Buffer], Any]) -> Any:
+    """Return a value in which arrays are in the place of Buffers."""
+    if isinstance(value, Buffer):
+        return array(value)
+    if isinstance(value, Strided):
+        return value._replace(array=_concrete(value.array, array))
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_concrete(v, array) for v in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(_concrete(v, array) for v in value)
+    if isinstance(value, dict):
+        return {k: _concrete(v, array) for k, v in value.items()}
+    return value
 
 
 def _bytes(xp: Any, size: int) -> Any:

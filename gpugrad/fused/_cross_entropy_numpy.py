@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,39 +13,34 @@ from ..prepared import once
 from ._rows import as_rows, for_blocks, largest, row_sums, scratch, wide_block, wide_dtype
 
 
-class _Labels(NamedTuple):
-    """What integer targets say about the rows.
+class _Labels:
+    """What integer targets say about the rows, once ``look`` has looked at them.
 
     ``hit`` is what q has at ``id`` beyond the smoothed part, ``mass`` the sum of q; both are 0 in
-    the rows at positions ``ignored``. ``count`` is what the mean divides by.
+    the rows at the positions that ``look`` returns, which are ignored.
     """
 
-    id: np.ndarray
-    hit: np.ndarray
-    mass: np.ndarray
-    ignored: np.ndarray
-    count: Any
+    def __init__(self, target: np.ndarray, weight: np.ndarray | None, wide: np.dtype) -> None:
+        self._target, self._weight = target, weight
+        self.id = empty((target.size,), np.intp)
+        self.hit = empty((target.size,), wide if weight is None else weight.dtype)
+        self.mass = empty((target.size,), wide)
 
-
-def _labels(
-    target: np.ndarray,
-    weight: np.ndarray | None,
-    classes: int,
-    wide: np.dtype,
-    ignore_index: int,
-    label_smoothing: float,
-) -> _Labels:
-    ids = target.reshape(-1)
-    counted = ids != ignore_index
-    ignored = np.flatnonzero(~counted)
-    if len(ignored):
-        ids = np.where(counted, ids, 0)
-    hit = counted.astype(wide) if weight is None else weight[ids] * counted
-    count = np.add.reduce(hit)
-    spread = label_smoothing * (1 if weight is None else np.add.reduce(weight) / classes)
-    hit *= 1 - label_smoothing
-    mass = hit + spread * counted if label_smoothing else hit
-    return _Labels(ids, hit, mass.astype(wide, copy=False), ignored, count)
+    def look(
+        self, classes: int, ignore_index: int, label_smoothing: float
+    ) -> tuple[Any, np.ndarray]:
+        """Return what the mean divides by, and which rows are ignored."""
+        ids, weight = self._target.reshape(-1), self._weight
+        counted = ids != ignore_index
+        ignored = np.flatnonzero(~counted)
+        np.copyto(self.id, ids, casting="unsafe")
+        self.id[ignored] = 0
+        np.copyto(self.hit, counted if weight is None else weight[self.id] * counted)
+        count = np.add.reduce(self.hit)
+        spread = label_smoothing * (1 if weight is None else np.add.reduce(weight) / classes)
+        self.hit *= 1 - label_smoothing
+        self.mass[...] = self.hit + spread * counted if label_smoothing else self.hit
+        return count, ignored
 
 
 def _blend(
@@ -80,21 +75,22 @@ def forward(
     """Return the loss, and for the backward the maxima, the totals and the mean's divisor."""
     rows, wide, classes = as_rows(logits), wide_dtype(logits.dtype), logits.shape[-1]
     by_id = target.dtype.kind in "iu"
-    labels: _Labels | None = None
+    labels = _Labels(target, weight, wide) if by_id else None
     targets = None if by_id else as_rows(target)
     tops, totals, losses = empty((3, len(rows)), wide)
     loss = None if reduction == "none" else empty((), wide)
     count = empty((), wide if weight is None or not by_id else weight.dtype)
+    ignored = np.empty(0, np.intp)
 
     def look() -> None:
-        nonlocal labels
-        if by_id:
-            labels = _labels(target, weight, classes, wide, ignore_index, label_smoothing)
-        count[...] = len(rows) if labels is None else labels.count
+        nonlocal ignored
+        if labels is None:
+            count[...] = len(rows)
+        else:
+            count[...], ignored = labels.look(classes, ignore_index, label_smoothing)
 
     def finish() -> None:
-        if labels is not None:
-            losses[labels.ignored] = 0
+        losses[ignored] = 0
         if loss is not None:
             np.add.reduce(losses, out=loss)
             if reduction == "mean":
@@ -149,25 +145,28 @@ def backward(
     dx = empty(logits.shape, logits.dtype)
     dx_rows = as_rows(dx)
     by_id = target.dtype.kind in "iu"
-    labels: _Labels | None = None
+    labels = _Labels(target, weight, wide) if by_id else None
     targets = None if by_id else as_rows(target)
-    factors = scale = hit = even = tops  # made below
+    factors, scale, even = empty((3, len(rows)), wide)
+    hit = None if labels is None else empty((len(rows),), np.result_type(wide, labels.hit.dtype))
+    ignored = np.empty(0, np.intp)
 
     def look() -> None:
-        nonlocal labels, factors, scale, hit, even
-        factors = (g / count if reduction == "mean" else g).reshape(-1)
-        factors = np.broadcast_to(factors, len(rows)).astype(wide, copy=False)
-        if by_id:
-            labels = _labels(target, weight, classes, wide, ignore_index, label_smoothing)
-            scale, hit = factors * labels.mass, factors * labels.hit
-            even = factors * (label_smoothing / classes)
-            scale /= totals
+        nonlocal ignored
+        factors[...] = (g / count if reduction == "mean" else g).reshape(-1)
+        if labels is not None:
+            _, ignored = labels.look(classes, ignore_index, label_smoothing)
+            np.multiply(factors, labels.mass, out=scale)
+            np.multiply(factors, labels.hit, out=hit)
+            np.multiply(factors, label_smoothing / classes, out=even)
+            np.divide(scale, totals, out=scale)
 
     def work(part: slice) -> None:
         d = dx_rows[part] if dx.dtype == wide else scratch(part, rows, wide)[0]
         np.subtract(rows[part], tops[part, None], out=d)
         np.exp(d, out=d)
         if labels is not None:
+            assert hit is not None
             d *= scale[part, None]
             if label_smoothing:
                 d -= even[part, None] * (1 if weight is None else weight)
@@ -182,8 +181,7 @@ def backward(
             dx_rows[part] = d
 
     def clear() -> None:
-        if labels is not None:
-            dx_rows[labels.ignored] = 0
+        dx_rows[ignored] = 0
 
     once(look)
     for_blocks(rows, work, 1)

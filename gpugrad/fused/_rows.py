@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -94,8 +94,8 @@ def for_blocks(
 
     Each has about BLOCK elements at most, and starts at a multiple of ``multiple`` rows. There is
     one, or as many as make pairs, which two threads share without a rest. Where the work is light,
-    some ten ufuncs none of which is a function like exp, this thread takes a single pair alone: to
-    wake another, and to wait for each other's Python, takes longer than half of the work.
+    some ten ufuncs none of which is a function like exp, no other thread takes one of a single
+    pair: to wake it, and to wait for each other's Python, takes longer than half of the work.
     """
     count = len(rows)
     if not rows.size:
@@ -103,17 +103,16 @@ def for_blocks(
     pairs = -(-rows.size // (2 * BLOCK))
     length = count if rows.size <= ALONE else -(-count // (2 * pairs))
     length = -(-length // multiple) * multiple
-    if length >= count or (light and pairs == 1):  # small arrays, without a detour
-        parts = [slice(i, min(i + length, count)) for i in range(0, count, length)]
-        once(lambda: _alone(parts, work))
+    if length >= count:  # small arrays, without a detour
+        once(lambda: _alone(slice(0, count), work))
         return
-    threads.for_rows(count, lambda start, stop: work(slice(start, stop)), length)
+    alone = light and pairs == 1
+    threads.for_rows(count, lambda start, stop: work(slice(start, stop)), length, light=alone)
 
 
-def _alone(parts: Sequence[slice], work: Callable[[slice], None]) -> None:
+def _alone(part: slice, work: Callable[[slice], None]) -> None:
     with openblas.serial:
-        for part in parts:
-            work(part)
+        work(part)
 
 
 def cut(start: int, stop: int, rows: np.ndarray) -> Iterator[slice]:

@@ -76,7 +76,9 @@ def maker(rows: int, keys: int, is_causal: bool, offset: int) -> Callable[..., n
 @functools.lru_cache(maxsize=16)
 def _limit(height: int, dtype: np.dtype) -> np.ndarray:
     """Return what scores on a diagonal are limited to: (height, height), inf on and below it."""
-    return np.where(np.tri(height, dtype=bool), math.inf, -math.inf).astype(dtype)
+    found = np.where(np.tri(height, dtype=bool), math.inf, -math.inf).astype(dtype)
+    found.flags.writeable = False
+    return found
 
 
 Heads: TypeAlias = tuple[slice, slice]  # of the batch and of the heads

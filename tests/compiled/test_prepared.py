@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import backend, fused, threads
+from gpugrad import backend, fused, processes, threads
 from gpugrad.cuda import recording, replay
 from gpugrad.fused import FUSED
 from gpugrad.registry import Sample
@@ -103,10 +103,15 @@ def _step(op: Any, sample: Sample, turned: bool) -> Callable[..., Any]:
     return step
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(("count", "helped"), [(1, False), (3, False), (3, True)])
 @pytest.mark.parametrize(("op", "sample", "dtype", "turned"), _cases())
-def test_replays_like_a_new_call(monkeypatch, rng, op, sample, dtype, turned, count):
-    """Bit for bit, whatever was in the memory of the step; the call itself is made once."""
+def test_replays_like_a_new_call(monkeypatch, rng, op, sample, dtype, turned, count, helped):
+    """Bit for bit, whatever was in the memory of the step; the call itself is made once.
+
+    From the third time on other processes take a part where ``helped``.
+    """
+    monkeypatch.setenv(processes.VARIABLE, str(int(helped)))
+    monkeypatch.setattr(processes, "LEAST", 0)
     calls: list[str] = []
     whole, run = recording.Whole.__call__, replay.Replay.run
 
@@ -123,10 +128,10 @@ def test_replays_like_a_new_call(monkeypatch, rng, op, sample, dtype, turned, co
     step, before = _step(op, sample, turned), op.launches["numpy"]
     compiled = gg.compile(step, device="cpu")
     with threads.num_threads(count):
-        for time in range(4):
+        for time in range(5):
             arrays = _drawn(sample, dtype, turned, rng)
             tensors = [a if a is None else gg.Tensor(a) for a in arrays]
-            if time == 2:
+            if time == 2 + helped:  # where nothing is shared, all is prepared anew
                 calls.clear()
             gg.manual_seed(time)
             found = compiled(*tensors)

@@ -50,7 +50,7 @@ from .notes import (
     wraps,
 )
 from .numpy_buffer import NumpyTrace
-from .numpy_calls import Whole, as_one, changing, whole
+from .numpy_calls import Repeated, Whole, as_one, changing, whole
 from .shadow import array_at
 from .trace import Launch, Trace, active, recording
 
@@ -66,6 +66,7 @@ __all__ = [
     "Leaf",
     "NotRecordable",
     "NumpyTrace",
+    "Repeated",
     "Storage",
     "Trace",
     "Whole",

@@ -97,20 +97,12 @@ class Whole:
         that did with the values of arrays.
         """
         call = functools.partial(self, *args)
-        if self.copies or not getattr(self.function, "prepared", False):
-            return call
-        again: list[Callable[[], Any]] | None = None
+        return call if self.copies or not self.is_prepared else Repeated(call)
 
-        def run() -> None:
-            nonlocal again
-            if again is None:
-                _, again = prepared.noted(call)
-                return
-            with openblas.serial:
-                for work in again:
-                    work()
-
-        return run
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the function leaves all that it does with values to ``gpugrad.prepared``."""
+        return getattr(self.function, "prepared", False)
 
     def __call__(
         self,
@@ -136,6 +128,25 @@ class Whole:
                         f"was recorded to return {target.shape}"
                     )
                 np.copyto(target, value)
+
+
+class Repeated:
+    """A call that is made in full once, and from then on does again what it did with values."""
+
+    __slots__ = ("_call", "works")
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self.works: list[Callable[[], Any]] | None = None  # once it has been made
+
+    def __call__(self) -> None:
+        """Make it."""
+        if self.works is None:
+            _, self.works = prepared.noted(self._call)
+            return
+        with openblas.serial:
+            for work in self.works:
+                work()
 
 
 class _Made:

@@ -1,0 +1,162 @@
+"""The team of a step: this process and its helpers, and the works that they share."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import os
+import types
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import backend, threads
+from .helper import VARIABLE, Helper, forking
+from .memory import Memory
+
+_MOST_REACHED = 10_000  # objects looked at to find the arrays of a work
+
+_Calls = list[Callable[[], Any]]
+
+
+class _Work(NamedTuple):
+    """A work on rows, the pieces that each process takes, and the call that does all of it here."""
+
+    run: Callable[[int, int], Any]
+    pieces: list[list[tuple[int, int]]]
+    alone: Callable[[], Any]
+
+
+class Team:
+    """Helpers for the calls in some lists, which from now on share their pieces with them.
+
+    Those calls of ``threads.for_rows`` are replaced whose arrays all lie in ``memory`` or never
+    change. Helpers do not keep the pages of arrays alive that are ``unused`` by all of them. Where
+    nothing can be shared, or no process can be forked, the team is empty and calls are left alone.
+    """
+
+    def __init__(
+        self, lists: Sequence[_Calls], memory: Memory, unused: Sequence[np.ndarray]
+    ) -> None:
+        places = list(_shareable(lists, memory))
+        most = max((len(rows.pieces) for *_, rows in places), default=1)
+        self._size = min(threads.get_num_threads(), most)
+        self._works = [
+            _Work(rows.work, _dealt(rows.pieces, self._size), calls[i]) for calls, i, rows in places
+        ]
+        self._helpers: list[Helper] = []
+        self._end = weakref.finalize(self, _end, self._helpers, os.getpid())
+        try:
+            with forking():
+                for rank in range(1, self._size):
+                    parts = [(work.run, work.pieces[rank]) for work in self._works]
+                    self._helpers.append(Helper(parts, unused))
+        except OSError:  # too many processes, or no memory for one
+            self._end()
+        else:
+            for number, (calls, i, _) in enumerate(places):
+                calls[i] = functools.partial(self._do, number)
+
+    def __len__(self) -> int:
+        return len(self._helpers)
+
+    def wake(self) -> None:
+        """Let helpers that sleep know that there will be something to do."""
+        for helper in self._helpers:
+            helper.wake()
+
+    def _do(self, number: int) -> None:
+        """Do a work together with the helpers, or alone where there are none or too many."""
+        work = self._works[number]
+        if not self._helpers or threads.get_num_threads() < self._size or threads.inside():
+            work.alone()
+            return
+        mine, *others = work.pieces
+        pairs = [(h, pieces) for h, pieces in zip(self._helpers, others, strict=True) if pieces]
+        try:
+            for helper, _ in pairs:
+                helper.tell(number)
+            threads.alone(work.run, mine)
+            for helper, _ in pairs:
+                helper.wait()
+        except BaseException:
+            self._settle()
+            raise
+        for helper, pieces in pairs:
+            if helper.has_failed():
+                threads.alone(work.run, pieces)  # raises it here, as it would have without helpers
+                raise RuntimeError(
+                    "gg.compile: a helper process failed at work that this one can do, perhaps for "
+                    f"want of memory; the step is half done. {VARIABLE}=0 lets threads share it"
+                )
+
+    def _settle(self) -> None:
+        """Return once no helper works, whatever interrupts."""
+        while True:
+            try:
+                for helper in self._helpers:
+                    helper.wait()
+                    helper.has_failed()  # so has this process: that is what is raised
+                return
+            except KeyboardInterrupt:
+                continue
+            except RuntimeError:  # one has ended
+                self._end()
+                return
+
+
+def _shareable(
+    lists: Sequence[_Calls], memory: Memory
+) -> Iterator[tuple[_Calls, int, threads.Rows]]:
+    """Yield the calls that helpers can take a part of: a list, the place in it, what it does."""
+    for calls in lists:
+        for i, call in enumerate(calls):
+            rows = threads.rows_of(call)
+            if rows is None or len(rows.pieces) < 2:
+                continue
+            arrays = _reached(rows.work)
+            if arrays is not None and all(memory.covers(a) or _is_fixed(a) for a in arrays):
+                yield calls, i, rows
+
+
+def _reached(work: Any) -> list[np.ndarray] | None:
+    """Return the arrays that a function can reach but by globals; None for too many objects."""
+    found: list[np.ndarray] = []
+    seen: dict[int, Any] = {}  # by id, and held: or an id might become another's
+    todo: list[Any] = [work]
+    while todo:
+        value = todo.pop()
+        if id(value) in seen or isinstance(value, (type, types.ModuleType)):
+            continue
+        seen[id(value)] = value
+        if isinstance(value, np.ndarray):
+            found.append(value)
+        elif isinstance(value, types.FunctionType):
+            todo += [*(value.__closure__ or ()), value.__defaults__, value.__kwdefaults__]
+        else:
+            todo += gc.get_referents(value)
+        if len(seen) > _MOST_REACHED:
+            return None
+    return found
+
+
+def _is_fixed(array: np.ndarray) -> bool:
+    """Return whether an array never changes: the memory is its own, and not to be written."""
+    owner = backend.memory_base(array)
+    return not array.size or (owner.flags.owndata and not owner.flags.writeable)
+
+
+def _dealt(pieces: list[tuple[int, int]], size: int) -> list[list[tuple[int, int]]]:
+    """Return the pieces of each process, one behind the other: caches hold on to neighbours."""
+    bounds = [-(-len(pieces) * rank // size) for rank in range(size + 1)]
+    return [pieces[bounds[rank] : bounds[rank + 1]] for rank in range(size)]
+
+
+def _end(helpers: list[Helper], owner: int) -> None:
+    """End helpers: those of this process, not of that which has forked it."""
+    if os.getpid() == owner:
+        for helper in helpers:
+            helper.end()
+    helpers.clear()

@@ -47,12 +47,12 @@ def _backward(
     made = [empty(a.shape, a.dtype) if w else None for a, w in zip(arrays, wanted, strict=True)]
     dx, of_weight, of_bias = made
     calls: list[Callable[[], Any]] = []
+    if of_bias is not None:  # the least work: who takes one more has this one
+        calls.append(lambda: np.copyto(of_bias, backend.total(np, g_rows, 0)))
     if dx is not None:
         calls += _products.pieces(g_rows, weight, as_rows(dx))
     if of_weight is not None:
         calls += _products.pieces(g_rows.T, rows, of_weight)
-    if of_bias is not None:
-        calls.append(lambda: np.copyto(of_bias, backend.total(np, g_rows, 0)))
     _products.run(calls)
     return made
 

@@ -294,9 +294,9 @@ def test_recording_does_not_compute_the_rows(monkeypatch):
     counted = []
     for_several = threads._for_rows
 
-    def counting(count, work, grain):
+    def counting(count, *others):
         counted.append(count)
-        for_several(count, work, grain)
+        for_several(count, *others)
 
     monkeypatch.setattr(threads, "_for_rows", counting)
     x = leaf(700, 300)

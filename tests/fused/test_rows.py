@@ -41,11 +41,18 @@ def test_two_threads_have_equal_shares(shape, lengths):
 
 @pytest.mark.parametrize(("rows", "alone"), [(768, True), (2048, True), (2064, False)])
 def test_a_single_pair_of_light_blocks_wakes_no_thread(rows, alone, monkeypatch):
-    asked, found = [], []
-    monkeypatch.setattr(threads, "for_rows", lambda count, work, grain: asked.append(count))
-    _rows.for_blocks(np.empty((rows, 128)), found.append, light=True)
-    assert bool(asked) is not alone
-    assert [part.stop - part.start for part in found] == ([rows // 2] * 2 if alone else [])
+    woken, found, ask = [], [], threads._Pool.ask
+
+    def noted(pool, helpers, job):
+        woken.append(helpers)
+        ask(pool, helpers, job)
+
+    monkeypatch.setattr(threads._Pool, "ask", noted)
+    with threads.num_threads(2):
+        _rows.for_blocks(np.empty((rows, 128)), found.append, light=True)
+    assert bool(woken) is not alone
+    assert sum(part.stop - part.start for part in found) == rows
+    assert len(found) == (2 if alone else 4)
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 1000])

@@ -2,8 +2,8 @@
 
 A replay makes the same calls on the same arrays, so that the first half, views and sizes and the
 choice of pieces, is the same each time. A function that leaves the second half to ``once``, to
-``threads.for_rows`` and to ``memory.zeros`` can be called once in full, and from then on by what it
-gave to these::
+``threads.for_rows`` and to ``memory.zeros`` can be called once, and from then on by what it gave to
+these::
 
     def shifted(x):                                     # (N, C)
         out, low = memory.empty(x.shape, x.dtype), memory.empty(x.shape[1:], x.dtype)
@@ -21,9 +21,9 @@ from typing import Any
 
 
 class _Local(threading.local):
-    # what is done with values: None, that alone; else it is noted here, and left out where `idle`
-    noted: list[Callable[[], Any]] | None = None
-    idle = False
+    noted: list[Callable[[], Any]] | None = (
+        None  # what is left to be done; None: it is done at once
+    )
 
 
 _local = _Local()
@@ -34,20 +34,14 @@ def once(work: Callable[[], Any]) -> None:
 
     It asks ``gpugrad.memory`` for nothing that outlasts it: that belongs to the first half.
     """
-    noted = _local.noted
-    if noted is None:
+    if _local.noted is None:
         work()
-    elif not _local.idle:
-        try:
-            _local.noted = None  # what it calls in turn belongs to it
-            work()
-        finally:
-            _local.noted = noted
-        noted.append(work)
+    else:
+        _local.noted.append(work)
 
 
 def is_plain() -> bool:
-    """Return whether this thread does with values what it is told to, and that is not noted."""
+    """Return whether this thread does with values what it is told to, and does not note it."""
     return _local.noted is None
 
 
@@ -56,16 +50,11 @@ def left_out(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
     A call, and no ``with`` block: Ctrl-C does not come between its end and that of the block.
     """
-    before = _local.idle
-    try:
-        _local.idle = True
-        return noted(functools.partial(function, *args, **kwargs))[0]
-    finally:
-        _local.idle = before
+    return noted(functools.partial(function, *args, **kwargs))[0]
 
 
 def noted(function: Callable[[], Any]) -> tuple[Any, list[Callable[[], Any]]]:
-    """Return what a function returns, and the calls that do again what it did with values."""
+    """Return what a function returns, and the calls that do what it would do with values."""
     before, calls = _local.noted, list[Callable[[], Any]]()
     try:
         _local.noted = calls

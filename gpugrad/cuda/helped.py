@@ -1,60 +1,103 @@
-"""What a replay on NumPy needs so that other processes can help: memory that they share.
+"""Launches of a replay on NumPy that other processes help with, and the memory which they share.
 
-Temporaries lie there, and copies of the arrays from outside that the step reads: those may be
-changed by whoever has them, between two runs or by the step's optimiser, and stay what they are.
+Temporaries lie there. Arrays from outside do not: they may be changed by whoever has them, and stay
+what they are. What a launch reads of them is copied ahead of it.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from .. import processes
-from .recording import REAL, Repeated, Storage, Trace, Whole
+from .recording import REAL, Buffer, Launch, Repeated, Storage, Trace, Whole
 
-RUNS = 2  # after which a step is taken to be one that is run again and again
+KEPT = 1 << 24  # bytes of copies that are kept while a step runs; more are made for each launch
+_LINE = 64  # bytes to a multiple of which copies begin
 
 
 class Helped:
-    """The shared memory of one replay, its copies, and the helpers once there are any.
-
-    ``launches`` are the numbers of those that read copies and write nothing from outside: helpers
-    may take a part of them.
-    """
+    """The shared memory of one replay, and the helpers that it has once they are asked for."""
 
     def __init__(self, trace: Trace) -> None:
         self.memory = processes.Memory()
-        self.launches: set[int] = set()
-        self._copied: dict[Storage, Any] = {}  # the bytes that there are, and their copy
-        self._written = {b.storage for launch in trace.launches for b in launch.writes}
+        self._launches = trace.launches
         self._team: processes.Team | None = None
-        changed = set[int]()  # lists of readers, which overlapping storages have in common
-        for number, launch in enumerate(trace.launches):
-            real = {b.storage for b in launch.reads if b.storage.kind == REAL}
-            changed.update(id(b.storage.readers) for b in launch.writes if b.storage.kind == REAL)
-            is_prepared = isinstance(launch.function, Whole) and launch.function.is_prepared
-            if is_prepared and all(id(storage.readers) not in changed for storage in real):
-                self.launches.add(number)
-                self._copied.update(dict.fromkeys(real))
+        reads = [_outside(launch.reads) for launch in trace.launches if _may_be_shared(launch)]
+        every = list(dict.fromkeys(storage for some in reads for storage in some))
+        size = _size(every)
+        self._keeps = size <= KEPT
+        self._room = self.memory.zeros(size if self._keeps else max(map(_size, reads)))
+        self._places = self._laid_out(every) if self._keeps else {}
 
-    def copy(self, roots: Mapping[Storage, np.ndarray]) -> dict[Storage, np.ndarray]:
-        """Return memory for copies, which ``ready`` fills from these bytes."""
-        made = {storage: self.memory.zeros(storage.nbytes) for storage in self._copied}
-        self._copied = {storage: (roots[storage], copy) for storage, copy in made.items()}
-        self._unused = [roots[s] for s in roots if s.kind == REAL and s in self._written]
-        return made
+    def begin(
+        self,
+        roots: Mapping[Storage, np.ndarray],
+        bound: Callable[[int, Mapping[Storage, np.ndarray]], Callable[[], None]],
+        calls: list[Callable[[], None]],
+    ) -> bool:
+        """Have helpers for some of the calls, which are replaced; return whether there are any.
 
-    def begin(self, calls: Sequence[Callable[[], None]]) -> bool:
-        """Have helpers for calls that were made before; return whether there are any."""
-        works = [c.works for c in calls if isinstance(c, Repeated) and c.works is not None]
-        self._team = processes.Team(works, self.memory, self._unused)
-        return len(self._team) > 0
+        ``roots`` are the bytes of the storages, ``bound(number, copies)`` makes the call of a
+        launch with copies of some of these in their place.
+        """
+        lists = []
+        written: dict[Storage, None] = {}
+        current: set[Storage] = set()  # those whose copies are as they are
+        for number, launch in enumerate(self._launches):
+            if changed := _outside(launch.writes):
+                written.update(dict.fromkeys(changed))
+                current.clear()  # others may share their memory
+            if not _may_be_shared(launch):
+                continue
+            storages = _outside(launch.reads)
+            copies = self._places or self._laid_out(storages)
+            call = bound(number, copies)
+            assert isinstance(call, Repeated)
+            if processes.shareable([call.works], self.memory):
+                pairs = [(roots[s], copies[s]) for s in storages if s not in current]
+                if pairs:
+                    call.works.insert(0, functools.partial(_copy, pairs))
+                if self._keeps:
+                    current.update(storages)
+                lists.append(call.works)
+                calls[number] = call
+        unused = [roots[storage] for storage in written]
+        self._team = processes.Team(lists, self.memory, unused) if lists else None
+        return bool(self._team)
 
-    def ready(self) -> None:
-        """Copy what there is now, and let helpers know that a run begins."""
-        for source, copy in self._copied.values():
-            copy[...] = source
+    def wake(self) -> None:
+        """Let helpers know that a run begins."""
         if self._team is not None:
             self._team.wake()
+
+    def _laid_out(self, storages: Sequence[Storage]) -> dict[Storage, np.ndarray]:
+        """Return a part of the room for each storage."""
+        found, start = {}, 0
+        for storage in storages:
+            found[storage] = self._room[start : start + storage.nbytes]
+            start += _size([storage])
+        return found
+
+
+def _may_be_shared(launch: Launch) -> bool:
+    """Return whether a launch says what it does with values, and changes nothing from outside."""
+    is_prepared = isinstance(launch.function, Whole) and launch.function.is_prepared
+    return is_prepared and not _outside(launch.writes)
+
+
+def _outside(buffers: Sequence[Buffer]) -> list[Storage]:
+    """Return the storages of arrays from outside."""
+    return list(dict.fromkeys(b.storage for b in buffers if b.storage.kind == REAL))
+
+
+def _size(storages: Sequence[Storage]) -> int:
+    """Return how many bytes copies take."""
+    return sum(-(-storage.nbytes // _LINE) * _LINE for storage in storages)
+
+
+def _copy(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    for source, copy in pairs:
+        copy[...] = source

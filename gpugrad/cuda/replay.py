@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from .. import backend, processes
 from . import arena, kernel, transfer
 from .arguments import Strided
 from .emulation import settings
-from .helped import RUNS, Helped
+from .helped import Helped
 from .layout import Layout
 from .recording import (
     CONSTANT,
@@ -27,7 +27,6 @@ from .recording import (
     META,
     REAL,
     Buffer,
-    Launch,
     NotRecordable,
     Storage,
     Trace,
@@ -57,7 +56,9 @@ class Replay:
         self._lay_out()
         self.written = self._lasting(kept)
         self._changed, self._last_reads = self._changes(outputs)
-        self._calls = self._all_bound()
+        self._calls = [self._bound(number, {}) for number in range(len(trace.launches))]
+        if self._helped and not self._helped.begin(self._roots, self._bound, self._calls):
+            self._helped = None
         self._runs = 0
         self._graph: Any = None
         self._stream: Any = (
@@ -92,7 +93,6 @@ class Replay:
                 self._roots[storage] = self._bytes(storage.nbytes)
                 if storage.kind == CONSTANT:
                     constants.append(storage)
-        self._copies = {} if self._helped is None else self._helped.copy(self._roots)
         for storage in constants:
             values = np.ascontiguousarray(storage.build(self.address))
             content = values.reshape(-1).view(np.uint8)
@@ -198,23 +198,20 @@ class Replay:
 
     # Calls
 
-    def _all_bound(self) -> list[Callable[[], None]]:
-        return [self._bound(number, launch) for number, launch in enumerate(self.trace.launches)]
+    def _bound(self, number: int, copies: Mapping[Storage, Any]) -> Callable[[], None]:
+        """Return the call of a launch, with copies of some storages in their place."""
 
-    def _bound(self, number: int, launch: Launch) -> Callable[[], None]:
-        reads_copies = self._helped is not None and number in self._helped.launches
-        array = self._copy if reads_copies else self.array
+        def array(buffer: Buffer) -> Any:
+            root = copies.get(buffer.storage)
+            return self.array(buffer) if root is None else self._view(root, buffer)
+
+        launch = self.trace.launches[number]
         args, kwargs = _concrete(launch.args, array), _concrete(launch.kwargs, array)
         if getattr(launch.function, "__name__", "") == "launch":
             self.counts[launch.name] += 1
         if isinstance(launch.function, Whole):
             return launch.function.bound(*args, **kwargs)
         return functools.partial(launch.function, *args, **kwargs)
-
-    def _copy(self, buffer: Buffer) -> Any:
-        """Return the array on the memory of a Buffer, or on the copy of that from outside."""
-        root = self._copies.get(buffer.storage)
-        return self.array(buffer) if root is None else self._view(root, buffer)
 
     def write(self, buffer: Buffer, value: Any) -> None:
         """Fill an input from an array of its shape and dtype, on the CPU or the device."""
@@ -246,11 +243,7 @@ class Replay:
             callback()
         self._runs += 1
         if self._helped is not None:
-            if self._runs == RUNS + 1 and not self._helped.begin(self._calls):
-                self._helped = None
-                self._calls = self._all_bound()  # which read no copies
-            else:
-                self._helped.ready()
+            self._helped.wake()
         if self._xp is np:
             how = settings()
             if how is not None and how.mode == "checked":

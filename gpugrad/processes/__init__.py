@@ -21,9 +21,9 @@ import sys
 from .. import threads
 from .helper import VARIABLE, is_helper
 from .memory import Memory
-from .team import Team
+from .team import Team, shareable
 
-__all__ = ["LEAST", "VARIABLE", "Memory", "Team", "available", "is_helper"]
+__all__ = ["LEAST", "VARIABLE", "Memory", "Team", "available", "is_helper", "shareable"]
 
 LEAST = 1 << 20  # bytes of a step's temporaries below which nobody has to help
 

@@ -7,7 +7,7 @@ import gc
 import os
 import types
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +40,7 @@ class Team:
     def __init__(
         self, lists: Sequence[_Calls], memory: Memory, unused: Sequence[np.ndarray]
     ) -> None:
-        places = list(_shareable(lists, memory))
+        places = shareable(lists, memory)
         most = max((len(rows.pieces) for *_, rows in places), default=1)
         self._size = min(threads.get_num_threads(), most)
         self._works = [
@@ -107,10 +107,9 @@ class Team:
                 return
 
 
-def _shareable(
-    lists: Sequence[_Calls], memory: Memory
-) -> Iterator[tuple[_Calls, int, threads.Rows]]:
-    """Yield the calls that helpers can take a part of: a list, the place in it, what it does."""
+def shareable(lists: Sequence[_Calls], memory: Memory) -> list[tuple[_Calls, int, threads.Rows]]:
+    """Return the calls that helpers can take a part of: a list, the place in it, what it does."""
+    found = []
     for calls in lists:
         for i, call in enumerate(calls):
             rows = threads.rows_of(call)
@@ -118,7 +117,8 @@ def _shareable(
                 continue
             arrays = _reached(rows.work)
             if arrays is not None and all(memory.covers(a) or _is_fixed(a) for a in arrays):
-                yield calls, i, rows
+                found.append((calls, i, rows))
+    return found
 
 
 def _reached(work: Any) -> list[np.ndarray] | None:

@@ -193,7 +193,7 @@ def test_a_forked_process_trains_on_its_own():
         try:
             for number in range(5, 9):  # other batches
                 step(*training.batch(number))
-            os._exit(0 if helpers(step) == 1 else 2)
+            os._exit(0 if helpers(step) >= 1 else 2)
         finally:
             os._exit(1)
     training.optimizer.zero_grad()

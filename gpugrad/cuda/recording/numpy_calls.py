@@ -93,8 +93,7 @@ class Whole:
     def bound(self, *args: Any) -> Callable[[], None]:
         """Return the call with these arguments, to be made again and again.
 
-        Of a function with the attribute ``prepared`` it is made in full once, and then it is what
-        that did with the values of arrays.
+        Of a function with the attribute ``prepared`` it is what that does with values of arrays.
         """
         call = functools.partial(self, *args)
         return call if self.copies or not self.is_prepared else Repeated(call)
@@ -131,21 +130,25 @@ class Whole:
 
 
 class Repeated:
-    """A call that is made in full once, and from then on does again what it did with values."""
+    """A call of a function that is prepared once, and then made by what it does with values."""
 
-    __slots__ = ("_call", "works")
+    __slots__ = ("_call", "_works")
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
-        self.works: list[Callable[[], Any]] | None = None  # once it has been made
+        self._works: list[Callable[[], Any]] | None = None
+
+    @property
+    def works(self) -> list[Callable[[], Any]]:
+        """What it does with values, one after the other; others may be put in their place."""
+        if self._works is None:
+            _, self._works = prepared.noted(self._call)
+        return self._works
 
     def __call__(self) -> None:
         """Make it."""
-        if self.works is None:
-            _, self.works = prepared.noted(self._call)
-            return
         with openblas.serial:
-            for work in self.works:
+            for work in self._works or self.works:
                 work()
 
 

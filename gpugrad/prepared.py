@@ -10,6 +10,9 @@ these::
         prepared.once(lambda: np.min(x, axis=0, out=low))
         threads.for_rows(len(x), lambda i, j: np.subtract(x[i:j], low, out=out[i:j]), 256)
         return out
+
+Another process may do some of the rows (``gpugrad.processes``), which sees what is written to
+arrays of ``gpugrad.memory``, and no variable or attribute that ``once`` has set anew.
 """
 
 from __future__ import annotations
@@ -21,9 +24,7 @@ from typing import Any
 
 
 class _Local(threading.local):
-    noted: list[Callable[[], Any]] | None = (
-        None  # what is left to be done; None: it is done at once
-    )
+    noted: list[Callable[[], Any]] | None = None  # where work is noted; None: it is done at once
 
 
 _local = _Local()

@@ -65,7 +65,7 @@ def test_each_process_does_its_rows(size, count, grain):
     memory = Memory()
     calls, seen = who_works(memory, count, grain)
     with threads.num_threads(size):
-        team = Team([calls], memory, [])
+        team = Team([calls], memory)
         pieces = -(-count // grain)
         assert len(team) == min(size, pieces) - 1
         for _ in range(3):
@@ -85,7 +85,7 @@ def test_what_is_stored_before_is_what_is_read():
         np.add(x[start:stop], 1, out=y[start:stop])
 
     calls = [rows(2, work, 1)]
-    team = Team([calls], memory, [])
+    team = Team([calls], memory)
     for i in range(10_000):
         x[...] = i
         calls[0]()
@@ -96,16 +96,34 @@ def test_what_is_stored_before_is_what_is_read():
 def test_a_helper_that_sleeps_is_woken():
     memory = Memory()
     calls, seen = who_works(memory, 2)
-    team = Team([calls], memory, [])
+    team = Team([calls], memory)
     for pause in (0, 1e-4, 3e-4, 4e-4, 1e-3, 0.05, 1.2, 0):
         time.sleep(pause)
         seen[...] = 0
         begun = time.perf_counter()
-        team.wake()
         calls[0]()
         assert len(set(seen)) == 2
         assert 0 not in seen
         assert time.perf_counter() - begun < 0.5
+    assert len(team) == 1
+
+
+def test_who_is_woken_ahead_is_awake():
+    memory = Memory()
+    calls, _ = who_works(memory, 2)
+    team = Team([calls], memory)
+    board = team._helpers[0]._board
+    found = []
+    for _ in range(10):
+        time.sleep(0.02)
+        asleep = board[helper._ASLEEP]
+        team.wake()
+        until = time.perf_counter() + 0.05
+        while board[helper._ASLEEP] and time.perf_counter() < until:
+            pass
+        found.append((asleep, board[helper._ASLEEP]))
+        calls[0]()
+    assert found.count((1, 0)) > 5  # it does not stay awake for long
 
 
 @pytest.mark.parametrize(
@@ -158,7 +176,7 @@ def test_only_work_on_shared_memory_is_shared(kind, is_shared):
     named = {"default": by_default, "attribute": by_attribute, "method": adds.work}
     call = rows(4, named.get(kind, by_closure), 2)
     calls = [call]
-    team = Team([calls], memory, [])
+    team = Team([calls], memory)
     assert len(team) == int(is_shared)
     assert (calls[0] is not call) == is_shared
     before = out.copy()
@@ -171,7 +189,7 @@ def test_other_calls_and_single_pieces_are_left_alone():
     x = numbers(memory, 4)
     calls = [lambda: x.fill(0), rows(4, lambda i, j: x[i:j].fill(1), 4)]
     before = list(calls)
-    assert len(Team([calls], memory, [])) == 0
+    assert len(Team([calls], memory)) == 0
     assert calls == before
 
 
@@ -185,7 +203,7 @@ def test_an_error_is_raised_here_whoever_meets_it():
         x[start:stop] += 1
 
     calls = [rows(4, work, 1)]
-    team = Team([calls], memory, [])
+    team = Team([calls], memory)
     for row in (0, 3, 0, 2):
         bad[0] = row
         with pytest.raises(IndexError, match=f"row {row}"):
@@ -195,6 +213,29 @@ def test_an_error_is_raised_here_whoever_meets_it():
         calls[0]()
         assert (x == 1).all()
     assert len(team) == 1
+
+
+def test_errors_of_several_helpers_are_one():
+    memory = Memory()
+    x, bad = numbers(memory, 3), numbers(memory, 1)
+
+    def work(start, stop):
+        if start and bad[0]:
+            raise IndexError(f"row {start}")
+        x[start:stop] = 7
+
+    calls = [rows(3, work, 1)]
+    with threads.num_threads(3):
+        team = Team([calls], memory)
+        for bad[0] in (1, 0, 1, 0):
+            x[...] = 0
+            if bad[0]:
+                with pytest.raises(IndexError, match="row 1"):
+                    calls[0]()
+            else:
+                calls[0]()
+                assert (x == 7).all()
+    assert len(team) == 2
 
 
 def test_an_error_that_only_a_helper_meets_is_one():
@@ -207,7 +248,7 @@ def test_an_error_that_only_a_helper_meets_is_one():
         x[start:stop] = 1
 
     calls = [rows(2, work, 1)]
-    team = Team([calls], memory, [])
+    team = Team([calls], memory)
     with pytest.raises(RuntimeError, match=r"helper process failed.*GPUGRAD_FORK=0"):
         calls[0]()
     assert len(team) == 1
@@ -216,7 +257,7 @@ def test_an_error_that_only_a_helper_meets_is_one():
 def test_a_helper_that_is_killed_is_an_error_once():
     memory = Memory()
     calls, seen = who_works(memory, 2)
-    team = Team([calls], memory, [])
+    team = Team([calls], memory)
     os.kill(team._helpers[0].pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match=r"was ended from outside.*GPUGRAD_FORK=0"):
         calls[0]()
@@ -228,7 +269,7 @@ def test_a_helper_that_is_killed_is_an_error_once():
 def test_a_helper_ends_with_its_team():
     memory = Memory()
     calls, _ = who_works(memory, 2)
-    team = Team([calls], memory, [])
+    team = Team([calls], memory)
     pid = team._helpers[0].pid
     calls[0]()
     del team
@@ -257,7 +298,7 @@ def test_an_interrupt_leaves_nobody_at_work(asleep):
         x[start:stop] += 1
 
     calls = [rows(2, work, 1)]
-    team = Team([calls], memory, [])
+    team = Team([calls], memory)
     x[...] = 0
     time.sleep(0.01 * asleep)
     with pytest.raises(KeyboardInterrupt):
@@ -275,7 +316,7 @@ def test_an_interrupt_leaves_nobody_at_work(asleep):
 def test_ctrl_c_at_a_terminal_is_the_parents_alone():
     memory = Memory()
     calls, seen = who_works(memory, 2)
-    team = Team([calls], memory, [])
+    team = Team([calls], memory)
     for stop in (signal.SIGINT, signal.SIGTERM):  # which a terminal sends to all
         os.kill(team._helpers[0].pid, stop)
     time.sleep(0.05)
@@ -283,10 +324,28 @@ def test_ctrl_c_at_a_terminal_is_the_parents_alone():
     assert len(set(seen)) == 2
 
 
+def test_handlers_of_signals_are_the_parents_alone():
+    memory = Memory()
+    calls, seen = who_works(memory, 2)
+    heard = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: heard.append(os.getpid()))
+    try:
+        team = Team([calls], memory)
+        calls[0]()
+        os.kill(team._helpers[0].pid, signal.SIGUSR1)
+        time.sleep(0.05)
+        calls[0]()
+        os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert heard == [os.getpid()]
+    assert len(set(seen)) == 2
+
+
 def test_fewer_threads_do_without_helpers():
     memory = Memory()
     calls, seen = who_works(memory, 4)
-    team = Team([calls], memory, [])
+    team = Team([calls], memory)
     with threads.num_threads(1):
         calls[0]()
     assert set(seen) == {os.getpid()}
@@ -304,7 +363,7 @@ def test_without_processes_calls_are_left_alone(monkeypatch):
     before = list(calls)
     opened = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(os, "fork", refused)
-    team = Team([calls], memory, [])
+    team = Team([calls], memory)
     assert len(team) == 0
     assert calls == before
     assert len(os.listdir("/proc/self/fd")) == opened
@@ -318,7 +377,7 @@ def test_a_thread_may_have_helpers():
     def run():
         memory = Memory()
         calls, seen = who_works(memory, 2)
-        team = Team([calls], memory, [])
+        team = Team([calls], memory)
         calls[0]()
         found.append((len(set(seen)), len(team)))
 
@@ -331,7 +390,7 @@ def test_a_thread_may_have_helpers():
 def test_a_forked_process_leaves_helpers_alone():
     memory = Memory()
     calls, seen = who_works(memory, 2)
-    team = Team([calls], memory, [])
+    team = Team([calls], memory)
     child = os.fork()
     if child == 0:
         try:
@@ -351,7 +410,7 @@ def test_a_helper_keeps_no_file_open():
     ours, theirs = os.pipe()
     memory = Memory()
     calls, _ = who_works(memory, 2)
-    team = Team([calls], memory, [])
+    team = Team([calls], memory)
     calls[0]()  # by now it has begun
     pid = team._helpers[0].pid
     kept = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
@@ -365,16 +424,17 @@ def test_a_helper_keeps_no_file_open():
 def test_pages_that_no_work_needs_are_given_back():
     memory = Memory()
     calls, _ = who_works(memory, 2)
-    large = np.ones(1 << 24, np.uint8)
+    (large,) = kept = [np.ones(1 << 24, np.uint8)]  # variables of functions are not found
     held = []
-    for unused in ([], [large]):
+    for may_change in (False, True):
+        large.flags.writeable = may_change
         again = list(calls)
-        team = Team([again], memory, unused)
+        team = Team([again], memory)
         again[0]()
         status = Path(f"/proc/{team._helpers[0].pid}/smaps_rollup").read_text()
         held.append(int(status.split("Rss:")[1].split()[0]))
     assert held[0] - held[1] > 15_000  # kB
-    assert (large == 1).all()
+    assert (kept[0] == 1).all()
 
 
 ENDING = """
@@ -386,7 +446,7 @@ x = memory.zeros(2)
 def work(start, stop):
     x[start:stop] += 1
 calls = [functools.partial(threads.for_rows, 2, work, 1)]
-team = processes.Team([calls], memory, [])
+team = processes.Team([calls], memory)
 calls[0]()
 print(team._helpers[0].pid, flush=True)
 if sys.argv[1] == "killed":
@@ -404,6 +464,16 @@ def test_helpers_end_with_their_process(how):
     done = subprocess.run(run, capture_output=True, text=True, timeout=60)
     assert done.returncode == {"ended": 0, "killed": -9, "left": 3, "failed": 4}[how]
     assert not done.stderr
+    assert gone(int(done.stdout))
+
+
+def test_standard_streams_may_be_closed():
+    script = ENDING.replace("sys.argv[1] ==", "'' ==") + "time.sleep(0.1)\ncalls[0]()\n"
+    run = f'exec "{sys.executable}" -c "$1" <&- 2>&-'
+    done = subprocess.run(
+        ["sh", "-c", run, "sh", script], stdout=subprocess.PIPE, text=True, timeout=60
+    )
+    assert done.returncode == 0
     assert gone(int(done.stdout))
 
 

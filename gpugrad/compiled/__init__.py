@@ -61,8 +61,11 @@ _everyone: weakref.WeakSet[Compiled] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    for compiled in () if processes.is_helper() else _everyone:
-        compiled._after_fork()
+    everyone = () if processes.is_helper() else list(_everyone)
+    for compiled in everyone:
+        compiled._lock = threading.RLock()  # a thread that is not in the child may have held it
+    for compiled in everyone:
+        compiled._part()
 
 
 if hasattr(os, "register_at_fork"):
@@ -114,12 +117,14 @@ class Compiled:
     def _owner(self) -> Any:
         return getattr(self._function, "__self__", None)
 
-    def _after_fork(self) -> None:
-        self._lock = threading.RLock()  # a thread that is not in the child may have held it
-        for recordings in self._found.values():
-            for one in recordings:
+    def _part(self) -> None:
+        """Forget the recordings whose memory is the parent's as well."""
+        for key, recordings in [*self._found.items()]:
+            for one in [one for one in recordings if one.replay.is_shared]:
                 one.ends.part()
-        self._found = {}  # the memory of which may be the parent's as well
+                recordings.remove(one)
+            if not recordings:
+                del self._found[key]
 
     def __reduce__(self) -> tuple:
         """Copy it without its recordings."""

@@ -42,7 +42,7 @@ class Ends:
     def place(self, replay: Replay) -> None:
         """Find the memory that a replay gives to gradients."""
         own = {b: Tensor._wrap(replay.array(b), None) for b in dict.fromkeys(self.kept)}
-        self._replay, self._slots = replay, []
+        self._replay, self._slots, self._own = replay, [], own
         for leaf in self._trace.leaves.values():
             if leaf.slot is not None and replay.holds(leaf.slot):
                 if leaf.slot not in own:
@@ -65,10 +65,9 @@ class Ends:
         return arguments
 
     def part(self) -> None:
-        """Give tensors gradients of their own in the place of those that lie in the recording."""
-        for tensor, gradient in self._left:
-            if gradient is not None and tensor._grad is gradient:
-                tensor._grad = Tensor._wrap(gradient._data.copy(), None)
+        """Give gradients that lie in the recording memory of their own."""
+        for gradient in self._own.values():
+            gradient._data = gradient._data.copy()
 
     def leave(self) -> None:
         """Set gradients and flags as the step does."""

@@ -7,7 +7,7 @@ what they are. What a launch reads of them is copied ahead of it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -44,12 +44,10 @@ class Helped:
         launch with copies of some of these in their place.
         """
         lists = []
-        written: dict[Storage, None] = {}
         current: set[Storage] = set()  # those whose copies are as they are
         for number, launch in enumerate(self._launches):
-            if changed := _outside(launch.writes):
-                written.update(dict.fromkeys(changed))
-                current.clear()  # others may share their memory
+            if _outside(launch.writes):
+                current.clear()  # what lies where may have changed
             if not _may_be_shared(launch):
                 continue
             storages = _outside(launch.reads)
@@ -64,8 +62,7 @@ class Helped:
                     current.update(storages)
                 lists.append(call.works)
                 calls[number] = call
-        unused = [roots[storage] for storage in written]
-        self._team = processes.Team(lists, self.memory, unused) if lists else None
+        self._team = processes.Team(lists, self.memory) if lists else None
         return bool(self._team)
 
     def wake(self) -> None:
@@ -83,9 +80,15 @@ class Helped:
 
 
 def _may_be_shared(launch: Launch) -> bool:
-    """Return whether a launch says what it does with values, and changes nothing from outside."""
-    is_prepared = isinstance(launch.function, Whole) and launch.function.is_prepared
-    return is_prepared and not _outside(launch.writes)
+    """Return whether a launch says what it does with values, changes nothing from outside, and
+    reads less from there, which takes a copy, than it touches otherwise.
+    """
+    function = launch.function
+    if not isinstance(function, Whole) or not function.is_prepared or function.copies:
+        return False
+    reads = _outside(launch.reads)
+    inside = {b.storage for b in (*launch.reads, *launch.writes)}.difference(reads)
+    return not _outside(launch.writes) and _size(reads) <= _size(inside)
 
 
 def _outside(buffers: Sequence[Buffer]) -> list[Storage]:
@@ -93,7 +96,7 @@ def _outside(buffers: Sequence[Buffer]) -> list[Storage]:
     return list(dict.fromkeys(b.storage for b in buffers if b.storage.kind == REAL))
 
 
-def _size(storages: Sequence[Storage]) -> int:
+def _size(storages: Collection[Storage]) -> int:
     """Return how many bytes copies take."""
     return sum(-(-storage.nbytes // _LINE) * _LINE for storage in storages)
 

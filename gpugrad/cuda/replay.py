@@ -53,6 +53,7 @@ class Replay:
         self._arrays: dict[Buffer, Any] = {}
         self._constants: list[transfer.Upload] = []  # whose values may still be on their way
         self._helped = self._help()
+        self.is_shared = self._helped is not None  # so that a forked process has the same memory
         self._lay_out()
         self.written = self._lasting(kept)
         self._changed, self._last_reads = self._changes(outputs)

@@ -317,6 +317,7 @@ class _Kept(threading.local):
 
     def __init__(self) -> None:
         index = np.arange(CPU_BLOCKS, dtype=np.uint64)
+        index.flags.writeable = False
         work = np.empty(6 * CPU_BLOCKS, np.uint64)
         self.buffers = index, work, np.empty((CPU_BLOCKS, 4), np.uint32)
 

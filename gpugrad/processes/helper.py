@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import mmap
 import os
 import select
@@ -42,7 +43,7 @@ _END = 5.0  # seconds that a helper has for ending
 _TOLD, _NUMBER, _DONE, _ASLEEP, _FAILED = 0, 1, 8, 9, 16
 _STOP = (1 << 64) - 1  # the number of no work
 
-_fence = threading.Lock()
+_one_at_a_time = threading.Lock()  # who makes helpers
 _forking: int | None = None  # the thread that makes helpers; in a helper, its only one for good
 
 
@@ -59,14 +60,16 @@ class Helper:
 
     def __init__(self, parts: Sequence[Part], unused: Sequence[np.ndarray]) -> None:
         self._board = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
-        ears, self._voice = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        ears, self._voice = _pipe()
         parent = os.getpid()
         try:
             self.pid = os.fork()
-        except OSError:
-            os.close(self._voice)
-            os.close(ears)
+        except BaseException:
+            self.leave()  # what has been forked all the same hears that, and ends
             raise
+        finally:
+            if os.getpid() == parent:
+                os.close(ears)
         if not self.pid:
             try:
                 _become_helper(ears, unused)
@@ -74,7 +77,6 @@ class Helper:
                 os._exit(0)
             finally:
                 os._exit(1)
-        os.close(ears)
 
     def tell(self, number: int) -> None:
         """Have it do its part of a work."""
@@ -86,7 +88,7 @@ class Helper:
     def wake(self) -> None:
         """Let it look at the board, if it sleeps."""
         _order()
-        if self._board[_ASLEEP]:
+        if self._board[_ASLEEP] and self._voice >= 0:
             with contextlib.suppress(BlockingIOError, BrokenPipeError):  # it knows, or is gone
                 os.write(self._voice, b"!")
 
@@ -123,34 +125,54 @@ class Helper:
     def end(self) -> None:
         """Let it end, and wait for that."""
         self.tell(_STOP)
-        os.close(self._voice)
+        self.leave()
         begun = time.perf_counter()
         while self._is_alive():
             if time.perf_counter() - begun > _END:
                 os.kill(self.pid, signal.SIGKILL)
             time.sleep(_NAP)
 
+    def leave(self) -> None:
+        """Close what it hears this process by."""
+        voice, self._voice = self._voice, -1
+        if voice >= 0:
+            os.close(voice)
+
 
 def _order() -> None:
     """Have no load made ahead of the stores before it: an atomic operation lies in between."""
-    _fence.acquire()
-    _fence.release()
+    threading.Lock().acquire()  # one of its own: Ctrl-C may come before it could be released
+
+
+def _pipe() -> tuple[int, int]:
+    """Return the ends of a pipe, none of which is a standard stream, even if those are closed."""
+    fcntl = importlib.import_module("fcntl")  # not on Windows
+    ends = os.pipe2(os.O_NONBLOCK)
+    read, write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
+    for end in ends:
+        os.close(end)
+    return read, write
 
 
 @contextlib.contextmanager
 def forking() -> Iterator[None]:
-    """Context: processes are forked without a warning, and without Ctrl-C before they are ready."""
+    """Context: processes are forked without a warning, and without a signal before they are ready.
+
+    One thread at a time.
+    """
     global _forking
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        _forking = threading.get_ident()
-        with warnings.catch_warnings():
-            # Python 3.12 says so of every process with threads: helpers take no locks of theirs
-            warnings.simplefilter("ignore", DeprecationWarning)
-            yield
-    finally:
-        _forking = None
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with _one_at_a_time:
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            _forking = threading.get_ident()
+            with warnings.catch_warnings():
+                # Python 3.12 says so of every process with threads: helpers take no locks of theirs
+                warnings.simplefilter("ignore", DeprecationWarning)
+                yield
+        finally:
+            _forking = None
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # In the helper
@@ -161,14 +183,19 @@ def _become_helper(ears: int, unused: Sequence[np.ndarray]) -> None:
     gc.disable()  # what the parent has to clean up is the parent's
     sys.settrace(None)
     sys.setprofile(None)
-    for stop in (signal.SIGINT, signal.SIGTERM):  # the parent ends, and then this process
-        signal.signal(stop, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        # to end is the parent's, which this process follows, and so are its handlers
+        if number in (signal.SIGINT, signal.SIGTERM) or callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nowhere, stream)
-    os.closerange(3, ears)
-    os.closerange(ears + 1, os.sysconf("SC_OPEN_MAX"))
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in (0, 1, 2, ears):
+            with contextlib.suppress(OSError):  # what listed them is closed by now
+                os.close(int(name))
     _give_back(unused)
     openblas.serial.__enter__()
     np.seterr(all="ignore")
@@ -203,15 +230,17 @@ def _serve(parts: Sequence[Part], board: memoryview, ears: int, parent: int) -> 
 def _listen(board: memoryview, ears: int, parent: int) -> bool:
     """Return True once there is something new on the board, False if the parent has ended."""
     done = board[_DONE]
-    for _ in range(_SPINS):
-        if board[_TOLD] != done:
-            return True
-    begun = time.perf_counter()
-    while time.perf_counter() - begun < _AWAKE:
-        os.sched_yield()
-        if board[_TOLD] != done:
-            return True
+    heard: Any = True
     while True:
+        if heard:
+            for _ in range(_SPINS):
+                if board[_TOLD] != done:
+                    return True
+            begun = time.perf_counter()
+            while time.perf_counter() - begun < _AWAKE:
+                os.sched_yield()
+                if board[_TOLD] != done:
+                    return True
         board[_ASLEEP] = 1
         _order()
         if board[_TOLD] == done:
@@ -219,13 +248,11 @@ def _listen(board: memoryview, ears: int, parent: int) -> bool:
             if os.getppid() != parent or (heard and not os.read(ears, 4096)):
                 return False
         board[_ASLEEP] = 0
-        if board[_TOLD] != done:
-            return True
 
 
 def _after_fork() -> None:
-    global _fence
-    _fence = threading.Lock()  # a thread that is not in the child may have held it
+    global _one_at_a_time
+    _one_at_a_time = threading.Lock()  # a thread that is not in the child may have held it
 
 
 if hasattr(os, "register_at_fork"):

@@ -19,8 +19,12 @@ class Memory:
         self._stops: list[int] = []
 
     def zeros(self, size: int) -> np.ndarray:
-        """Return so many bytes, at the beginning of a page."""
-        found = np.frombuffer(mmap.mmap(-1, max(1, size)), np.uint8)[:size]
+        """Return so many bytes, at the beginning of a page; MemoryError if there are none."""
+        try:
+            room = mmap.mmap(-1, max(1, size))
+        except OSError as error:
+            raise MemoryError(f"no {size:,} bytes of shared memory: {error}") from error
+        found = np.frombuffer(room, np.uint8)[:size]
         start = found.ctypes.data
         place = bisect.bisect(self._starts, start)
         self._starts.insert(place, start)

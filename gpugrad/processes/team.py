@@ -17,6 +17,7 @@ from .helper import VARIABLE, Helper, forking
 from .memory import Memory
 
 _MOST_REACHED = 10_000  # objects looked at to find the arrays of a work
+_LARGE = 1 << 20  # bytes of an array whose pages are worth giving back
 
 _Calls = list[Callable[[], Any]]
 
@@ -33,13 +34,11 @@ class Team:
     """Helpers for the calls in some lists, which from now on share their pieces with them.
 
     Those calls of ``threads.for_rows`` are replaced whose arrays all lie in ``memory`` or never
-    change. Helpers do not keep the pages of arrays alive that are ``unused`` by all of them. Where
-    nothing can be shared, or no process can be forked, the team is empty and calls are left alone.
+    change. Helpers do not keep the pages of other large arrays alive. Where nothing can be shared,
+    or no process can be forked, the team is empty and calls are left alone.
     """
 
-    def __init__(
-        self, lists: Sequence[_Calls], memory: Memory, unused: Sequence[np.ndarray]
-    ) -> None:
+    def __init__(self, lists: Sequence[_Calls], memory: Memory) -> None:
         places = shareable(lists, memory)
         most = max((len(rows.pieces) for *_, rows in places), default=1)
         self._size = min(threads.get_num_threads(), most)
@@ -48,6 +47,7 @@ class Team:
         ]
         self._helpers: list[Helper] = []
         self._end = weakref.finalize(self, _end, self._helpers, os.getpid())
+        unused = _large_arrays() if places else []
         try:
             with forking():
                 for rank in range(1, self._size):
@@ -70,7 +70,8 @@ class Team:
     def _do(self, number: int) -> None:
         """Do a work together with the helpers, or alone where there are none or too many."""
         work = self._works[number]
-        if not self._helpers or threads.get_num_threads() < self._size or threads.inside():
+        is_whole = len(self._helpers) == self._size - 1
+        if not is_whole or threads.get_num_threads() < self._size or threads.inside():
             work.alone()
             return
         mine, *others = work.pieces
@@ -84,27 +85,30 @@ class Team:
         except BaseException:
             self._settle()
             raise
-        for helper, pieces in pairs:
-            if helper.has_failed():
-                threads.alone(work.run, pieces)  # raises it here, as it would have without helpers
-                raise RuntimeError(
-                    "gg.compile: a helper process failed at work that this one can do, perhaps for "
-                    f"want of memory; the step is half done. {VARIABLE}=0 lets threads share it"
-                )
+        failed = [pieces for helper, pieces in pairs if helper.has_failed()]
+        for pieces in failed:
+            threads.alone(work.run, pieces)  # raises it here, as it would have without helpers
+        if failed:
+            raise RuntimeError(
+                "gg.compile: a helper process failed at work that this one can do, perhaps for "
+                f"want of memory; the step is half done. {VARIABLE}=0 lets threads share it"
+            )
 
     def _settle(self) -> None:
         """Return once no helper works, whatever interrupts."""
-        while True:
-            try:
-                for helper in self._helpers:
-                    helper.wait()
-                    helper.has_failed()  # so has this process: that is what is raised
-                return
-            except KeyboardInterrupt:
-                continue
-            except RuntimeError:  # one has ended
-                self._end()
-                return
+        while not self._is_settled():
+            pass
+
+    def _is_settled(self) -> bool:
+        try:
+            for helper in self._helpers:
+                helper.wait()
+                helper.has_failed()  # so has this process: that is what is raised
+        except RuntimeError:  # one has ended
+            self._end()
+        except BaseException:  # Ctrl-C once more, or what another signal raises
+            return False
+        return True
 
 
 def shareable(lists: Sequence[_Calls], memory: Memory) -> list[tuple[_Calls, int, threads.Rows]]:
@@ -142,6 +146,16 @@ def _reached(work: Any) -> list[np.ndarray] | None:
     return found
 
 
+def _large_arrays() -> list[np.ndarray]:
+    """Return the large arrays that may be written to; not what only local variables hold."""
+    held = gc.get_referents(*gc.get_objects())
+    return [
+        found
+        for found in {id(x): x for x in held if x.__class__ is np.ndarray}.values()
+        if found.nbytes >= _LARGE and found.flags.owndata and found.flags.writeable
+    ]
+
+
 def _is_fixed(array: np.ndarray) -> bool:
     """Return whether an array never changes: the memory is its own, and not to be written."""
     owner = backend.memory_base(array)
@@ -156,7 +170,9 @@ def _dealt(pieces: list[tuple[int, int]], size: int) -> list[list[tuple[int, int
 
 def _end(helpers: list[Helper], owner: int) -> None:
     """End helpers: those of this process, not of that which has forked it."""
-    if os.getpid() == owner:
-        for helper in helpers:
+    while helpers:
+        helper = helpers.pop()
+        if os.getpid() == owner:
             helper.end()
-    helpers.clear()
+        else:
+            helper.leave()

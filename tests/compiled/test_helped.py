@@ -146,6 +146,31 @@ def test_what_changes_within_a_step_is_read_as_it_is_then():
     assert len(set(found[0])) == 12
 
 
+def test_steps_with_empty_arrays():
+    w = gg.tensor(np.ones((512, 512), np.float32))
+    norm = gg.nn.LayerNorm(64)
+
+    def step(x, e):
+        return ((x @ w) ** 2).mean() + norm(e).sum()
+
+    compiled = gg.compile(step)
+    arguments = gg.ones((1024, 512)), gg.zeros((0, 64))
+    for _ in range(3):
+        assert compiled(*arguments).item() == step(*arguments).item()
+    assert helpers(compiled) == 1
+
+
+def test_what_reads_weights_and_little_else_is_not_shared():
+    """To copy the weights would take as long as the product."""
+    w = gg.tensor(np.ones((1024, 1024), np.float32))
+    few, many = gg.ones((300, 1024)), gg.ones((1024, 1024))
+    step = gg.compile(lambda x: x @ w)
+    step(few)
+    assert helpers(step) == 0
+    step(many)
+    assert helpers(step) == 1
+
+
 def test_small_steps_have_no_helpers():
     w = gg.tensor(np.ones((8, 8), np.float32), requires_grad=True)
     step = gg.compile(lambda x: (x @ w).sum())
@@ -220,13 +245,14 @@ def test_a_forked_process_has_gradients_of_its_own():
         micro(*training.batch(number))
     assert helpers(micro) >= 1
     parameters = list(training.model.parameters())
-    before = [p.grad.numpy().copy() for p in parameters]
+    held = [p.grad for p in parameters]
+    before = [g.numpy().copy() for g in held]
     child = os.fork()
     if child == 0:
         try:
             same = all((p.grad.numpy() == g).all() for p, g in zip(parameters, before, strict=True))
-            for p in parameters:
-                p.grad.data[...] = 0
+            for g in held:
+                g.data[...] = 0
             os._exit(0 if same else 2)
         finally:
             os._exit(1)

@@ -280,7 +280,8 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     called as it is.
 
     Threads may share a step, and take turns; a model may be used by other threads while a step with
-    it is recorded. At most 16 recordings are kept, those used last.
+    it is recorded. Large steps on the CPU have helpers (``gpugrad.processes``); a process that is
+    forked has none of their recordings. At most 16 recordings are kept, those used last.
 
     Raises NotRecordable where the function looks at values (``float(loss)``, ``if x.any()``), sets
     variables of others, or uses an operation that has no kernel, naming it and the line; and for an

@@ -2,7 +2,7 @@
 
 On a GPU the first run makes the calls one by one, the second captures them into a CUDA graph, and
 all later ones launch that graph. In the emulator, and where NumPy computes, every run makes the
-calls.
+calls; other processes may help (helped.py).
 """
 
 from __future__ import annotations

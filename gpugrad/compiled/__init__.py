@@ -120,9 +120,7 @@ class Compiled:
     def _part(self) -> None:
         """Forget the recordings whose memory is the parent's as well."""
         for key, recordings in [*self._found.items()]:
-            for one in [one for one in recordings if one.replay.is_shared]:
-                one.ends.part()
-                recordings.remove(one)
+            recordings[:] = [one for one in recordings if not one.replay.is_shared]
             if not recordings:
                 del self._found[key]
 

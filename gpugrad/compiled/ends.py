@@ -41,12 +41,12 @@ class Ends:
 
     def place(self, replay: Replay) -> None:
         """Find the memory that a replay gives to gradients."""
-        own = {b: Tensor._wrap(replay.array(b), None) for b in dict.fromkeys(self.kept)}
+        own = {b: Tensor._wrap(replay.left(b), None) for b in dict.fromkeys(self.kept)}
         self._replay, self._slots, self._own = replay, [], own
         for leaf in self._trace.leaves.values():
             if leaf.slot is not None and replay.holds(leaf.slot):
                 if leaf.slot not in own:
-                    own[leaf.slot] = Tensor._wrap(replay.array(leaf.slot), None)
+                    own[leaf.slot] = Tensor._wrap(replay.left(leaf.slot), None)
                 self._slots.append(_Slot(leaf.tensor, leaf.slot, own[leaf.slot]))
         self._left = [(t, own[g] if isinstance(g, Buffer) else g) for t, g in self._gradients]
 
@@ -56,7 +56,8 @@ class Ends:
         incoming = [
             (slot.buffer, replay.outlasting(slot.tensor._grad._data))  # may be in another slot
             for slot in self._slots
-            if slot.tensor._grad is not None and slot.tensor._grad is not slot.gradient
+            if slot.tensor._grad is not None
+            and (replay.is_shared or slot.tensor._grad is not slot.gradient)
         ]
         if incoming:
             arguments = [replay.outlasting(array) for array in arguments]
@@ -64,13 +65,11 @@ class Ends:
             replay.write(buffer, value)
         return arguments
 
-    def part(self) -> None:
-        """Give gradients that lie in the recording memory of their own."""
-        for gradient in self._own.values():
-            gradient._data = gradient._data.copy()
-
     def leave(self) -> None:
         """Set gradients and flags as the step does."""
+        if self._replay.is_shared:
+            for buffer, own in self._own.items():
+                own._data = self._replay.left(buffer)
         for tensor, gradient in self._left:
             tensor._grad = gradient
         for tensor, requires_grad in self._flags:

@@ -51,6 +51,7 @@ class Replay:
         self._xp = backend.namespace(device)
         self._roots: dict[Storage, Any] = {}
         self._arrays: dict[Buffer, Any] = {}
+        self._left: dict[Buffer, Any] = {}
         self._constants: list[transfer.Upload] = []  # whose values may still be on their way
         self._helped = self._help()
         self.is_shared = self._helped is not None  # so that a forked process has the same memory
@@ -121,14 +122,15 @@ class Replay:
         pointer = self._xp.cuda.MemoryPointer(memory, 0)
         return self._xp.ndarray((storage.nbytes,), np.uint8, pointer)
 
-    def _lasting(self, kept: Sequence[Buffer]) -> frozenset[int]:
+    def _lasting(self, kept: Sequence[Buffer]) -> set[int]:
         """Return the ids of the arrays that own the memory a run writes and others may look at."""
         written = [b for launch in self.trace.launches for b in launch.writes]
         gradients = [b for b in written if b.storage.kind == GRADIENT]
         gradients += [b for b in kept if b.storage.kind != REAL]
-        own = [backend.memory_base(self.array(b)) for b in gradients]
+        # of memory that is shared tensors hold copies: see `left`
+        own = [] if self.is_shared else [backend.memory_base(self.array(b)) for b in gradients]
         real = [b.storage.array for b in written if b.storage.kind == REAL]
-        return frozenset(map(id, (*own, *real)))
+        return set(map(id, (*own, *real)))
 
     def _changes(self, outputs: Sequence[Buffer]) -> tuple[dict[int, int], list[int]]:
         """Return when arrays from outside are first written, by the id of what owns their memory,
@@ -229,6 +231,22 @@ class Replay:
         """Return an array, or a copy if it lies in memory that a run or ``write`` changes."""
         is_written = id(backend.memory_base(array)) in self.written
         return transfer.duplicate(array) if is_written else array
+
+    def left(self, buffer: Buffer) -> Any:
+        """Return the array of what the last run left in a Buffer, which tensors may hold.
+
+        Where other processes share the memory of the recording it is a copy, always the same one:
+        a process that is forked must not write to the memory of its parent.
+        """
+        array = self.array(buffer)
+        if not self.is_shared or buffer.storage.kind == REAL:
+            return array
+        found = self._left.get(buffer)
+        if found is None:
+            found = self._left[buffer] = np.empty_like(array)
+            self.written.add(id(found))
+        np.copyto(found, array)
+        return found
 
     def holds(self, buffer: Buffer) -> bool:
         """Return whether a Buffer has memory: something is launched that touches it."""

@@ -20,7 +20,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -31,17 +31,31 @@ VARIABLE = "GPUGRAD_FORK"
 # What helpers are told by the number of: work on rows, and the pieces to call it for
 Part: TypeAlias = tuple[Callable[[int, int], Any], Sequence[tuple[int, int]]]
 
+
+class Unused(NamedTuple):
+    """What no work of a helper reaches: arrays, and what others share, by first byte and end."""
+
+    arrays: Sequence[np.ndarray]
+    shared: Sequence[tuple[int, int]]
+
+
 _SPINS = 200  # looks at the board, about 10 µs, before others may have the processor as well
 _AWAKE = 3e-4  # seconds after which who waits sleeps: waking takes 50 µs
 _NAP = 5e-5  # seconds between two looks of a step that waits for long
 _LOOK = 1.0  # seconds after which a sleeping helper looks whether its parent is alive
-_END = 5.0  # seconds that a helper has for ending
+_END = 1.0  # seconds that a helper has for ending
 
 # Words of the board. The first line of the cache is stored to by the step: how many works it has
 # told the helper of, and the number of the last; the second by the helper: how many of them are
-# done, and whether it sleeps; the third by both in turn: whether the last has failed.
-_TOLD, _NUMBER, _DONE, _ASLEEP, _FAILED = 0, 1, 8, 9, 16
+# done, and whether it sleeps; the third by both in turn: whether the last has failed, and the
+# helper's process.
+_TOLD, _NUMBER, _DONE, _ASLEEP, _FAILED, _PID = 0, 1, 8, 9, 16, 17
 _STOP = (1 << 64) - 1  # the number of no work
+
+# Signals that a helper leaves as they are: those of faults and of job control. It ends when its
+# parent does, whatever else is sent to all processes of a group.
+_FAULTS = ["SEGV", "BUS", "ILL", "FPE", "ABRT", "TRAP", "SYS"]
+_JOBS = ["CHLD", "CONT", "TSTP", "TTIN", "TTOU", "STOP", "KILL"]
 
 _one_at_a_time = threading.Lock()  # who makes helpers
 _forking: int | None = None  # the thread that makes helpers; in a helper, its only one for good
@@ -53,30 +67,43 @@ def is_helper() -> bool:
 
 
 class Helper:
-    """A process that does its parts of works; ``unused`` are arrays that none of them reaches.
+    """A process that does its part of works, from ``begin`` to ``end``."""
 
-    Raises OSError where no process can be forked. To be made within ``forking``.
-    """
-
-    def __init__(self, parts: Sequence[Part], unused: Sequence[np.ndarray]) -> None:
+    def __init__(self) -> None:
         self._board = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+        self._voice = -1
+        self._is_forked = False
+
+    def begin(self, parts: Sequence[Part], unused: Unused) -> None:
+        """Fork it, within ``forking``; OSError where that is not possible.
+
+        ``end`` ends it whatever interrupts this.
+        """
         ears, self._voice = _pipe()
         parent = os.getpid()
         try:
-            self.pid = os.fork()
-        except BaseException:
-            self.leave()  # what has been forked all the same hears that, and ends
+            self._is_forked = True
+            if os.fork() == 0:
+                try:
+                    self._board[_PID] = os.getpid()
+                    _become_helper(ears, unused)
+                    _serve(parts, self._board, ears, parent)
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+        except OSError:
+            self._is_forked = False
             raise
         finally:
-            if os.getpid() == parent:
-                os.close(ears)
-        if not self.pid:
-            try:
-                _become_helper(ears, unused)
-                _serve(parts, self._board, ears, parent)
-                os._exit(0)
-            finally:
-                os._exit(1)
+            os.close(ears)
+
+    @property
+    def pid(self) -> int:
+        """The number of the process, which tells it itself."""
+        begun = time.perf_counter()
+        while not self._board[_PID] and time.perf_counter() - begun < _END:
+            time.sleep(_NAP)
+        return self._board[_PID]
 
     def tell(self, number: int) -> None:
         """Have it do its part of a work."""
@@ -126,6 +153,8 @@ class Helper:
         """Let it end, and wait for that."""
         self.tell(_STOP)
         self.leave()
+        if not self._is_forked or not self.pid:
+            return
         begun = time.perf_counter()
         while self._is_alive():
             if time.perf_counter() - begun > _END:
@@ -147,11 +176,18 @@ def _order() -> None:
 def _pipe() -> tuple[int, int]:
     """Return the ends of a pipe, none of which is a standard stream, even if those are closed."""
     fcntl = importlib.import_module("fcntl")  # not on Windows
-    ends = os.pipe2(os.O_NONBLOCK)
-    read, write = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
-    for end in ends:
-        os.close(end)
-    return read, write
+    unwanted = [*os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)]
+    found: list[int] = []
+    try:
+        for end in unwanted:
+            found.append(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3))
+    except OSError:
+        unwanted += found
+        raise
+    finally:
+        for end in unwanted:
+            os.close(end)
+    return found[0], found[1]
 
 
 @contextlib.contextmanager
@@ -162,8 +198,10 @@ def forking() -> Iterator[None]:
     """
     global _forking
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    collects = gc.isenabled()
     with _one_at_a_time:
         try:
+            gc.disable()  # what the parent has to clean up is the parent's
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             _forking = threading.get_ident()
             with warnings.catch_warnings():
@@ -172,21 +210,22 @@ def forking() -> Iterator[None]:
                 yield
         finally:
             _forking = None
+            if collects:
+                gc.enable()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # In the helper
 
 
-def _become_helper(ears: int, unused: Sequence[np.ndarray]) -> None:
+def _become_helper(ears: int, unused: Unused) -> None:
     """Keep nothing of the parent's but memory, and have nothing of it run."""
-    gc.disable()  # what the parent has to clean up is the parent's
     sys.settrace(None)
     sys.setprofile(None)
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        # to end is the parent's, which this process follows, and so are its handlers
-        if number in (signal.SIGINT, signal.SIGTERM) or callable(signal.getsignal(number)):
+    kept = {getattr(signal, f"SIG{name}") for name in (*_FAULTS, *_JOBS)}
+    for number in signal.valid_signals() - kept:
+        with contextlib.suppress(OSError):  # the C library's own
             signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -201,20 +240,23 @@ def _become_helper(ears: int, unused: Sequence[np.ndarray]) -> None:
     np.seterr(all="ignore")
 
 
-def _give_back(arrays: Sequence[np.ndarray]) -> None:
-    """Give back the pages of arrays, and those that malloc has free.
+def _give_back(unused: Unused) -> None:
+    """Give back the pages of arrays, what other steps share, and what malloc has free.
 
-    The parent would have to copy a page that is still here before it writes to it.
+    The parent would have to copy a page that is still here before it writes to it, and could not
+    free what is shared.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):  # glibc
         libc.malloc_trim(ctypes.c_size_t(0))
-    for array in arrays:
+    for array in unused.arrays:
         low, high = np.lib.array_utils.byte_bounds(array)
         first, last = -(-low // mmap.PAGESIZE), high // mmap.PAGESIZE  # pages that are all its own
         if first < last:
             start, size = first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
+    for start, stop in unused.shared:
+        libc.munmap(ctypes.c_void_p(start), ctypes.c_size_t(stop - start))
 
 
 def _serve(parts: Sequence[Part], board: memoryview, ears: int, parent: int) -> None:

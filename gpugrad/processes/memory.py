@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import bisect
 import mmap
+import weakref
 
 import numpy as np
+
+_everyone: weakref.WeakSet[Memory] = weakref.WeakSet()
 
 
 class Memory:
@@ -17,6 +20,7 @@ class Memory:
     def __init__(self) -> None:
         self._starts: list[int] = []
         self._stops: list[int] = []
+        _everyone.add(self)
 
     def zeros(self, size: int) -> np.ndarray:
         """Return so many bytes, at the beginning of a page; MemoryError if there are none."""
@@ -36,3 +40,12 @@ class Memory:
         low, high = np.lib.array_utils.byte_bounds(array)
         place = bisect.bisect(self._starts, low) - 1
         return place >= 0 and high <= self._stops[place]
+
+    def others(self) -> list[tuple[int, int]]:
+        """Return where the memory of all others begins and ends."""
+        return [
+            place
+            for other in list(_everyone)
+            if other is not self
+            for place in zip(other._starts, other._stops, strict=True)
+        ]

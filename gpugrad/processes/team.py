@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import backend, threads
-from .helper import VARIABLE, Helper, forking
+from .helper import VARIABLE, Helper, Unused, forking
 from .memory import Memory
 
 _MOST_REACHED = 10_000  # objects looked at to find the arrays of a work
 _LARGE = 1 << 20  # bytes of an array whose pages are worth giving back
+_MOST_HELD = 300_000  # objects looked at to find such
 
 _Calls = list[Callable[[], Any]]
 
@@ -47,12 +48,14 @@ class Team:
         ]
         self._helpers: list[Helper] = []
         self._end = weakref.finalize(self, _end, self._helpers, os.getpid())
-        unused = _large_arrays() if places else []
+        self._end.atexit = False  # helpers end with the process; a thread may still need them
+        unused = Unused(_large_arrays() if places else [], memory.others())
         try:
             with forking():
                 for rank in range(1, self._size):
                     parts = [(work.run, work.pieces[rank]) for work in self._works]
-                    self._helpers.append(Helper(parts, unused))
+                    self._helpers.append(Helper())
+                    self._helpers[-1].begin(parts, unused)
         except OSError:  # too many processes, or no memory for one
             self._end()
         else:
@@ -132,7 +135,7 @@ def _reached(work: Any) -> list[np.ndarray] | None:
     todo: list[Any] = [work]
     while todo:
         value = todo.pop()
-        if id(value) in seen or isinstance(value, (type, types.ModuleType)):
+        if id(value) in seen or issubclass(type(value), (type, types.ModuleType)):
             continue
         seen[id(value)] = value
         if isinstance(value, np.ndarray):
@@ -147,11 +150,16 @@ def _reached(work: Any) -> list[np.ndarray] | None:
 
 
 def _large_arrays() -> list[np.ndarray]:
-    """Return the large arrays that may be written to; not what only local variables hold."""
-    held = gc.get_referents(*gc.get_objects())
+    """Return the large arrays that may be written to, but those that only local variables hold."""
+    objects = gc.get_objects()
+    if len(objects) > _MOST_HELD:  # this would take long
+        return []
+    held = gc.get_referents(*objects)
+    # the collector does not know of containers that hold nothing but arrays and numbers
+    held += gc.get_referents(*(x for x in held if type(x) in (dict, tuple)))
     return [
         found
-        for found in {id(x): x for x in held if x.__class__ is np.ndarray}.values()
+        for found in {id(x): x for x in held if type(x) is np.ndarray}.values()
         if found.nbytes >= _LARGE and found.flags.owndata and found.flags.writeable
     ]
 

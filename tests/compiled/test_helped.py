@@ -232,7 +232,9 @@ def test_a_forked_process_trains_on_its_own():
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_process_has_gradients_of_its_own():
+@pytest.mark.parametrize("is_over", [False, True])
+def test_a_forked_process_has_gradients_of_its_own(is_over):
+    """Also as raw arrays, and when the step is gone."""
     training = Training()
 
     @gg.compile
@@ -247,12 +249,16 @@ def test_a_forked_process_has_gradients_of_its_own():
     parameters = list(training.model.parameters())
     held = [p.grad for p in parameters]
     before = [g.numpy().copy() for g in held]
+    raw = [g.numpy() for g in held]
+    if is_over:
+        del micro
+        gc.collect()
     child = os.fork()
     if child == 0:
         try:
             same = all((p.grad.numpy() == g).all() for p, g in zip(parameters, before, strict=True))
-            for g in held:
-                g.data[...] = 0
+            for g in raw:
+                g[...] = 0
             os._exit(0 if same else 2)
         finally:
             os._exit(1)

@@ -154,13 +154,16 @@ def _large_arrays() -> list[np.ndarray]:
     objects = gc.get_objects()
     if len(objects) > _MOST_HELD:  # this would take long
         return []
-    held = gc.get_referents(*objects)
-    # the collector does not know of containers that hold nothing but arrays and numbers
-    held += gc.get_referents(*(x for x in held if type(x) in (dict, tuple)))
+    found: dict[int, np.ndarray] = {}
+    for start in range(0, len(objects), 1 << 12):  # of all at once the list would be large
+        held = gc.get_referents(*objects[start : start + (1 << 12)])
+        # the collector does not know of dicts that hold nothing but arrays, numbers and texts
+        apart = [x for x in held if type(x) is dict and not gc.is_tracked(x)]
+        found |= {id(x): x for x in (*held, *gc.get_referents(*apart)) if type(x) is np.ndarray}
     return [
-        found
-        for found in {id(x): x for x in held if type(x) is np.ndarray}.values()
-        if found.nbytes >= _LARGE and found.flags.owndata and found.flags.writeable
+        array
+        for array in found.values()
+        if array.nbytes >= _LARGE and array.flags.owndata and array.flags.writeable
     ]
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -549,6 +550,26 @@ def test_standard_streams_may_be_closed():
     )
     assert done.returncode == 0
     assert gone(int(done.stdout))
+
+
+def test_many_files_may_be_open():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] < 1300:
+        pytest.skip("so many files cannot be open here")
+    memory = Memory()
+    calls, seen = who_works(memory, 2)
+    with contextlib.ExitStack() as files:
+        files.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 1300), limits[1]))
+        for _ in range(1100):
+            files.enter_context(open(os.devnull, "rb"))
+        team = Team([calls], memory)
+        for _ in range(3):
+            seen[...] = 0
+            time.sleep(0.02)
+            calls[0]()
+            assert len(set(seen)) == 2
+    assert len(team) == 1
 
 
 @pytest.mark.parametrize(("value", "expected"), [("", True), ("1", True), ("0", False)])

@@ -42,7 +42,7 @@ class Unused(NamedTuple):
 _SPINS = 200  # looks at the board, about 10 µs, before others may have the processor as well
 _AWAKE = 3e-4  # seconds after which who waits sleeps: waking takes 50 µs
 _NAP = 5e-5  # seconds between two looks of a step that waits for long
-_LOOK = 1.0  # seconds after which a sleeping helper looks whether its parent is alive
+_LOOK = 1000  # milliseconds after which a sleeping helper looks whether its parent is alive
 _END = 1.0  # seconds that a helper has for ending
 
 # Words of the board. The first line of the cache is stored to by the step: how many works it has
@@ -272,6 +272,8 @@ def _serve(parts: Sequence[Part], board: memoryview, ears: int, parent: int) -> 
 def _listen(board: memoryview, ears: int, parent: int) -> bool:
     """Return True once there is something new on the board, False if the parent has ended."""
     done = board[_DONE]
+    sounds = select.poll()  # select takes no file numbers beyond 1023
+    sounds.register(ears, select.POLLIN)
     heard: Any = True
     while True:
         if heard:
@@ -286,7 +288,7 @@ def _listen(board: memoryview, ears: int, parent: int) -> bool:
         board[_ASLEEP] = 1
         _order()
         if board[_TOLD] == done:
-            heard = select.select([ears], [], [], _LOOK)[0]
+            heard = sounds.poll(_LOOK)
             if os.getppid() != parent or (heard and not os.read(ears, 4096)):
                 return False
         board[_ASLEEP] = 0

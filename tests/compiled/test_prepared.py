@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -158,3 +159,21 @@ def test_all_that_transformers_use_is_prepared():
         "rms_norm",
         "scaled_dot_product_attention",
     }
+
+
+@pytest.mark.skipif(
+    not (sys.platform == "linux" and processes.platform.machine() == "x86_64"),
+    reason="helpers are forked on Linux on x86-64",
+)
+@pytest.mark.parametrize("name", sorted({*LARGE, *MORE}))
+def test_the_large_ones_are_helped(monkeypatch, rng, name):
+    """So that what is the same above is what other processes have done."""
+    monkeypatch.setenv(processes.VARIABLE, "1")
+    monkeypatch.setattr(processes, "LEAST", 0)
+    op, (sample, *_) = PREPARED[name], (LARGE.get(name) or MORE[name])
+    compiled = gg.compile(_step(op, sample, turned=False), device="cpu")
+    arrays = _drawn(sample, "float32", False, rng)
+    with threads.num_threads(3):
+        compiled(*[a if a is None else gg.Tensor(a) for a in arrays])
+    (recording,) = (one for found in compiled._found.values() for one in found)
+    assert len(recording.replay._helped._team) > 0

@@ -9,6 +9,7 @@ every gradient is computed on its own.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,12 +50,19 @@ def _backward(
     calls: list[Callable[[], Any]] = []
     if of_bias is not None:  # the least work: who takes one more has this one
         calls.append(lambda: np.copyto(of_bias, backend.total(np, g_rows, 0)))
+    products = []
     if dx is not None:
-        calls += _products.pieces(g_rows, weight, as_rows(dx))
+        products.append(_products.pieces(g_rows, weight, as_rows(dx)))
     if of_weight is not None:
-        calls += _products.pieces(g_rows.T, rows, of_weight)
-    _products.run(calls)
+        products.append(_products.pieces(g_rows.T, rows, of_weight))
+    _products.run(calls + _mixed(products))
     return made
+
+
+def _mixed(lists: Sequence[Sequence[Callable[[], Any]]]) -> list[Callable[[], Any]]:
+    """Return the calls of some lists so that every stretch has its share of each of them."""
+    ranked = [((i + 0.5) / len(calls), call) for calls in lists for i, call in enumerate(calls)]
+    return [call for _, call in sorted(ranked, key=operator.itemgetter(0))]
 
 
 # CUDA

@@ -292,6 +292,7 @@ def _through_hooks(hooks: Sequence[Callable], g: Any, recorded: bool) -> Any:
                 f"hook {hook!r}: must return None or a tensor of shape {g.shape}, "
                 f"got {registry.describe(changed)}"
             )
+        changed = changed.astype(g.dtype)
         g = changed if recorded else changed._data
     return g
 
@@ -407,9 +408,10 @@ def _seeds(
     for output, gradient in zip(outputs, gradients, strict=True):
         seed = seed_of(output, gradient, where)
         if create_graph:
-            is_tensor = isinstance(gradient, registry.Tensor)
-            keeps_history = is_tensor and gradient.dtype == output.dtype
-            seed = gradient if keeps_history else registry.Tensor._wrap(seed, None)
+            if isinstance(gradient, registry.Tensor):
+                seed = gradient.astype(output.dtype)  # recorded, as its own history is
+            else:
+                seed = registry.Tensor._wrap(seed, None)
         seeds.append((output._node or output, seed))
     return seeds
 

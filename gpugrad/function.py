@@ -73,6 +73,12 @@ class Function:
         if registry.lift is not None:
             registry.lift_now(args)
         needs = tuple(isinstance(a, Tensor) and a._requires_grad for a in args)
+        for name, a in kwargs.items():
+            if isinstance(a, Tensor) and a._requires_grad and engine.is_grad_enabled():
+                raise TypeError(
+                    f"{cls.__name__}.apply: {name!r} requires grad but is passed by keyword, and "
+                    "backward returns gradients of positional arguments; pass it by position"
+                )
         ctx = Context(needs)
         with engine.no_grad():
             result = cls.forward(ctx, *args, **kwargs)
@@ -123,6 +129,7 @@ class _Call:
         self.ctx = ctx
         self.several = several
         self.shapes = tuple(None if t is None else t.shape for t in inputs)
+        self.dtypes = tuple(None if t is None else t.dtype for t in inputs)
         self.results = tuple((out.shape, out.dtype) for out in outs)
         # where each saved tensor came from: ("input", i), ("output", i) or a constant
         origins = {id(t): ("input", i) for i, t in enumerate(inputs) if t is not None}
@@ -161,6 +168,7 @@ class _Call:
                     f"{self.name}.backward: the gradient of argument {i} must be a tensor of "
                     f"shape {shape}, got {describe(p)}"
                 )
+            p = p if p is None else p.astype(self.dtypes[i])
             pulled.append(p if p is None or recorded else p._data)
         return pulled
 

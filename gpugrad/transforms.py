@@ -1,7 +1,9 @@
 """Function transforms: functions in, functions or derivatives out, as in JAX and torch.func.
 
 Arguments that are differentiated may be tensors, arrays or Python numbers, or nested tuples,
-lists and dicts of them; results keep that structure.
+lists and dicts of them; results keep that structure. Results can be differentiated again, also with
+respect to tensors that the function takes from outside and that require grad: the argument of an
+outer transform, or a module's parameters. Under ``no_grad`` they cannot, which is faster.
 """
 
 from __future__ import annotations
@@ -42,6 +44,12 @@ def _rebuilt(tree: Any, leaves: Any) -> Any:
     return next(leaves)
 
 
+class _Variable(Tensor):
+    """A leaf that a transform made, with a number as nodes have one."""
+
+    __slots__ = ("number",)
+
+
 def _variable(leaf: Any, where: str, linked: bool) -> Tensor:
     """Return a tensor to differentiate with respect to, linked to its history if there is one."""
     tensor = leaf if isinstance(leaf, Tensor) else Tensor(leaf)
@@ -52,8 +60,8 @@ def _variable(leaf: Any, where: str, linked: bool) -> Tensor:
         )
     if tensor._requires_grad and linked:
         return engine.alias(tensor._data, tensor._node or tensor)
-    fresh = Tensor._wrap(tensor._data, None)
-    fresh._requires_grad = True
+    fresh = _Variable(tensor.detach(), requires_grad=True)
+    fresh.number = next_number()
     return fresh
 
 
@@ -91,6 +99,7 @@ def value_and_grad(
         for n in numbers:
             if not -len(args) <= n < len(args):
                 raise ValueError(f"value_and_grad: there is no positional argument {n}")
+        start = next_number()
         with engine.enable_grad():
             variables: list[Tensor] = []
             called = list(args)
@@ -100,7 +109,7 @@ def value_and_grad(
                 called[n] = _rebuilt(args[n], iter(made))
             result = f(*called, **kwargs)
             value = _scalar(result[0] if has_aux else result, "value_and_grad")
-            outer = _have_history(variables)
+            outer = linked and _goes_on([value], variables, start)
             grads = iter(_gradients([value], variables, None, outer))
         trees = tuple(_rebuilt(args[n], grads) for n in numbers)
         answer = trees[0] if isinstance(argnums, int) else trees
@@ -112,16 +121,19 @@ def value_and_grad(
     return wrapped
 
 
-def _have_history(variables: Sequence[Tensor]) -> bool:
-    """Return whether results have to stay differentiable for an outer transform."""
-    return any(v._node is not None for v in variables)
+def _goes_on(outs: Sequence[Tensor], variables: Sequence[Tensor], start: int) -> bool:
+    """Return whether gradients flow on to what variables come from, or to anything from outside.
+
+    ``start`` is a number from before the function was called.
+    """
+    inside = {v._node or v for v in variables}
+    roots = [o._node or o for o in outs if o._requires_grad]
+    return any(v._node is not None for v in variables) or bool(_outside(roots, inside, start))
 
 
-def _shown(result: Any, outs: Sequence[Tensor], variables: Sequence[Tensor]) -> Any:
-    """Return the result as the caller may see it: detached unless an outer transform goes on."""
-    if _have_history(variables):
-        return result
-    return _rebuilt(result, iter(o.detach() for o in outs))
+def _shown(result: Any, outs: Sequence[Tensor], outer: bool) -> Any:
+    """Return the result as the caller may see it: detached unless its gradient goes on."""
+    return result if outer else _rebuilt(result, iter(o.detach() for o in outs))
 
 
 def _gradients(
@@ -147,7 +159,7 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tuple[
     gradient per result, in the structure f returned.
     """
     refuse_uncallable("vjp", f)
-    linked = engine.is_grad_enabled()
+    linked, start = engine.is_grad_enabled(), next_number()
     with engine.enable_grad():
         variables = [[_variable(leaf, "vjp", linked) for leaf in _leaves(p)] for p in primals]
         called = [_rebuilt(p, iter(v)) for p, v in zip(primals, variables, strict=True)]
@@ -155,7 +167,7 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tuple[
     outs = _results(result, "vjp")
     flat = [v for group in variables for v in group]
 
-    outer = _have_history(flat)
+    outer = linked and _goes_on(outs, flat, start)
 
     def pullback(cotangent: Any) -> tuple[Any, ...]:
         given = _leaves(cotangent)
@@ -165,7 +177,7 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tuple[
         grads = iter(_gradients(outs, flat, given, recorded, retain_graph=True))
         return tuple(_rebuilt(p, grads) for p in primals)
 
-    return _shown(result, outs, flat), pullback
+    return _shown(result, outs, outer), pullback
 
 
 def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
@@ -176,7 +188,7 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     """
     refuse_uncallable("jvp", f)
     primals, tangents = _checked(primals, tangents, "jvp")
-    linked = engine.is_grad_enabled()
+    linked, start = engine.is_grad_enabled(), next_number()
     with engine.enable_grad():
         variables = [_variable(leaf, "jvp", linked) for leaf in _leaves(primals)]
         result = f(*_rebuilt(primals, iter(variables)))
@@ -188,9 +200,9 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
             for g, t in zip(grads, _leaves(tangents), strict=True)
             if g._requires_grad
         ]
-        outer = _have_history(variables)
+        outer = linked and _goes_on(outs, variables, start)
         moved = _gradients([g for g, _ in pairs], dummies, [t for _, t in pairs], outer)
-    return _shown(result, outs, variables), _rebuilt(result, iter(moved))
+    return _shown(result, outs, outer), _rebuilt(result, iter(moved))
 
 
 def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
@@ -204,13 +216,14 @@ def hvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     arguments, directions = _checked(
         (primals,) if single else primals, (tangents,) if single else tangents, "hvp"
     )
-    linked = engine.is_grad_enabled()
+    linked, start = engine.is_grad_enabled(), next_number()
     with engine.enable_grad():
         variables = [_variable(leaf, "hvp", linked) for leaf in _leaves(arguments)]
         value = _scalar(f(*_rebuilt(arguments, iter(variables))), "hvp")
         grads = _gradients([value], variables, None, create_graph=True)
         given = [registry.recorded.asarray(t) for t in _leaves(directions)]
-        products = _gradients(grads, variables, given, _have_history(variables))
+        outer = linked and _goes_on([value], variables, start)
+        products = _gradients(grads, variables, given, outer)
     rebuilt = _rebuilt(arguments, iter(products))
     return rebuilt[0] if single else rebuilt
 
@@ -237,17 +250,23 @@ class _Recompute:
     view = False
 
     def __init__(
-        self, f: Callable, args: Sequence, draw: random.Draw, positions: tuple, outer: list
+        self,
+        f: Callable,
+        args: Sequence,
+        draw: random.Draw,
+        positions: tuple,
+        outer: list,
+        slots: tuple,
     ) -> None:
         self.f = f
         self.args = args
         self.draw = draw
         self.positions = positions
         self.outer = outer
-        self.slots = tuple(f"argument {i}" for i in positions)
+        self.slots = slots
 
     def save(self, values: tuple) -> tuple:
-        """Save the arguments that want a gradient."""
+        """Save the arguments that want a gradient, and behind them what else is read again."""
         return values
 
     def pull(self, node: Node, g: Any, xp: Any, recorded: bool, needed: set | None) -> list:
@@ -296,12 +315,15 @@ def checkpoint(f: Callable[..., Any], *args: Any) -> Any:
     aliases = {called[i]._node for i in positions}
     outer = _outside([o._node for o in outs if o._node is not None], aliases, start)
     kept = [None if i in positions else a for i, a in enumerate(args)]
-    op = _Recompute(f, kept, draw, positions, outer)
     parents = tuple(args[i]._node or args[i] for i in positions) + tuple(outer)
     if not parents:
         return result
-    values = tuple(args[i]._data for i in positions)
-    node = state.make_node(op, parents, values, None)
+    # what f reads again, to be found changed
+    read = {f"argument {i}": args[i] for i in positions}
+    read |= {f"argument {i}": a for i, a in enumerate(kept) if isinstance(a, Tensor)}
+    read |= {f"outside {i}": a for i, a in enumerate(outer) if isinstance(a, Tensor)}
+    op = _Recompute(f, kept, draw, positions, outer, tuple(read))
+    node = state.make_node(op, parents, tuple(a._data for a in read.values()), None)
     wrapped = (
         o
         if o._node is None
@@ -321,8 +343,8 @@ def _outside(roots: Sequence[Node], inside: set[Node], start: int) -> list[Any]:
         if node in seen:
             continue
         seen.add(node)
-        if not isinstance(node, Node) or node.number < start:
+        if getattr(node, "number", 0) < start:  # a leaf that no transform made has none
             found.append(node)
-        else:
+        elif isinstance(node, Node):
             stack.extend(node.parents)
     return found

@@ -341,11 +341,15 @@ def test_a_hook_on_a_leaf_sees_the_whole_gradient_once() -> None:
     assert gg.grad((x * 2.0).sum(), x)[0].tolist() == [-2.0, -2.0]
 
 
-def test_a_hook_may_change_the_dtype_but_grad_keeps_it() -> None:
-    x = leaf([1.0, 2.0])
-    x.register_hook(lambda g: g.astype(gg.float32))
-    x.sum().backward()
-    assert x.grad.dtype == gg.float64
+@pytest.mark.parametrize("own", [gg.float32, gg.float64])
+def test_a_hook_may_change_the_dtype_but_grad_keeps_it(own: Any) -> None:
+    x = gg.tensor([1.0, 2.0], dtype=own, requires_grad=True)
+    x.register_hook(lambda g: g.astype(gg.float32 if own == gg.float64 else gg.float64))
+    for _ in range(2):
+        x.sum().backward()
+        assert x.grad is not None
+        assert x.grad.dtype == own
+    assert gg.grad(x.sum(), x)[0].dtype == own
 
 
 def test_a_hook_can_be_removed() -> None:
@@ -762,6 +766,15 @@ def test_a_recorded_gradient_is_linked_to_the_upstream_one() -> None:
     x, u = leaf([1.0, 2.0]), leaf([5.0, 7.0])
     (g,) = gg.grad(x * x, x, u, create_graph=True)
     assert gg.grad(g.sum(), u)[0].tolist() == [2.0, 4.0]
+
+
+def test_a_recorded_gradient_is_linked_to_an_upstream_one_of_another_dtype() -> None:
+    x = gg.tensor([1.0, 2.0], requires_grad=True)
+    v = gg.tensor(np.ones(2), requires_grad=True)
+    (dx,) = gg.grad(x**3, x, [v], create_graph=True)
+    (dv,) = gg.grad(dx.sum(), v)
+    assert dv.dtype == np.float64
+    assert dv.tolist() == [3, 12]
 
 
 def test_replaced_data_is_refused_where_it_would_be_wrong() -> None:

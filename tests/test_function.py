@@ -60,6 +60,32 @@ def test_several_results_some_unused():
     assert dy.tolist() == [2, 2, 2]
 
 
+class Widened(gg.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2.0
+
+    @staticmethod
+    def backward(ctx, g):
+        return g.astype("float64") * 2.0
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_gradients_have_the_dtype_of_their_argument(create_graph):
+    x = gg.tensor([1.0, 2.0], requires_grad=True)
+    assert gg.grad(Widened.apply(x).sum(), x, create_graph=create_graph)[0].dtype == np.float32
+    for _ in range(2):
+        Widened.apply(x).sum().backward()
+        assert x.grad.dtype == np.float32
+
+
+def test_a_keyword_that_requires_grad_is_refused():
+    x = _x()
+    with pytest.raises(TypeError, match="Exp.apply: 'x' requires grad but is passed by keyword"):
+        Exp.apply(x=x)
+    assert not Exp.apply(x=x.detach()).requires_grad
+
+
 def test_nothing_is_recorded_without_need():
     assert not Exp.apply(_x().detach()).requires_grad
     with gg.no_grad():

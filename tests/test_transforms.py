@@ -63,6 +63,45 @@ def test_value_and_grad_nests_to_the_third_order():
     np.testing.assert_allclose(third.numpy(), 24 * x.numpy(), rtol=1e-12)
 
 
+def _slopes(f, at):
+    return gg.value_and_grad(f)(at)[1].sum()
+
+
+def _pulled(f, at):
+    return gg.vjp(f, at)[1](gg.tensor(1.0, dtype="float64"))[0].sum()
+
+
+def _pushed(f, at):
+    return gg.jvp(f, (at,), (gg.ones_like(at),))[1]
+
+
+def _curvature(f, at):
+    return gg.hvp(f, at, gg.ones_like(at)).sum()
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [_slopes, _pulled, _pushed, _curvature, lambda f, at: gg.jacobian(f, at).sum()],
+    ids=["value_and_grad", "vjp", "jvp", "hvp", "jacobian"],
+)
+def test_the_variable_of_an_outer_transform_is_seen_from_an_inner_one(inner):
+    x, at = _random(3), _random(3)
+    found = gg.value_and_grad(lambda x: inner(lambda y: (x * y**2).sum(), at))(x)[1]
+    expected = 2 * (at.numpy() if inner is not _curvature else np.ones(3))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
+    assert not found.requires_grad  # nothing is left to differentiate it by
+
+
+def test_results_can_be_differentiated_by_what_the_function_takes_from_outside():
+    weight, at = _random(3), _random(3)
+    weight.requires_grad = True
+    value, slope = gg.value_and_grad(lambda y: (weight * y**2).sum())(at)
+    (slope.sum() + value).backward()
+    np.testing.assert_allclose(weight.grad.numpy(), 2 * at.numpy() + at.numpy() ** 2, rtol=1e-12)
+    with gg.no_grad():
+        assert not _slopes(lambda y: (weight * y**2).sum(), at).requires_grad
+
+
 def test_transforms_work_under_no_grad():
     x = _random(3)
     with gg.no_grad():
@@ -174,6 +213,16 @@ class TestCheckpoint:
         gg.checkpoint(self._block(w), _random(2, 3)).sum().backward()
         assert w.grad is not None
         assert w.grad.shape == (3, 3)
+
+    @pytest.mark.parametrize("name", ["argument 1", "outside 0"])
+    def test_what_is_changed_before_it_is_read_again_is_refused(self, name):
+        x, other, w = _random(3).requires_grad_(), _random(3), _random(3).requires_grad_()
+        out = gg.checkpoint(lambda x, y: x * y * w, x, other)
+        with gg.no_grad():
+            changed = other if name == "argument 1" else w
+            changed *= 0
+        with pytest.raises(RuntimeError, match=f"checkpoint saved '{name}' .* changed that array"):
+            out.sum().backward()
 
     def test_inner_results_are_not_kept(self):
         import weakref

@@ -203,8 +203,7 @@ class GPT(Module):
             positions, attn_mask = cache.places(ids.shape[1])
         places = self._places(ids, start, positions)
         if attn_mask is not None:
-            mask = ops.asarray(attn_mask)
-            attn_mask = Tensor(backend.to_device(mask._data, ids.device))
+            attn_mask = ops.asarray(attn_mask).to(ids.device)
         if self.distances is not None:
             attn_mask = self._by_distance(places, ids.shape[1], cache, attn_mask)
         x = self.dropout(self._embedded(ids, places))

@@ -359,6 +359,26 @@ def test_momentum_that_is_switched_on():
     assert step.recordings == 2
 
 
+def test_betas_that_are_changed():
+    def run(wrap):
+        w = gg.tensor([1.0, 2.0], requires_grad=True)
+        optimizer = optim.Adam([w], lr=0.1)
+
+        @wrap
+        def step(x):
+            (w * w * x).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        for betas in ([0.9, 0.999], (0.5, 0.6), (0.5, 0.6), (0.7, 0.9)):
+            optimizer.param_groups[0]["betas"] = betas
+            step(ONE)
+            assert optimizer.param_groups[0]["betas"] == tuple(betas)
+        return w.numpy()
+
+    np.testing.assert_allclose(run(gg.compile), run(lambda f: f), rtol=1e-6)
+
+
 def test_a_partial_function_has_a_name_in_messages():
     step = gg.compile(functools.partial(sign, number=1.0))
     assert step(ONE).tolist() == [2, 2]

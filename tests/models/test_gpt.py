@@ -579,6 +579,16 @@ def test_padding_at_the_left_changes_nothing(positions, kind) -> None:
     assert np.isfinite(logits).all()
 
 
+@pytest.mark.parametrize("recompute", ["none", "attention", "block"])
+def test_an_added_mask_has_a_gradient(recompute) -> None:
+    model, ids = small(dtype="float64"), ids_of(2, 4)
+
+    def loss(mask):
+        return model.loss(ids, ids, attn_mask=mask, recompute=recompute)
+
+    gg.testing.gradcheck(loss, [gg.tensor(np.zeros((4, 4)), requires_grad=True)])
+
+
 @pytest.mark.parametrize(
     ("positions", "message"),
     [

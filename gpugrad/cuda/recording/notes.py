@@ -125,9 +125,9 @@ def reads_settings(group: Any, keys: Sequence[Any]) -> None:
 
 
 def sets_settings(group: Any, keys: Sequence[Any]) -> None:
-    """Note that a step sets settings of an optimiser's group."""
+    """Note that a step sets settings of an optimiser's group, the optimiser itself aside."""
     trace = current()
-    if trace is not None:
+    if trace is not None and trace.is_noting:
         trace.settings_set.setdefault(id(group), set()).update(keys)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import math
 import os
 import secrets
@@ -21,7 +22,7 @@ from .cuda.source import shipped
 from .flags import make_parser
 from .generate import log_probability
 from .train import evaluation, plan, search, session, space
-from .train.config import FIELDS, nearest, resolve
+from .train.config import FIELDS, nearest, resolve, usual_folder
 from .train.config_file import read_config_file
 from .train.devices import device
 from .train.folder import RunFolder
@@ -59,6 +60,9 @@ def _run(arguments: Sequence[str]) -> int:
         "bench": lambda given: _bench([]),
         "doctor": _doctor,
     }
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is no error
+            stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
     parser = make_parser(runs)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -117,7 +121,8 @@ def _train(given: argparse.Namespace) -> int:
         try:
             file = read_config_file(given.config) if given.config else {}
             changes = {**file, **flags}
-            out = changes.get("out") or os.path.join("runs", changes.get("preset", "default"))
+            usual = usual_folder(changes.get("preset", "default"), changes.get("init_from", ""))
+            out = changes.get("out") or usual
             if given.resume == "always" or (given.resume and RunFolder(out).holds_run):
                 run = stack.enter_context(session.go_on(out, changes))
             else:
@@ -249,12 +254,12 @@ def _sample(given: argparse.Namespace) -> int:
         else:
             pieces = sample_text(
                 *model_text,
-                temperature=given.temperature,
+                temperature=given.temperature or 1.0,
                 top_k=given.top_k,
                 top_p=given.top_p,
                 min_p=given.min_p,
                 repetition_penalty=given.repetition_penalty,
-                greedy=given.greedy,
+                greedy=given.greedy or not given.temperature,
                 seed=secrets.randbits(64) if given.seed is None else given.seed,
                 **common,
             )

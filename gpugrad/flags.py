@@ -72,7 +72,12 @@ def _add_search(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--trials", type=int, metavar="N", help="how many, with --random (10)")
     parser.add_argument("--search-seed", type=int, metavar="S", help="of what is drawn (0)")
-    _add_settings(parser)
+    _add_settings(
+        parser,
+        out="folder of the search (default: runs/search)",
+        test_fraction="part at the end that only `gpugrad evaluate --split test` looks at (default: "
+        "half of what is not trained on)",
+    )
     return parser
 
 
@@ -116,12 +121,12 @@ def _add_plan(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for each setting of a training run."""
+def _add_settings(parser: argparse.ArgumentParser, **helps: str) -> None:
+    """Add a flag for each setting of a training run; some may mean something else here."""
     for name, field in FIELDS.items():
         options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
         shown = "" if field.default == "" else f" ({field.default})"
-        options["help"] = (field.metadata["help"] + shown).replace("%", "%%")
+        options["help"] = helps.get(name, field.metadata["help"] + shown).replace("%", "%%")
         if field.type == "bool":
             options["action"] = argparse.BooleanOptionalAction
         else:
@@ -140,7 +145,13 @@ def _add_sample(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-new-tokens", type=_count, default=500, metavar="N", help="length of the text (500)"
     )
-    parser.add_argument("--temperature", type=float, default=1.0, help="below 1: safer (1.0)")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="below 1: safer; 0: always the most likely token (1.0)",
+    )
     parser.add_argument("--top-k", type=int, metavar="K", help="draw from the K most likely")
     parser.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest P")
     parser.add_argument("--min-p", type=float, metavar="P", help="at least P times the likeliest")

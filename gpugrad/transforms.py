@@ -9,7 +9,7 @@ outer transform, or a module's parameters. Under ``no_grad`` they cannot, which 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from . import backend, engine, registry
@@ -48,6 +48,7 @@ class _Variable(Tensor):
     """A leaf that a transform made, with a number as nodes have one."""
 
     __slots__ = ("number",)
+    number: int
 
 
 def _variable(leaf: Any, where: str, linked: bool) -> Tensor:
@@ -333,8 +334,11 @@ def checkpoint(f: Callable[..., Any], *args: Any) -> Any:
     return _rebuilt(result, wrapped)
 
 
-def _outside(roots: Sequence[Node], inside: set[Node], start: int) -> list[Any]:
-    """Return the leaves and older nodes that a function took from outside, in a fixed order."""
+def _outside(roots: Iterable[Any], inside: Iterable[Any], start: int) -> list[Any]:
+    """Return the leaves and older nodes that a function took from outside, in a fixed order.
+
+    ``roots`` and ``inside`` are nodes or leaves.
+    """
     seen: set[Any] = set(inside)
     found: list[Any] = []
     stack: list[Any] = list(roots)

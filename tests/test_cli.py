@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -319,11 +320,12 @@ def test_what_cannot_be_done_is_said_in_one_line_and_leaves_nothing(
     ("arguments", "message"),
     [
         (["--prompt", "Ω"], "character 'Ω' (U+03A9) at position 0"),
-        (["--temperature", "0"], "temperature must be > 0"),
+        (["--temperature", "-1"], "temperature must be > 0"),
         (["--top-k", "0"], "top_k must be an integer >= 1"),
         (["--top-p", "1.5"], "top_p must lie in (0, 1]"),
         (["--min-p", "0"], "min_p must lie in (0, 1]"),
         (["--repetition-penalty", "0"], "repetition_penalty must be > 0"),
+        (["--repetition-penalty", "1e-320"], "repetition_penalty must be > 0"),
         (["--beams", "0"], "num_beams must be an integer >= 1"),
         (["--stop", ""], "a stop must not be empty"),
         (["--beams", "2", "--stop", "Ω"], "character 'Ω'"),
@@ -338,6 +340,43 @@ def test_what_cannot_be_sampled_is_said(here, capsys, arguments, message):
     capsys.readouterr()
     assert main(["sample", "run", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_what_a_terminal_cannot_show_is_replaced(here, monkeypatch):
+    Path("umlauts.txt").write_text("äöü" * 2000, encoding="utf-8")
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert train("--max-steps", "2", "--data", "umlauts.txt") == 0
+    terminal.flush()
+    assert b"???" in terminal.buffer.getvalue()
+    assert "ä" in Path("run", "sample.txt").read_text(encoding="utf-8")
+
+
+def test_a_name_that_is_not_utf_8_can_be_drawn(here):
+    os.rename("input.txt", b"in\xff.txt")
+    name = os.fsdecode(b"in\xff.txt")
+    assert train("--max-steps", "2", "--data", name) == 0
+    assert train("--max-steps", "4", "--resume", "--data", name) == 0
+    assert "in\ufffd.txt" in Path("run", "curve.svg").read_text(encoding="utf-8")
+
+
+def test_fine_tuning_has_a_folder_of_its_own(here, capsys):
+    assert main(["train", "--data", "input.txt", *SMALL, "--max-steps", "2"]) == 0
+    tune = ["train", "--data", "input.txt", "--init-from", "runs/default", "--max-steps", "2"]
+    assert main([*tune, "--lora-rank", "2", "--warmup-steps", "0"]) == 0
+    assert Path("runs/default-tuned/config.json").exists()
+    assert main([*tune, "--resume", "auto", "--max-steps", "3", "--lora-rank", "2"]) == 0
+    assert "from step 2" in capsys.readouterr().out
+
+
+def test_no_temperature_is_greedy(here, capsys):
+    assert train("--max-steps", "2") == 0
+    texts = []
+    for flags in (["--greedy"], ["--temperature", "0"]):
+        capsys.readouterr()
+        assert main(["sample", "run", *flags]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
 
 
 def test_every_setting_is_a_flag_with_help(capsys):

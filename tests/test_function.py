@@ -81,7 +81,7 @@ def test_gradients_have_the_dtype_of_their_argument(create_graph):
 
 def test_a_keyword_that_requires_grad_is_refused():
     x = _x()
-    with pytest.raises(TypeError, match="Exp.apply: 'x' requires grad but is passed by keyword"):
+    with pytest.raises(TypeError, match="'x' requires grad but is passed by keyword"):
         Exp.apply(x=x)
     assert not Exp.apply(x=x.detach()).requires_grad
 

@@ -55,7 +55,7 @@ class Sampler:
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise ValueError(f"generate: {name} must lie in (0, 1], got {value!r}")
-        if not 0 < self.repetition_penalty < math.inf:
+        if not (0 < self.repetition_penalty < math.inf and 1 / self.repetition_penalty < math.inf):
             raise ValueError(
                 "generate: repetition_penalty must be > 0 (1: none), got "
                 f"{self.repetition_penalty!r}"

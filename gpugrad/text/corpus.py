@@ -34,8 +34,8 @@ def load_text(source: str | os.PathLike[str] = STDLIB, max_chars: int | None = N
 
     source: `python-stdlib` (the source code of the running Python's standard library), a file,
         a folder (every file below it, hidden ones excepted), a glob (`**` crosses folders), or
-        `-` for standard input. Several files come in order of their path, an empty line between
-        them.
+        `-` for standard input. Several files come in order of their path, each on a line of its
+        own.
     max_chars: keep only the first so many characters.
 
     Text is UTF-8, with or without a byte order mark; line ends become a newline. Raises
@@ -43,6 +43,8 @@ def load_text(source: str | os.PathLike[str] = STDLIB, max_chars: int | None = N
     OSError for files that cannot be read; each names the file.
     """
     source = os.fspath(source)
+    if not source:
+        raise ValueError("load_text: the name of the corpus is empty; '.' is this folder")
     if max_chars is not None and max_chars < 1:
         raise ValueError(f"load_text: max_chars must be at least 1, got {max_chars}")
     pieces: list[str] = []
@@ -54,7 +56,7 @@ def load_text(source: str | os.PathLike[str] = STDLIB, max_chars: int | None = N
             break
     text = "\n".join(pieces)[:max_chars]
     if not text or text.isspace():
-        raise ValueError(f"load_text: the corpus {source!r} is empty")
+        raise ValueError(f"load_text: the corpus {source!r} is empty or blank")
     return text
 
 

@@ -33,7 +33,9 @@ class TrainConfig:
     """
 
     preset: str = _setting("default", "settings to start from", choices=tuple(PRESETS))
-    out: str = _setting("", "folder of the run (default: runs/PRESET)")
+    out: str = _setting(
+        "", "folder of the run (default: runs/PRESET, fine-tuned runs/PRESET-tuned)"
+    )
     device: str = _setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
     threads: int = _setting(0, "of the CPU (0: GPUGRAD_NUM_THREADS, else one for each core)", low=0)
     precision: str = _setting(
@@ -165,7 +167,7 @@ class TrainConfig:
             object.__setattr__(self, field.name, value)
             _check_limits(field, value)
         if not self.out:
-            object.__setattr__(self, "out", os.path.join("runs", self.preset))
+            object.__setattr__(self, "out", usual_folder(self.preset, self.init_from))
         trained = self.train_fraction
         allowed = f"below 1 - train_fraction, {1 - trained:g}: something is left for validation"
         _require(self.test_fraction < 1 - trained, "test_fraction", self.test_fraction, allowed)
@@ -260,6 +262,11 @@ def _following(
         if usual["warmup_steps"] >= steps or not only_contradictions:
             found["warmup_steps"] = min(usual["warmup_steps"], steps // 10)
     return found
+
+
+def usual_folder(preset: str, init_from: str) -> str:
+    """Return the folder of a run that names none."""
+    return os.path.join("runs", f"{preset}-tuned" if init_from else preset)
 
 
 def known(values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class Progress:
 
     def __init__(self, total: int, done: int) -> None:
         self._total, self._first = total, done
-        self._speed = ""
+        self._speed = self._loss = ""
         self._bar = tqdm(
             total=total,
             initial=done,
@@ -45,14 +45,16 @@ class Progress:
         self._speed = f"{report.tokens_per_second:,.0f} tokens/s"
         if report.mfu is not None:
             self._speed += f", MFU {report.mfu:.1%}"
-        loss = "not finite" if report.loss is None else f"{report.loss:.3f}"
+        self._loss = "not finite" if report.loss is None else f"{report.loss:.4f}"
         skipped = f", {report.skipped} skipped" if report.skipped else ""
-        self._bar.set_postfix_str(f"loss {loss}, {self._speed}{skipped}")
+        self._bar.set_postfix_str(f"loss {self._loss}, {self._speed}{skipped}")
 
     def evaluated(self, step: int, loss: float, best: bool, seconds_left: float | None) -> None:
-        """Print a line about an evaluation."""
+        """Print a line about an evaluation, with the last loss in training that was shown."""
         parts = [f"step {step:>{len(str(self._total))}}", f"validation loss {loss:.4f}"]
         parts.append("*" if best else " ")  # as in "the best so far"
+        if self._loss:
+            parts.append(f"train loss {self._loss}")
         if self._speed:
             parts.append(self._speed)
         if seconds_left:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 from collections.abc import Iterator, Mapping
@@ -151,6 +152,8 @@ class Session:
             f"data      {config.data}: {len(data.train):,} tokens to train on, {len(data.val):,} "
             f"held out{tested}; vocabulary of {size}"
         )
+        if config.max_chars:
+            print(f"          of the first {config.max_chars:,} characters (--max-chars 0: of all)")
         print(
             f"model     {config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, "
             f"context {config.block_size}: {trainer.parameters:,} parameters, {config.precision} "
@@ -216,7 +219,8 @@ class Session:
             )
             for kind in ("train", "validation")
         }
-        title = f"{self.config.data}, {self.trainer.parameters:,} parameters"
+        name = os.fsencode(self.config.data).decode("utf-8", "replace")
+        title = f"{name}, {self.trainer.parameters:,} parameters"
         curve.write_svg(self.folder.curve, curves, self.baselines, title)
         if self.config.png:
             curve.write_png(self.folder.curve_png, curves, self.baselines, title)
@@ -246,7 +250,8 @@ class Session:
             print(f"sample\n\n{text}\n")
             files.insert(0, folder.sample)
         print(f"files     {', '.join(map(str, files))}")
-        print(f'next      gpugrad sample {shlex.quote(config.out)} --prompt "..."')
+        chosen = " --best" if step != trainer.step else ""
+        print(f'next      gpugrad sample {shlex.quote(config.out)}{chosen} --prompt "..."')
 
     def _sample(self) -> str:
         config, tokenizer = self.config, self.data.tokenizer

@@ -79,7 +79,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="standard input is not UTF-8 text: byte 0xff at offset 1"):
         load_text("-")
     pipe(b"")
-    with pytest.raises(ValueError, match="the corpus '-' is empty"):
+    with pytest.raises(ValueError, match="the corpus '-' is empty or blank"):
         load_text("-")
 
 
@@ -129,6 +129,11 @@ def test_bad_encoding_is_named(tmp_path: Path, content: bytes, position: str) ->
     path = write(tmp_path, {"input.txt": content}) / "input.txt"
     with pytest.raises(ValueError, match=re.escape(f"{path} is not UTF-8 text: {position}")):
         load_text(path)
+
+
+def test_an_empty_name_is_no_folder() -> None:
+    with pytest.raises(ValueError, match="the name of the corpus is empty"):
+        load_text("")
 
 
 @pytest.mark.parametrize("content", [b"", b" \n\t\r\n", b"\xef\xbb\xbf"], ids=repr)

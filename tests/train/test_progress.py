@@ -25,7 +25,7 @@ def test_a_terminal_has_a_bar_with_loss_speed_and_time_left(monkeypatch, capsys,
         progress.show(Report(5, 2.34567, 0.5, 1e-3, 12345.6, mfu))
         progress.line("a line")
     shown = terminal.getvalue()
-    assert f"loss 2.346, 12,346 tokens/s{wanted}]" in shown
+    assert f"loss 2.3457, 12,346 tokens/s{wanted}]" in shown
     assert "5/10" in shown
     assert "<" in shown  # elapsed<left
     assert capsys.readouterr().out == "a line\n"
@@ -41,7 +41,7 @@ def test_without_a_terminal_there_are_lines_only(capsys):
     assert captured.err == ""
     assert captured.out.splitlines() == [
         "step    0  validation loss 5.5000  *",
-        "step  250  validation loss 2.5123     100 tokens/s  1:02:03 left",
+        "step  250  validation loss 2.5123     train loss 2.0000  100 tokens/s  1:02:03 left",
     ]
 
 

@@ -220,6 +220,7 @@ def test_patience_ends_a_run_and_the_best_checkpoint_stays(make_config, monkeypa
     out = capsys.readouterr().out
     assert "no progress in 3 evaluations" in out
     assert "validation loss 2.0000 after step 4" in out
+    assert f"gpugrad sample {config.out} --best" in out
     assert checkpoint.steps(RunFolder(config.out).checkpoints) == [4, 12, 16]
 
 

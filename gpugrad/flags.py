@@ -75,8 +75,8 @@ def _add_search(commands: Any) -> argparse.ArgumentParser:
     _add_settings(
         parser,
         out="folder of the search (default: runs/search)",
-        test_fraction="part at the end that only `gpugrad evaluate --split test` looks at (default: "
-        "half of what is not trained on)",
+        test_fraction="part at the end that only `gpugrad evaluate --split test` looks at "
+        "(default: half of what is not trained on)",
     )
     return parser
 

@@ -33,9 +33,7 @@ class TrainConfig:
     """
 
     preset: str = _setting("default", "settings to start from", choices=tuple(PRESETS))
-    out: str = _setting(
-        "", "folder of the run (default: runs/PRESET, fine-tuned runs/PRESET-tuned)"
-    )
+    out: str = _setting("", "folder of the run (default: runs/PRESET, with --init-from -tuned)")
     device: str = _setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
     threads: int = _setting(0, "of the CPU (0: GPUGRAD_NUM_THREADS, else one for each core)", low=0)
     precision: str = _setting(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gpugrad.text.subwords import SubwordTokenizer, cut, tokenizers_library
+from gpugrad.text.subwords import SubwordTokenizer, cut, learn, tokenizers_library
 
 
 class BPETokenizer(SubwordTokenizer):
@@ -37,5 +37,5 @@ class BPETokenizer(SubwordTokenizer):
             show_progress=False,
             initial_alphabet=sorted(library.pre_tokenizers.ByteLevel.alphabet()),
         )
-        tokenizer.train_from_iterator(cut(text) if isinstance(text, str) else text, trainer)
+        learn(tokenizer, cut(text) if isinstance(text, str) else text, trainer)
         return cls(tokenizer.to_str())

@@ -6,7 +6,8 @@ import importlib
 import json
 import os
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -93,6 +94,25 @@ def cut(text: str, size: int = 2**16) -> Iterator[str]:
         yield text[start : newline.end()]
         start = newline.end()
     yield text[start:]
+
+
+def learn(tokenizer: Any, texts: Iterable[str], trainer: Any) -> None:
+    """Have the library learn a vocabulary: in a thread, for it does not hear Ctrl-C, which leaves
+    that behind.
+    """
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            tokenizer.train_from_iterator(texts, trainer)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True, name="gpugrad-learn")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
 
 
 def _splits_lines(description: dict[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from gpugrad.text.subwords import SubwordTokenizer, cut, tokenizers_library
+from gpugrad.text.subwords import SubwordTokenizer, cut, learn, tokenizers_library
 
 UNKNOWN = "[UNK]"
 
@@ -45,7 +45,7 @@ class WordPieceTokenizer(SubwordTokenizer):
         trainer = library.trainers.WordPieceTrainer(
             vocab_size=vocab_size, special_tokens=named, show_progress=False
         )
-        tokenizer.train_from_iterator(pieces, trainer)
+        learn(tokenizer, pieces, trainer)
         description = json.loads(tokenizer.to_str())
         description["added_tokens"] = []  # pieces like all others
         learned = cls(json.dumps(description))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -193,3 +194,19 @@ def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "gpugrad\[text\]"'):
         BPETokenizer.train("abc", 256)
+
+
+def test_ctrl_c_is_heard_while_learning() -> None:
+    """One word of 10^6 letters takes the library minutes."""
+    code = (
+        "import os, random, signal, threading\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from gpugrad.text import BPETokenizer\n"
+        "text = ''.join(random.choices('acgt', k=10**6))\n"
+        "threading.Timer(1, os.kill, [os.getpid(), signal.SIGINT]).start()\n"
+        "try:\n    BPETokenizer.train(text, 500)\nexcept KeyboardInterrupt:\n    print('heard')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True
+    )
+    assert done.stdout == "heard\n"

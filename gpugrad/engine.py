@@ -136,7 +136,7 @@ def unbroadcast(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
     axes = _broadcast_axes(len(g.shape), shape)
     if axes and (xp is not np or expected()) and _summed_by_kernel(xp, g):
         g = sums(g, axes, g.dtype)
-    elif xp is np and axes and g.dtype.itemsize > 2:
+    elif xp is np and axes and g.dtype.itemsize > 2 and g.size <= backend.MANY:
         g = _add_reduce(g, axes, None, None, True)  # the common case, without a detour
     elif axes:
         g = backend.total(xp, g, axes, keepdims=True)

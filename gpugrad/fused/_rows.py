@@ -173,7 +173,7 @@ class ColumnSums:
     """The sum over all rows of something computed block by block.
 
     Chunks of CHUNK rows are summed first and then their sums, so that the result depends neither
-    on the size of the blocks nor, as badly as a running sum, on the number of rows.
+    on the size of the blocks nor, beyond a logarithm, on the number of rows.
     """
 
     def __init__(self, rows: np.ndarray, dtype: np.dtype) -> None:
@@ -198,5 +198,5 @@ class ColumnSums:
     def total(self, dtype: np.dtype) -> np.ndarray:
         """Return the sum over all rows."""
         wide = empty(self.chunks.shape[1:], self.chunks.dtype)
-        once(lambda: np.add.reduce(self.chunks, axis=0, out=wide))
+        once(lambda: np.copyto(wide, backend.total(np, self.chunks, 0)))
         return reshaped(wide, wide.shape, dtype)

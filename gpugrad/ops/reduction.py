@@ -217,7 +217,7 @@ def std(xp, x, axis=None, correction=0, keepdims=False):
 @recording.whole
 def _norm(xp: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
     wide = x.astype(backend.float32) if x.dtype in backend.NARROW else x
-    out = xp.sqrt(xp.sum(wide * wide, axis=axis, keepdims=keepdims))
+    out = xp.sqrt(_sum(xp, wide * wide, axis, keepdims))
     if bool(((out == 0) | ~xp.isfinite(out)).any()) and x.size:  # squares may have under/overflown
         largest = xp.max(xp.abs(wide), axis=axis, keepdims=True)
         scale = xp.where((largest > 0) & xp.isfinite(largest), largest, 1).astype(wide.dtype)
@@ -319,6 +319,15 @@ def count_nonzero(xp, x, axis=None, keepdims=False):
     x=lambda g, axis, xp: _running_total(g, axis, xp),
 )
 def _cumulative_sum(xp, x, axis=0):
+    return _running_sum(xp, x, axis)
+
+
+def _running_sum(xp: Any, x: Any, axis: int) -> Any:
+    """Return the running sum in the dtype of x, accumulated in float32 at least, by NumPy in
+    float64: every number passes through all additions behind it.
+    """
+    if xp is np and backend.is_float(x.dtype):
+        return xp.cumsum(x, axis=axis, dtype=backend.float64).astype(x.dtype)
     if x.dtype in backend.NARROW:
         return xp.cumsum(x.astype(backend.float32), axis=axis).astype(x.dtype)
     return xp.cumsum(x, axis=axis)
@@ -332,9 +341,8 @@ def _running_product(x: Any, axis: int, xp: Any) -> Any:
 
 
 def _running_total(g: Any, axis: int, xp: Any) -> Any:
-    """Return the running sum from the end, accumulated in float32 at least."""
-    wide = g.astype(backend.float32) if g.dtype in backend.NARROW else g
-    return xp.flip(xp.cumsum(xp.flip(wide, axis=axis), axis=axis), axis=axis)
+    """Return the running sum from the end, as ``_running_sum``."""
+    return xp.flip(_running_sum(xp, xp.flip(g, axis=axis), axis), axis=axis)
 
 
 @recording.whole

@@ -298,3 +298,35 @@ def test_an_axis_named_twice_is_refused() -> None:
 @pytest.mark.parametrize("dtype", [gg.float16, gg.bfloat16], ids=str)
 def test_a_mean_does_not_overflow_where_its_sum_would(dtype: Any) -> None:
     assert gg.full((5000,), 60.0, dtype=dtype).mean().item() == 60.0
+
+
+_TALL = {
+    "sum": lambda x: x.sum(0),
+    "mean": lambda x: x.mean(0),
+    "var": lambda x: x.var(0),
+    "norm": lambda x: gg.norm(x, axis=0),
+    "two axes": lambda x: x.reshape(-1, 511, 3).sum((0, 1)),
+    "first and last": lambda x: x.reshape(-1, 73, 3).sum((0, 2)),
+    "not contiguous": lambda x: gg.transpose(x).sum(1),
+    "cumulative_sum": lambda x: gg.cumulative_sum(x, axis=0)[-1],
+    "bias": lambda x: _gradient(lambda b: x + b, x),
+    "linear": lambda x: _gradient(lambda b: gg.linear(x, gg.ones(3, 3), b), x),
+    "layer_norm": lambda x: _gradient(lambda b: gg.fused.layer_norm(x, gg.ones(3), b), x),
+}
+
+
+def _gradient(f, g):
+    parameter = gg.zeros(3, requires_grad=True)
+    return gg.grad(f(parameter), parameter, g)[0]
+
+
+@pytest.mark.parametrize("name", _TALL)
+def test_sums_of_many_rows_are_exact(name):
+    """One after the other, 280,000 numbers near 100 are off by a part in 500."""
+    values = (np.random.default_rng(0).random((511 * 73 * 7, 3)) + 100).astype(np.float32)
+    exact = _TALL[name](gg.tensor(values.astype(np.float64))).numpy()
+    found = _TALL[name](gg.tensor(values))
+    assert found.dtype == gg.float32
+    np.testing.assert_allclose(found.numpy(), exact, rtol=2e-6)
+    recorded = gg.compile(_TALL[name])
+    np.testing.assert_array_equal(recorded(gg.tensor(values)).numpy(), found.numpy())

@@ -23,6 +23,7 @@ import numpy as np
 from . import backend, ops
 from .boundary import name_all, named
 from .engine import no_grad
+from .fused._ids import on_device_of
 from .nn import functional
 from .ops import random
 from .ops._axes import normalize_axis
@@ -343,7 +344,8 @@ def _normal_(x: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
 
 
 def _masked_fill_(x: Tensor, mask: Any, value: float) -> Tensor:
-    x[mask] = value
+    mask = on_device_of(mask, x).astype(backend.bool_)  # integers would be indices
+    x[ops.broadcast_to(mask, x.shape)] = value
     return x
 
 
@@ -383,7 +385,7 @@ _METHODS = {
     "le": ops.less_equal,
     "log_softmax": functional.log_softmax,
     "lt": ops.less,
-    "masked_fill_": _masked_fill_,
+    "masked_fill_": named(_masked_fill_, "masked_fill_"),
     "mul": ops.multiply,
     "mul_": _changed("multiply"),
     "ne": ops.not_equal,

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import backend, fused, ops
 from ..fused._ids import in_range, refuse_non_integer, refuse_out_of_range
+from ..fused._rows import widened
 from ..fused.cross_entropy import checked_statics
 from ..fused.fuse import fuse
 from ..ops import asarray
@@ -85,15 +86,18 @@ def nll_loss(
 ) -> Tensor:
     """Return -input[target], input being logarithms of probabilities; otherwise cross_entropy.
 
+    Computed and returned in at least float32.
     Raises IndexError naming a class out of range; on a GPU, where classes are not looked at, loss
     and gradient of such a row are NaN.
     """
     x, target = _classes_last("nll_loss", input, target)
+    x = widened(x)
     classes = x.shape[-1]
     refuse_non_integer("nll_loss", "target", target)
     refuse_out_of_range(
         "nll_loss", "target", target, classes, "the number of classes is", ignore_index
     )
+    target = target.astype(np.int64)  # a narrow unsigned one has no -100
     valid, inside = target != ignore_index, in_range(target, classes)
     known = ops.where(valid & inside, target, 0)
     picked = ops.squeeze(ops.take_along_axis(x, ops.expand_dims(known, -1), -1), -1)

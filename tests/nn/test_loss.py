@@ -113,6 +113,25 @@ def test_nothing_to_learn_from_is_nan_and_changes_nothing(name) -> None:
     assert loss(gg.zeros(0, 7), np.zeros(0, int), reduction="none").shape == (0,)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint64"])
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
+def test_class_numbers_of_any_integer_dtype(name, dtype) -> None:
+    x, target = normal((3, 300)), gg.tensor([0, 127, 5])
+    loss = getattr(F, name)(x, target.astype(dtype), ignore_index=5)
+    assert loss.item() == getattr(F, name)(x, target, ignore_index=5).item()
+    assert math.isfinite(getattr(F, name)(x, target.astype(dtype)).item())
+
+
+@pytest.mark.parametrize("dtype", [gg.float16, gg.bfloat16])
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
+def test_more_targets_than_half_precision_counts(name, dtype) -> None:
+    x = gg.full((70_000, 2), -1.0, dtype=dtype, requires_grad=True)
+    loss = getattr(F, name)(x, np.zeros(70_000, np.uint8))
+    loss.backward()
+    assert (loss.dtype, x.grad.dtype) == (gg.float32, dtype)
+    assert abs(loss.item() - (math.log(2) if name == "cross_entropy" else 1.0)) < 1e-6
+
+
 def test_ignored_row_may_hold_infinities() -> None:
     x = gg.tensor([[0.0, -math.inf], [-1.0, -2.0]], requires_grad=True)
     loss = F.nll_loss(x, gg.tensor([-100, 1]))

@@ -128,14 +128,17 @@ def _pair(name: str, input: Any, target: Any) -> tuple[Tensor, Tensor]:
 
 
 def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Tensor:
-    """Return (input - target)**2. Raises ValueError unless the shapes are equal."""
+    """Return (input - target)**2, computed and returned in at least float32.
+
+    Raises ValueError unless the shapes are equal.
+    """
     x, y = _pair("mse_loss", input, target)
     return _reduced("mse_loss", _squared_difference(x, y), reduction)
 
 
 @fuse
 def _squared_difference(x: Tensor, y: Tensor) -> Tensor:
-    return ops.square(x - y)
+    return ops.square(widened(x) - widened(y))
 
 
 def binary_cross_entropy_with_logits(
@@ -149,6 +152,7 @@ def binary_cross_entropy_with_logits(
     """Return -(p y log s(x) + (1 - y) log(1 - s(x))) * weight, s the sigmoid, without overflow.
 
     ``target`` y has the shape of input; ``weight`` and the positive examples' weight p broadcast.
+    Computed and returned in at least float32. Raises ValueError unless the shapes are equal.
     """
     x, y = _pair("binary_cross_entropy_with_logits", input, target)
     losses = _binary_cross_entropy(x, y, weight, pos_weight)
@@ -157,6 +161,7 @@ def binary_cross_entropy_with_logits(
 
 @fuse
 def _binary_cross_entropy(x: Tensor, y: Tensor, weight: Any, pos_weight: Any) -> Tensor:
+    x, y = widened(x), widened(y)
     positive = y if pos_weight is None else y * pos_weight
     losses = positive * ops.softplus(-x) + (1 - y) * ops.softplus(x)
     return losses if weight is None else losses * weight
@@ -183,7 +188,7 @@ def dpo_loss(
 
     The gradient by the policy's parameters is -beta s(-beta d) (grad policy_chosen - grad
     policy_rejected). Rafailov et al., "Direct preference optimization: your language model is
-    secretly a reward model" (NeurIPS 2023), equations 7 and 8. Raises ValueError for shapes that
+    secretly a reward model" (NeurIPS 2023), equations 7 and 8. Computed in at least float32. Raises ValueError for shapes that
     differ and for settings outside these ranges.
     """
     if not 0 < beta < float("inf"):
@@ -191,7 +196,7 @@ def dpo_loss(
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"dpo_loss: label_smoothing must be in [0, 0.5), got {label_smoothing!r}")
     given = policy_chosen, policy_rejected, reference_chosen, reference_rejected
-    tensors = [asarray(x) for x in given]
+    tensors = [widened(asarray(x)) for x in given]
     if len({x.shape for x in tensors}) > 1:
         shapes = ", ".join(str(x.shape) for x in tensors)
         raise ValueError(f"dpo_loss: all four need the same shape, (N,), got {shapes}")

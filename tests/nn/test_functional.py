@@ -96,6 +96,12 @@ def test_one_hot(classes, count, expected) -> None:
     assert out.tolist() == expected
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint64"])
+def test_one_hot_of_narrow_ids(dtype) -> None:
+    out = F.one_hot(np.array([3, 0, 127], dtype), 70_000)
+    assert [row.nonzero()[0].tolist() for row in out.numpy()] == [[3], [0], [127]]
+
+
 @pytest.mark.parametrize(
     ("classes", "count", "error", "message"),
     [

@@ -9,14 +9,12 @@ import numpy as np
 from .. import backend, fused, ops
 from ..fused._ids import in_range, refuse_non_integer, refuse_out_of_range
 from ..fused._rows import widened
-from ..fused.cross_entropy import checked_statics
+from ..fused.cross_entropy import REDUCTIONS, checked_statics
 from ..fused.fuse import fuse
 from ..ops import asarray
 from ..registry import describe
 from ..tensor import Tensor
 from .module import Module
-
-REDUCTIONS = ("none", "sum", "mean")
 
 
 def _known(name: str, reduction: str) -> str:
@@ -188,8 +186,8 @@ def dpo_loss(
 
     The gradient by the policy's parameters is -beta s(-beta d) (grad policy_chosen - grad
     policy_rejected). Rafailov et al., "Direct preference optimization: your language model is
-    secretly a reward model" (NeurIPS 2023), equations 7 and 8. Computed in at least float32. Raises ValueError for shapes that
-    differ and for settings outside these ranges.
+    secretly a reward model" (NeurIPS 2023), equations 7 and 8. Computed and returned in at least
+    float32. Raises ValueError for shapes that differ and for settings outside these ranges.
     """
     if not 0 < beta < float("inf"):
         raise ValueError(f"dpo_loss: beta must be a number above 0, got {beta!r}")

@@ -25,6 +25,7 @@ from ..optim.group import set_rate
 from ..optim.schedule import Schedule
 from ..tensor import Tensor
 from ..text import RandomWindows, fixed_windows
+from ..text.chat import IGNORED
 from . import checkpoint
 from .config import TrainConfig
 from .data import Data
@@ -34,7 +35,6 @@ from .speed import device_name, peak_flops
 from .state import ANY, check_parts
 from .stopping import Movement, Patience
 
-IGNORED = -100  # a target that does not count
 MOST_IN_A_ROW = 10  # gradients that are not finite, before a run counts as lost
 
 

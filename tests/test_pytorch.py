@@ -134,6 +134,14 @@ def test_masked_fill_in_place_takes_the_masks_of_masked_fill(mask):
         x.detach().masked_fill_(gg.tensor([True, False]), 0.0)
 
 
+def test_every_method_has_a_docstring():
+    for kind in (gg.Tensor, gg.nn.Module):
+        members = {name: getattr(kind, name) for name in dir(kind) if name[0] != "_"}
+        for name, member in members.items():
+            assert not callable(member) or (member.__doc__ or "").rstrip()[-1:] == ".", name
+    assert gg.Tensor.add_.__name__ == "add_"
+
+
 def test_dtypes_and_devices():
     assert gg.zeros(2, dtype=gg.long).dtype == gg.int64
     assert gg.zeros(2, dtype=gg.float, device=gg.device("cpu")).device == "cpu"

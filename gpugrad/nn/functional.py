@@ -42,6 +42,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "softmax",
+    "swiglu",
     "tanh",
 ]
 

@@ -22,6 +22,7 @@ CLASSES = "ignore_index=-100, reduction='mean'"
         (F.relu, "input"),
         (F.gelu, "input, approximate='none'"),
         (F.silu, "input"),
+        (F.swiglu, "gate, input"),
         (F.sigmoid, "input"),
         (F.tanh, "input"),
         (F.softmax, "input, dim=None, dtype=None, *, axis=None"),

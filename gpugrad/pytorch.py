@@ -23,6 +23,7 @@ import numpy as np
 from . import backend, ops
 from .boundary import name_all, named
 from .engine import no_grad
+from .fused._ids import on_device_of
 from .nn import functional
 from .ops import random
 from .ops._axes import normalize_axis
@@ -325,25 +326,52 @@ def _either(name: str) -> Callable[..., Any]:
 
 
 def _cast(dtype: Any) -> Callable[[Tensor], Tensor]:
-    return lambda x: x.astype(dtype)
+    def cast(x: Tensor) -> Tensor:
+        return x.astype(dtype)
+
+    cast.__doc__ = f"Return the tensor in {dtype}: ``astype``."
+    return cast
 
 
 def _changed(operation: str) -> Callable[[Tensor, Any], Tensor]:
-    return lambda x, other: x._in_place(operation, other)
+    def changed(x: Tensor, other: Any) -> Tensor:
+        return x._in_place(operation, other)
+
+    changed.__doc__ = f"Change the tensor in place to ``{operation}`` of it and other; return it."
+    return changed
+
+
+def _dim(x: Tensor) -> int:
+    """Return the number of axes."""
+    return x.ndim
+
+
+def _numel(x: Tensor) -> int:
+    """Return the number of elements."""
+    return x.size
+
+
+def _type_as(x: Tensor, other: Tensor) -> Tensor:
+    """Return the tensor in the dtype and on the device of another."""
+    return x.to(other)
 
 
 def _uniform_(x: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Overwrite the elements with uniform numbers in [low, high) and return the tensor."""
     x.copy_(x.detach())  # refuses what cannot be filled, before anything is drawn
     return x.copy_(random.uniform(low, high, x.shape, x.dtype, x.device))
 
 
 def _normal_(x: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Overwrite the elements with normally distributed numbers and return the tensor."""
     x.copy_(x.detach())
     return x.copy_(random.normal(mean, std, x.shape, x.dtype, x.device))
 
 
 def _masked_fill_(x: Tensor, mask: Any, value: float) -> Tensor:
-    x[mask] = value
+    """Overwrite the elements where mask (broadcast) is true; return the tensor."""
+    mask = on_device_of(mask, x).astype(backend.bool_)  # integers would be indices
+    x[ops.broadcast_to(mask, x.shape)] = value
     return x
 
 
@@ -373,7 +401,7 @@ _METHODS = {
     **{name: FUNCTIONS[name] for name in ("index_select", "mm", "multinomial", "t")},
     "add_": _changed("add"),
     "bernoulli": bernoulli,
-    "dim": lambda x: x.ndim,
+    "dim": _dim,
     "div": ops.divide,
     "div_": _changed("divide"),
     "eq": ops.equal,
@@ -388,11 +416,11 @@ _METHODS = {
     "mul_": _changed("multiply"),
     "ne": ops.not_equal,
     "normal_": _normal_,
-    "numel": lambda x: x.size,
+    "numel": _numel,
     "softmax": functional.softmax,
     "sub": ops.subtract,
     "sub_": _changed("subtract"),
-    "type_as": lambda x, other: x.to(other),
+    "type_as": _type_as,
     "unbind": ops.unstack,
     "uniform_": _uniform_,
     "unsqueeze": unsqueeze,
@@ -401,8 +429,10 @@ _METHODS = {
 
 def _attach() -> None:
     for name, function in _METHODS.items():
-        is_nameless = function.__name__ == "<lambda>"
-        setattr(Tensor, name, named(function, name) if is_nameless else function)
+        if function.__module__ == __name__ and function.__name__ != name:
+            function = named(function, name)
+            function.__name__ = name
+        setattr(Tensor, name, function)
 
 
 _attach()

@@ -217,13 +217,21 @@ class Tensor:
         engine.backward([self], [gradient], retain_graph, create_graph)
 
     def retain_grad(self) -> None:
-        """Keep the gradient of this computed tensor in ``.grad`` too."""
+        """Keep the gradient of this computed tensor in ``.grad`` too.
+
+        It is that by the value after the last change in place.
+        """
         if not self._requires_grad:
             raise RuntimeError("retain_grad: the tensor does not require grad")
         if self._node is None:
             return
-        if not any(isinstance(hook, _Retain) for hook in self._node.hooks or ()):
+        if not self._retaining():
             self.register_hook(_Retain(self))
+
+    def _retaining(self) -> list[Hook]:
+        """Return the handle of the hook of retain_grad, none if that was not called."""
+        hooks = self._node.hooks or [] if self._node is not None else []
+        return [Hook(hooks, h) for h in hooks if isinstance(h, _Retain) and h.tensor() is self]
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Hook:
         """Call ``hook(gradient)`` in backward; a tensor it returns replaces the gradient.
@@ -418,8 +426,13 @@ class Tensor:
             raise ValueError(
                 f"{what}: the result, {describe(result)}, does not fit in {describe(self)}"
             )
+        retaining = self._retaining()
+        for handle in retaining:
+            handle.remove()
         self._data, self._node = result._data, result._node
         self._requires_grad = result._requires_grad
+        if retaining:
+            self.retain_grad()
         return self
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -463,6 +476,7 @@ class Hook:
         """Take the hook away; does nothing the second time."""
         if self._hook in self._hooks:
             self._hooks.remove(self._hook)
+        self._hooks = []  # which may hold the same function once more
 
 
 class _Retain:

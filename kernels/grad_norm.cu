@@ -155,7 +155,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             if (smaller >= SMALLEST_NORMAL) *scale = smaller;
             counts[0] = 0;
             counts[1] += 1;
-        } else if (scale && ++counts[0] == interval) {
+        } else if (scale && ++counts[0] >= interval) {
             const float larger = *scale * growth;
             if (isfinite(larger)) *scale = larger;
             counts[0] = 0;

@@ -407,6 +407,18 @@ def test_retain_grad() -> None:
     assert x.grad.tolist() == [16.0, 32.0]
 
 
+def test_retain_grad_is_that_of_the_value_after_changes_in_place() -> None:
+    x = leaf([1.0, 2.0])
+    y = x * 2.0
+    y.retain_grad()
+    y *= 3.0
+    y[0] = 5.0
+    y.retain_grad()  # again is once
+    (y * y).sum().backward()
+    assert y.grad.tolist() == [10.0, 24.0]
+    assert x.grad.tolist() == [0.0, 144.0]
+
+
 def test_retain_grad_shows_what_later_hooks_have_not_changed() -> None:
     x = leaf(1.0)
     y = x * 2.0
@@ -414,6 +426,18 @@ def test_retain_grad_shows_what_later_hooks_have_not_changed() -> None:
     y.register_hook(lambda g: g * 7.0)
     y.backward()
     assert (y.grad.item(), x.grad.item()) == (1.0, 14.0)
+
+
+def test_a_hook_registered_twice_is_removed_by_its_own_handle() -> None:
+    x, calls = leaf(1.0), []
+    first, second = x.register_hook(calls.append), x.register_hook(calls.append)
+    first.remove()
+    first.remove()
+    (x * 2.0).backward()
+    assert len(calls) == 1
+    second.remove()
+    (x * 2.0).backward()
+    assert len(calls) == 1
 
 
 # Modes

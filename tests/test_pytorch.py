@@ -120,6 +120,28 @@ def test_methods(x):
     assert not gg.allclose(x, x.detach() + 1e-3)
 
 
+@pytest.mark.parametrize("mask", [[True, False, True], [[1, 0, 2]], [[True], [False]]])
+def test_masked_fill_in_place_takes_the_masks_of_masked_fill(mask):
+    x = gg.tensor([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]], requires_grad=True)
+    y = x * 1
+    assert y.masked_fill_(gg.tensor(mask), -1.0) is y
+    expected = x.masked_fill(gg.tensor(mask), -1.0)
+    np.testing.assert_array_equal(y.detach(), expected.detach())
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad, expected.detach() == x.detach())
+    assert x.detach().copy().masked_fill_(mask, -1.0).tolist() == expected.tolist()
+    with pytest.raises(ValueError, match=r"^masked_fill_: .*\(2,\)"):
+        x.detach().masked_fill_(gg.tensor([True, False]), 0.0)
+
+
+def test_every_method_has_a_docstring():
+    for kind in (gg.Tensor, gg.nn.Module):
+        members = {name: getattr(kind, name) for name in dir(kind) if name[0] != "_"}
+        for name, member in members.items():
+            assert not callable(member) or (member.__doc__ or "").rstrip()[-1:] == ".", name
+    assert gg.Tensor.add_.__name__ == "add_"
+
+
 def test_dtypes_and_devices():
     assert gg.zeros(2, dtype=gg.long).dtype == gg.int64
     assert gg.zeros(2, dtype=gg.float, device=gg.device("cpu")).device == "cpu"

@@ -7,10 +7,10 @@ from typing import Any
 
 from .. import fused, ops
 from ..backend import DTypeLike
+from ..fused.dropout import probability
 from ..tensor import Tensor
 from . import functional as F
 from . import init
-from .dropout import probability
 from .linear import Linear
 from .module import Module, shape_error
 from .normalization import Stream, joins
@@ -56,7 +56,7 @@ class MultiHeadAttention(Module):
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.num_kv_heads = kv_heads
-        self.dropout = probability("MultiHeadAttention", dropout)
+        self.dropout = probability("MultiHeadAttention", "dropout", dropout)
         self.causal = causal
         rows = (num_heads + 2 * kv_heads) * (embed_dim // num_heads)
         self.in_proj = Linear(embed_dim, rows, bias, device, dtype)

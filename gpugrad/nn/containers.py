@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
-from itertools import groupby
+from itertools import count, groupby
 from typing import Any
 
 from .module import Module
@@ -57,8 +57,12 @@ class _Sequence(_Container):
         self._put(self._name(index), module)
 
     def append(self, module: Module) -> Any:
-        """Add a module at the end and return the container."""
-        self._put(str(len(self)), module)
+        """Add a module at the end and return the container.
+
+        Its name is the position, or the next number where a slice or dict has that name already.
+        """
+        free = next(n for n in count(len(self)) if str(n) not in self._items)
+        self._put(str(free), module)
         return self
 
     def extend(self, modules: Iterable[Module]) -> Any:

@@ -5,16 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from .. import fused
+from ..fused.dropout import probability
 from ..tensor import Tensor
 from . import functional as F
 from .module import Module
-
-
-def probability(name: str, p: float) -> float:
-    """Return p, or raise ValueError unless it lies in [0, 1]."""
-    if not 0 <= p <= 1:
-        raise ValueError(f"{name}: the dropout probability must lie in [0, 1], got {p}")
-    return p
 
 
 class Dropout(Module):
@@ -22,7 +16,7 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
-        self.p = probability("Dropout", p)
+        self.p = probability("Dropout", "p", p)
 
     def forward(self, input: Any, residual: Any = None) -> Tensor:
         """Return a tensor of the same shape, added to a residual if one is given.

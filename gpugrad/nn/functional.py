@@ -42,6 +42,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "softmax",
+    "swiglu",
     "tanh",
 ]
 
@@ -76,7 +77,7 @@ def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
     count = int(classes.max()) + 1 if num_classes < 0 else num_classes
     refuse_out_of_range("one_hot", "tensor", classes, count, "the number of classes is")
     xp = backend.xp_of(classes._data)
-    found = classes._data[..., None] == xp.arange(count, dtype=classes.dtype)
+    found = classes._data[..., None] == xp.arange(count)
     return Tensor(found.astype(backend.int64))
 
 

@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 
 from .. import backend, ops
 from ..engine import no_grad
+from ..fused.dropout import probability
 from ..tensor import Tensor
 from . import functional as F
 from . import init
 from .containers import _Container
-from .dropout import probability
 from .linear import Linear
 from .module import Module, shape_error
 from .parameter import empty_parameter
@@ -190,7 +190,7 @@ def _check(linear: Linear, rank: int, alpha: float, dropout: float) -> None:
         )
     if not 0 < alpha < math.inf:
         raise ValueError(f"lora: alpha must be a number above 0, got {alpha!r}")
-    probability("lora", dropout)
+    probability("lora", "dropout", dropout)
 
 
 def _known(where: str, model: Module) -> Iterable[LoRALinear]:

@@ -8,14 +8,13 @@ import numpy as np
 
 from .. import backend, fused, ops
 from ..fused._ids import in_range, refuse_non_integer, refuse_out_of_range
-from ..fused.cross_entropy import checked_statics
+from ..fused._rows import widened
+from ..fused.cross_entropy import REDUCTIONS, checked_statics
 from ..fused.fuse import fuse
 from ..ops import asarray
 from ..registry import describe
 from ..tensor import Tensor
 from .module import Module
-
-REDUCTIONS = ("none", "sum", "mean")
 
 
 def _known(name: str, reduction: str) -> str:
@@ -85,15 +84,18 @@ def nll_loss(
 ) -> Tensor:
     """Return -input[target], input being logarithms of probabilities; otherwise cross_entropy.
 
+    Computed and returned in at least float32.
     Raises IndexError naming a class out of range; on a GPU, where classes are not looked at, loss
     and gradient of such a row are NaN.
     """
     x, target = _classes_last("nll_loss", input, target)
+    x = widened(x)
     classes = x.shape[-1]
     refuse_non_integer("nll_loss", "target", target)
     refuse_out_of_range(
         "nll_loss", "target", target, classes, "the number of classes is", ignore_index
     )
+    target = target.astype(np.int64)  # a narrow unsigned one has no -100
     valid, inside = target != ignore_index, in_range(target, classes)
     known = ops.where(valid & inside, target, 0)
     picked = ops.squeeze(ops.take_along_axis(x, ops.expand_dims(known, -1), -1), -1)
@@ -124,14 +126,17 @@ def _pair(name: str, input: Any, target: Any) -> tuple[Tensor, Tensor]:
 
 
 def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Tensor:
-    """Return (input - target)**2. Raises ValueError unless the shapes are equal."""
+    """Return (input - target)**2, computed and returned in at least float32.
+
+    Raises ValueError unless the shapes are equal.
+    """
     x, y = _pair("mse_loss", input, target)
     return _reduced("mse_loss", _squared_difference(x, y), reduction)
 
 
 @fuse
 def _squared_difference(x: Tensor, y: Tensor) -> Tensor:
-    return ops.square(x - y)
+    return ops.square(widened(x) - widened(y))
 
 
 def binary_cross_entropy_with_logits(
@@ -145,6 +150,7 @@ def binary_cross_entropy_with_logits(
     """Return -(p y log s(x) + (1 - y) log(1 - s(x))) * weight, s the sigmoid, without overflow.
 
     ``target`` y has the shape of input; ``weight`` and the positive examples' weight p broadcast.
+    Computed and returned in at least float32. Raises ValueError unless the shapes are equal.
     """
     x, y = _pair("binary_cross_entropy_with_logits", input, target)
     losses = _binary_cross_entropy(x, y, weight, pos_weight)
@@ -153,6 +159,7 @@ def binary_cross_entropy_with_logits(
 
 @fuse
 def _binary_cross_entropy(x: Tensor, y: Tensor, weight: Any, pos_weight: Any) -> Tensor:
+    x, y = widened(x), widened(y)
     positive = y if pos_weight is None else y * pos_weight
     losses = positive * ops.softplus(-x) + (1 - y) * ops.softplus(x)
     return losses if weight is None else losses * weight
@@ -179,15 +186,15 @@ def dpo_loss(
 
     The gradient by the policy's parameters is -beta s(-beta d) (grad policy_chosen - grad
     policy_rejected). Rafailov et al., "Direct preference optimization: your language model is
-    secretly a reward model" (NeurIPS 2023), equations 7 and 8. Raises ValueError for shapes that
-    differ and for settings outside these ranges.
+    secretly a reward model" (NeurIPS 2023), equations 7 and 8. Computed and returned in at least
+    float32. Raises ValueError for shapes that differ and for settings outside these ranges.
     """
     if not 0 < beta < float("inf"):
         raise ValueError(f"dpo_loss: beta must be a number above 0, got {beta!r}")
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"dpo_loss: label_smoothing must be in [0, 0.5), got {label_smoothing!r}")
     given = policy_chosen, policy_rejected, reference_chosen, reference_rejected
-    tensors = [asarray(x) for x in given]
+    tensors = [widened(asarray(x)) for x in given]
     if len({x.shape for x in tensors}) > 1:
         shapes = ", ".join(str(x.shape) for x in tensors)
         raise ValueError(f"dpo_loss: all four need the same shape, (N,), got {shapes}")

@@ -25,6 +25,7 @@ _NOTHING: Mapping[str, bool] = MappingProxyType({})
 
 
 def _no_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return what the module computes; to be defined in subclasses."""
     raise NotImplementedError(f"{type(self).__name__} does not define forward")
 
 

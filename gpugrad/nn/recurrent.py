@@ -15,10 +15,10 @@ from typing import Any
 
 from .. import fused, ops
 from ..backend import DTypeLike
+from ..fused.dropout import probability
 from ..tensor import Tensor
 from . import functional as F
 from . import init
-from .dropout import probability
 from .module import Module, shape_error
 from .parameter import Parameter, empty_parameter
 
@@ -62,7 +62,7 @@ class _Recurrent(Module):
         self.num_layers = num_layers
         self.bias = bias
         self.batch_first = batch_first
-        self.dropout = probability(name, dropout)
+        self.dropout = probability(name, "dropout", dropout)
         self.bidirectional = bidirectional
         rows = self.gates * hidden_size
         for layer in range(num_layers):

@@ -181,6 +181,7 @@ registry.recorded = sys.modules[__name__]
 
 
 def _power(x: Any, y: Any) -> Any:
+    """Return x to the power y."""
     if y.__class__ is int or y.__class__ is float:  # NumPy's power is slow for the common ones
         if y == 2:
             return square(x)

@@ -247,7 +247,7 @@ def _nonzero(x: Any, xp: Any) -> Any:
 def norm(x: Any, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Any:
     """Return the vector norm over axis: (sum |x|**ord)**(1/ord), the largest |x| for ord=inf.
 
-    For ord=2 huge and tiny elements neither overflow nor vanish; the gradient at 0 is 0.
+    The gradient at 0 is 0. For ord=2 huge and tiny elements neither overflow nor vanish.
     """
     if ord == 2:
         return _norm_row(x, axis=axis, keepdims=keepdims)
@@ -257,7 +257,13 @@ def norm(x: Any, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> A
         return max(ew.abs(x), axis=axis, keepdims=keepdims)
     if ord <= 0:
         raise ValueError(f"norm: ord must be positive, got {ord}")
-    return ew.power(sum(ew.power(ew.abs(x), ord), axis=axis, keepdims=keepdims), 1 / ord)
+    return _raised(sum(_raised(ew.abs(x), ord), axis=axis, keepdims=keepdims), 1 / ord)
+
+
+def _raised(x: Any, exponent: float) -> Any:
+    """Return x**exponent with the gradient 0 at 0, where that of a root is infinite."""
+    zero = x == 0
+    return ew.where(zero, 0, ew.power(ew.where(zero, 1, x), exponent))
 
 
 def _logsumexp_rule(g: Any, x: Any, out: Any, axis: Axis, keepdims: bool, xp: Any) -> Any:

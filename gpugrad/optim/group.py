@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import Any
 
 from ..cuda import recording
@@ -11,6 +12,11 @@ class Group(dict[str, Any]):
     """Parameters ("params") and their settings: a dict."""
 
     __slots__ = ()
+
+
+def set_rate(group: MutableMapping[str, Any], lr: float) -> None:
+    """Give a group the learning rate ``lr`` times its ``"lr_scale"``, if it has one."""
+    group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 class NotingGroup(Group):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from ..nn.patterns import fits, unused
@@ -31,23 +30,24 @@ def decay_groups(
 
     ``model`` is a module or the (name, parameter) pairs of one; a parameter that two names share
     is taken once, under the first, and one that does not require grad is left out. ``undecayed``
-    are further names, as shell patterns (``"*.wpe.weight"``); one that fits nothing raises
-    ValueError.
+    are patterns of further names (``"*.wpe.weight"``, ``"blocks.0"``, see ``nn.freeze``); one that
+    fits nothing raises ValueError.
     """
-    pairs = model.named_parameters() if hasattr(model, "named_parameters") else model
+    pairs = list(model.named_parameters() if hasattr(model, "named_parameters") else model)
     patterns = list(undecayed)
-    unused = set(patterns)
+    missing = unused((name for name, _ in pairs), patterns)
+    if missing is not None:
+        raise ValueError(
+            f"decay_groups: undecayed: no parameter fits {missing!r}; see named_parameters"
+        )
     groups: tuple[list, list] = ([], [])
     seen = set()
     for name, parameter in pairs:
-        fitting = [pattern for pattern in patterns if fnmatchcase(name, pattern)]
-        unused.difference_update(fitting)
         if parameter in seen or not parameter.requires_grad:
             continue
         seen.add(parameter)
-        groups[fitting != [] or not decays(name, parameter)].append((name, parameter))
-    if unused:
-        raise ValueError(f"decay_groups: undecayed: no parameter is called {min(unused)!r}")
+        spared = any(fits(name, pattern) for pattern in patterns)
+        groups[spared or not decays(name, parameter)].append((name, parameter))
     return [
         {"params": groups[0], "weight_decay": weight_decay},
         {"params": groups[1], "weight_decay": 0.0},

@@ -78,7 +78,7 @@ class LossScaler:
             self._write(smaller if smaller >= SMALLEST else scale, 0, self.skipped + 1)
             return
         good = int(self._counts[0]) + 1
-        if good == self.growth_interval:
+        if good >= self.growth_interval:
             with np.errstate(over="ignore"):
                 larger = scale * np.float32(self.growth_factor)
             scale, good = larger if np.isfinite(larger) else scale, 0
@@ -113,7 +113,10 @@ class LossScaler:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned, settings included."""
+        """Go on from what ``state_dict`` returned, settings included.
+
+        Raises ValueError for what cannot be a state, with nothing changed.
+        """
         self._set(
             state["scale"],
             state["growth_factor"],
@@ -138,7 +141,11 @@ class LossScaler:
         require(name, "backoff_factor", backoff_factor, SMALLEST)
         if backoff_factor > 1:
             raise ValueError(f"{name}: backoff_factor must be at most 1, got {backoff_factor!r}")
-        for key, value, low in (("growth_interval", growth_interval, 1), ("skipped", skipped, 0)):
+        for key, value, low in (
+            ("growth_interval", growth_interval, 1),
+            ("growth_tracker", good, 0),
+            ("skipped", skipped, 0),
+        ):
             if not isinstance(value, int) or not low <= value < 2**31:
                 raise ValueError(f"{name}: {key} must be an integer >= {low}, got {value!r}")
         self.growth_factor, self.backoff_factor = float(growth_factor), float(backoff_factor)

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from .group import set_rate
 from .optimizer import Optimizer
 
 Schedule: TypeAlias = Callable[[int], float]
@@ -61,8 +62,9 @@ def exponential(lr: float, decay: float, warmup: int = 0, final: float = 0.0) ->
 class LRScheduler:
     """Sets the learning rate of an optimiser's groups, now and after each ``step()``.
 
-    ``schedule`` is one for all groups or a sequence of one per group. Call ``step()`` after
-    ``optimizer.step()``, as in PyTorch.
+    ``schedule`` is one for all groups or a sequence of one per group; a group gets its rate times
+    its ``"lr_scale"`` (``discriminative_groups``). Call ``step()`` after ``optimizer.step()``, as
+    in PyTorch.
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule | Sequence[Schedule]) -> None:
@@ -79,7 +81,7 @@ class LRScheduler:
 
     def _apply(self) -> None:
         for group, schedule in zip(self.optimizer.param_groups, self.schedules, strict=True):
-            group["lr"] = schedule(self.last_step)
+            set_rate(group, schedule(self.last_step))
 
     def step(self) -> None:
         """Go on to the next step's learning rate."""

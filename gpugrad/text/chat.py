@@ -21,7 +21,7 @@ from gpugrad.text.batches import Windows
 from gpugrad.text.protocol import Ids, Tokenizer
 
 Turns = Sequence[tuple[str, str]]
-IGNORED = -100
+IGNORED = -100  # a target that does not count
 ROLES = ("system", "user", "assistant")
 
 

@@ -21,9 +21,11 @@ from ..models import GPT, flops_per_token, parameter_count
 from ..nn.module import evaluating
 from ..ops import asarray, random
 from ..optim import AdamW, LossScaler, SpikeGuard, schedule
+from ..optim.group import set_rate
 from ..optim.schedule import Schedule
 from ..tensor import Tensor
 from ..text import RandomWindows, fixed_windows
+from ..text.chat import IGNORED
 from . import checkpoint
 from .config import TrainConfig
 from .data import Data
@@ -33,7 +35,6 @@ from .speed import device_name, peak_flops
 from .state import ANY, check_parts
 from .stopping import Movement, Patience
 
-IGNORED = -100  # a target that does not count
 MOST_IN_A_ROW = 10  # gradients that are not finite, before a run counts as lost
 
 
@@ -141,7 +142,7 @@ class Trainer:
         started = time.perf_counter()
         lr = self.schedule(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+            set_rate(group, lr)
         self.model.train()
         if self._movement:
             self._movement.start()

@@ -32,6 +32,15 @@ def test_sequential_positions() -> None:
         net[3]
 
 
+def test_append_replaces_nothing() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Tanh())
+    part = net[1:].append(nn.Identity())
+    assert [type(module) for module in part] == [nn.ReLU, nn.Tanh, nn.Identity]
+    assert [name for name, _ in part.named_children()] == ["1", "2", "3"]
+    named = nn.Sequential({"1": nn.ReLU(), "3": nn.Tanh()}).extend([nn.ReLU(), nn.ReLU()])
+    assert [name for name, _ in named.named_children()] == ["1", "3", "2", "4"]
+
+
 def test_attributes_of_a_subclass_are_found_too() -> None:
     class Head(nn.Sequential):
         def __init__(self) -> None:

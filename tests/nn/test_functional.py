@@ -22,6 +22,7 @@ CLASSES = "ignore_index=-100, reduction='mean'"
         (F.relu, "input"),
         (F.gelu, "input, approximate='none'"),
         (F.silu, "input"),
+        (F.swiglu, "gate, input"),
         (F.sigmoid, "input"),
         (F.tanh, "input"),
         (F.softmax, "input, dim=None, dtype=None, *, axis=None"),
@@ -94,6 +95,12 @@ def test_one_hot(classes, count, expected) -> None:
     out = F.one_hot(np.array(classes, np.int64), count)
     assert out.dtype == gg.int64
     assert out.tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint64"])
+def test_one_hot_of_narrow_ids(dtype) -> None:
+    out = F.one_hot(np.array([3, 0, 127], dtype), 70_000)
+    assert [row.nonzero()[0].tolist() for row in out.numpy()] == [[3], [0], [127]]
 
 
 @pytest.mark.parametrize(

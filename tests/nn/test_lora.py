@@ -182,7 +182,7 @@ def test_what_cannot_be_adapted(model):
         lora.adapt(model, rank=17)
     with pytest.raises(ValueError, match="alpha must be a number above 0"):
         lora.adapt(model, alpha=0.0)
-    with pytest.raises(ValueError, match="the dropout probability"):
+    with pytest.raises(ValueError, match="lora: dropout is a probability"):
         lora.adapt(model, dropout=1.5)
     with pytest.raises(ValueError, match="targets names none"):
         lora.adapt(model, targets=[])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 import gpugrad as gg
 import gpugrad.nn.functional as F
-from gpugrad import nn, testing
+from gpugrad import emulator, nn, testing
 
 REDUCTIONS = ["none", "sum", "mean"]
 LAYOUTS = [(7,), (4, 7), (2, 7, 3), (2, 7, 3, 2)]  # of C = 7 classes
@@ -113,6 +114,25 @@ def test_nothing_to_learn_from_is_nan_and_changes_nothing(name) -> None:
     assert loss(gg.zeros(0, 7), np.zeros(0, int), reduction="none").shape == (0,)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint64"])
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
+def test_class_numbers_of_any_integer_dtype(name, dtype) -> None:
+    x, target = normal((3, 300)), gg.tensor([0, 127, 5])
+    loss = getattr(F, name)(x, target.astype(dtype), ignore_index=5)
+    assert loss.item() == getattr(F, name)(x, target, ignore_index=5).item()
+    assert math.isfinite(getattr(F, name)(x, target.astype(dtype)).item())
+
+
+@pytest.mark.parametrize("dtype", [gg.float16, gg.bfloat16])
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
+def test_more_targets_than_half_precision_counts(name, dtype) -> None:
+    x = gg.full((70_000, 2), -1.0, dtype=dtype, requires_grad=True)
+    loss = getattr(F, name)(x, np.zeros(70_000, np.uint8))
+    loss.backward()
+    assert (loss.dtype, x.grad.dtype) == (gg.float32, dtype)
+    assert abs(loss.item() - (math.log(2) if name == "cross_entropy" else 1.0)) < 1e-6
+
+
 def test_ignored_row_may_hold_infinities() -> None:
     x = gg.tensor([[0.0, -math.inf], [-1.0, -2.0]], requires_grad=True)
     loss = F.nll_loss(x, gg.tensor([-100, 1]))
@@ -171,6 +191,27 @@ def test_mse(shape, reduction) -> None:
 
     np.testing.assert_allclose(loss(x, y).detach().numpy(), expected, atol=1e-15)
     assert testing.gradcheck(loss, [x, y])
+
+
+@pytest.mark.parametrize("kernels", [False, True], ids=["numpy", "emulated"])
+@pytest.mark.parametrize("dtype", [gg.float16, gg.bfloat16])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", ["mse_loss", "binary_cross_entropy_with_logits", "dpo_loss"])
+def test_half_precision_is_computed_in_float32(name, reduction, dtype, kernels) -> None:
+    count = 4 if name == "dpo_loss" else 2
+    given = [gg.random.uniform(0, 400, (33,)).astype(dtype).requires_grad_() for _ in range(count)]
+    with emulator.enabled("plain") if kernels else contextlib.nullcontext():
+        loss = getattr(F, name)(*given, reduction=reduction)
+        loss.sum().backward()
+    exact = [x.detach().astype("float64").requires_grad_() for x in given]
+    expected = getattr(F, name)(*exact, reduction=reduction)
+    expected.sum().backward()
+    assert loss.dtype == gg.float32
+    np.testing.assert_allclose(loss.data, expected.data, rtol=1e-5)
+    for x, wide in zip(given, exact, strict=True):
+        assert x.grad.dtype == dtype
+        rounding = 2.0**-10 if dtype == gg.float16 else 2.0**-7
+        np.testing.assert_allclose(x.grad.numpy().astype("f8"), wide.grad.data, rounding, 1e-7)
 
 
 @pytest.mark.parametrize("name", ["mse_loss", "binary_cross_entropy_with_logits"])

@@ -112,11 +112,20 @@ def test_spread_of_large_equal_elements_does_not_cancel() -> None:
     assert gg.var(x).item() == pytest.approx(2 / 3, rel=1e-6)
 
 
+@pytest.mark.parametrize("order", [0.5, 1, 1.5, 2, 3, inf])
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)], ids=str)
-def test_norm_of_zero_has_gradient_zero(shape: tuple[int, ...]) -> None:
+def test_norm_of_zero_has_gradient_zero(shape: tuple[int, ...], order: float) -> None:
     x = leaf(np.zeros(shape))
-    assert gg.norm(x).item() == 0.0
-    assert not np.any(gradient(gg.norm(x), x))
+    assert gg.norm(x, ord=order).item() == 0.0
+    assert not np.any(gradient(gg.norm(x, ord=order), x))
+
+
+@pytest.mark.parametrize("order", [0.5, 1.5, 2, 3])
+def test_norm_of_rows_with_zeros(order: float) -> None:
+    x = leaf([[0.0, 0.0], [0.0, -4.0]])
+    out = gg.norm(x, axis=1, ord=order)
+    np.testing.assert_allclose(out.detach().numpy(), [0, 4], rtol=1e-15)
+    np.testing.assert_allclose(gradient(out, x), [[0, 0], [0, -1]], rtol=1e-15)
 
 
 @pytest.mark.parametrize(

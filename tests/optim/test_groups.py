@@ -46,8 +46,15 @@ def test_patterns_add_to_the_undecayed() -> None:
     assert len(rest["params"]) == len(NAMED) - 1
 
 
+def test_patterns_fit_modules_as_those_of_freeze_do() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    decayed, rest = decay_groups(model, undecayed=["0"])
+    assert [name for name, _ in decayed["params"]] == ["1.weight"]
+    assert [name for name, _ in rest["params"]] == ["0.weight", "0.bias", "1.bias"]
+
+
 def test_a_pattern_that_fits_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no parameter is called '\*.wpe.weight'"):
+    with pytest.raises(ValueError, match=r"no parameter fits '\*.wpe.weight'"):
         decay_groups(NAMED.items(), undecayed=["*.wpe.weight"])
 
 

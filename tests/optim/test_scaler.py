@@ -152,6 +152,21 @@ def test_the_scale_follows_pytorchs_rule(place):
 
 
 @every_place
+def test_the_scale_grows_when_the_interval_is_lowered(place):
+    params = parameters("float32")[3:]
+    optimizer = SGD(params, lr=0.1)
+    scaler = LossScaler(8.0, growth_interval=100, device="cpu")
+    found = []
+    with place():
+        for interval in (100, 100, 100, 2, 2, 2):
+            params[0].grad = gg.tensor([1.0], device="cpu")
+            scaler.growth_interval = interval
+            optimizer.step(scaler=scaler)
+            found.append(scaler.get_scale())
+    assert found == [8, 8, 8, 16, 16, 32]
+
+
+@every_place
 @pytest.mark.parametrize(("start", "bad"), [(2.0**127, 1.0), (2.0**-126, math.nan)])
 def test_the_scale_stays_a_normal_number(place, start, bad):
     params = parameters("float32")[3:]
@@ -313,6 +328,17 @@ def test_defaults_are_pytorchs():
 def test_refuses_settings(settings, message):
     with pytest.raises(ValueError, match=f"LossScaler: {message}"):
         LossScaler(**settings, device="cpu")
+
+
+@pytest.mark.parametrize("key", ["growth_tracker", "skipped"])
+@pytest.mark.parametrize("bad", [-1, 1.5, "x", None, 2**31])
+def test_a_state_that_is_refused_changes_nothing(key, bad):
+    scaler = LossScaler(device="cpu")
+    before = scaler.state_dict()
+    new = {**LossScaler(4.0, 3.0, 0.25, 7, device="cpu").state_dict(), key: bad}
+    with pytest.raises(ValueError, match=f"LossScaler: {key} must be an integer >= 0, got "):
+        scaler.load_state_dict(new)
+    assert scaler.state_dict() == before
 
 
 def test_refuses_what_is_no_scaler():

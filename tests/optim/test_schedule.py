@@ -5,7 +5,7 @@ import math
 import pytest
 
 import gpugrad as gg
-from gpugrad.optim import SGD, LRScheduler
+from gpugrad.optim import SGD, LRScheduler, discriminative_groups
 from gpugrad.optim.schedule import constant, cosine, exponential, linear
 
 SCHEDULES = {
@@ -95,6 +95,16 @@ def test_scheduler_per_group_and_its_state() -> None:
     other = LRScheduler(optimizer_of_two_groups(), [constant(0.5), linear(1.0, steps=4)])
     other.load_state_dict(scheduler.state_dict())
     assert other.get_last_lr() == scheduler.get_last_lr() == [0.5, 0.75]
+
+
+def test_scheduler_scales_the_rate_of_discriminative_groups() -> None:
+    a, b = gg.ones(2, requires_grad=True), gg.ones(2, requires_grad=True)
+    groups = [{"params": [("a.weight", a), ("b.weight", b)]}]
+    optimizer = SGD(discriminative_groups(groups, {"a": 0.5}, lr=1.0), lr=1.0)
+    scheduler = LRScheduler(optimizer, linear(1.0, steps=4))
+    assert scheduler.get_last_lr() == [0.5, 1.0]
+    scheduler.step()
+    assert scheduler.get_last_lr() == [0.375, 0.75]
 
 
 def test_scheduler_wants_one_schedule_per_group() -> None:

@@ -17,10 +17,10 @@ from gpugrad import backend, cuda, emulator, memory, prepared
 from gpugrad.cli import main
 from gpugrad.models import GPT, GPTConfig
 from gpugrad.nn import functional as F
+from gpugrad.text.chat import IGNORED
 from gpugrad.train import checkpoint
 from gpugrad.train.interrupt import Stopped, StopSignals
 from gpugrad.train.loop import (
-    IGNORED,
     DivergedError,
     Trainer,
     backward,

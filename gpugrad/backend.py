@@ -269,12 +269,16 @@ def _python_data(data: Any, narrow: bool) -> np.ndarray:
         array = np.asarray(data)
     except ValueError as error:
         raise ValueError(f"cannot make a tensor of nested data: {error}") from error
-    if narrow and array.dtype == float64 and not hasattr(data, "__array__"):
-        holds_numpy = isinstance(data, (list, tuple)) and any(
-            isinstance(item, (np.ndarray, np.generic)) for item in data
-        )
-        return array if holds_numpy else array.astype(float32)
+    if narrow and array.dtype == float64 and not _holds_float64(data):
+        return array.astype(float32)
     return array
+
+
+def _holds_float64(data: Any) -> bool:
+    """Return whether data is, or holds in nested lists, a float64 array or NumPy number."""
+    if isinstance(data, (list, tuple)):
+        return any(map(_holds_float64, data))
+    return hasattr(data, "__array__") and np.asarray(data).dtype == float64
 
 
 def synchronize() -> None:

@@ -25,7 +25,7 @@ from .boundary import name_all, named
 from .engine import no_grad
 from .nn import functional
 from .ops import random
-from .ops._axes import normalize_axis
+from .ops._axes import integer, normalize_axis
 from .tensor import Tensor
 
 
@@ -232,8 +232,8 @@ def allclose(input: Any, other: Any, rtol: float = 1e-5, atol: float = 1e-8) -> 
 def _split_by_length(x: Any, split_size_or_sections: Any, dim: int) -> list[Tensor]:
     x = ops.asarray(x)
     n = x.shape[normalize_axis(dim, x.ndim, "dim")]
-    if isinstance(split_size_or_sections, int):
-        size = split_size_or_sections
+    size = integer(split_size_or_sections)
+    if size is not None:
         if size < 1:
             raise ValueError(f"split: parts of length {size} along dim {dim} are not possible")
         return ops.split(x, range(size, n, size), axis=dim)
@@ -290,9 +290,8 @@ def _renamed(name: str) -> Callable[..., Any]:
     function = getattr(ops, name)
 
     def renamed(*args: Any, dim: Any, **options: Any) -> Any:
-        if "keepdim" in options:
-            options["keepdims"] = options.pop("keepdim")
-        return function(*args, axis=dim, **options)
+        given = {"keepdims": options.pop("keepdim")} if "keepdim" in options else {}
+        return function(*args, axis=dim, **given, **options)
 
     return renamed
 

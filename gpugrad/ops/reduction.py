@@ -61,16 +61,22 @@ def sum(
     keepdims: bool = False,
     *,
     dim: Axis = None,
-    keepdim: bool = False,
+    keepdim: bool | None = None,
 ) -> Any:
     """Return the sum over axis (all axes by default), computed in dtype if given.
 
-    ``dim`` and ``keepdim`` are PyTorch's names of ``axis`` and ``keepdims``. Integers are added in
-    64 bits: TypeError for a boolean or narrower integer ``dtype``, in which a sum may overflow.
+    ``dim`` and ``keepdim`` are PyTorch's names of ``axis`` and ``keepdims``; TypeError for both.
+    Integers are added in 64 bits: TypeError for a boolean or narrower integer ``dtype``, in which a
+    sum may overflow.
     """
     if dim is not None:
+        if axis is not None:
+            raise TypeError("sum: argument 'axis' is given twice")
         axis = dim
-    keepdims = keepdims or keepdim
+    if keepdim is not None:
+        if keepdims:
+            raise TypeError("sum: argument 'keepdims' is given twice")
+        keepdims = keepdim
     try:
         if dtype is not None:
             wanted = backend.as_dtype(dtype)

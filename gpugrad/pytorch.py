@@ -341,6 +341,11 @@ def _normal_(x: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     return x.copy_(random.normal(mean, std, x.shape, x.dtype, x.device))
 
 
+def _contiguous(x: Tensor) -> Tensor:
+    """Return x if its elements lie in C order, else a copy whose elements do."""
+    return x if x._data.flags.c_contiguous else ops.copy(x)
+
+
 def _masked_fill_(x: Tensor, mask: Any, value: float) -> Tensor:
     x[mask] = value
     return x
@@ -372,6 +377,8 @@ _METHODS = {
     **{name: FUNCTIONS[name] for name in ("index_select", "mm", "multinomial", "t")},
     "add_": _changed("add"),
     "bernoulli": bernoulli,
+    "clone": ops.copy,
+    "contiguous": named(_contiguous, "contiguous"),
     "dim": lambda x: x.ndim,
     "div": ops.divide,
     "div_": _changed("divide"),
@@ -388,6 +395,7 @@ _METHODS = {
     "ne": ops.not_equal,
     "normal_": _normal_,
     "numel": lambda x: x.size,
+    "permute": lambda x, *dims: x.permute_dims(*dims),
     "softmax": functional.softmax,
     "sub": ops.subtract,
     "sub_": _changed("subtract"),
@@ -395,6 +403,7 @@ _METHODS = {
     "unbind": ops.unstack,
     "uniform_": _uniform_,
     "unsqueeze": unsqueeze,
+    "view": ops.reshape,
 }
 
 

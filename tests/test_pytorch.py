@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import pytorch
+from gpugrad import ops, pytorch
 
 
 @pytest.fixture
@@ -196,3 +196,5 @@ def test_names_hide_nothing():
     assert not set(pytorch.NAMES) & set(gg.__all__)
     assert gg.float is gg.float32
     assert set(pytorch.SHARED) <= set(gg.__all__)
+    hidden = set(pytorch._METHODS) & set(ops._METHODS)
+    assert hidden <= set(pytorch.SHARED)  # which call what they hide

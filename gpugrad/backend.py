@@ -174,6 +174,22 @@ def is_device(name: object) -> bool:
     return isinstance(name, str) and name.partition(":")[0] in ("cpu", "cuda", "meta")
 
 
+def destination(target: Any, device: str | None, dtype: Any) -> tuple[str | None, Any]:
+    """Return device and dtype, with ``target``, a device or a dtype, in its place; None is neither.
+
+    Raises TypeError if one of them is given twice.
+    """
+    if target is None:
+        return device, dtype
+    if is_device(target):
+        if device is not None:
+            raise TypeError(f"to: device is given twice, {target!r} and {device!r}")
+        return target, dtype
+    if dtype is not None:
+        raise TypeError(f"to: {target!r} is no device, {dtype!r} a second dtype; give one of each")
+    return device, target
+
+
 class Symbolic:
     """An array without elements: it records what is computed from it.
 

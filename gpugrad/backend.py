@@ -174,6 +174,22 @@ def is_device(name: object) -> bool:
     return isinstance(name, str) and name.partition(":")[0] in ("cpu", "cuda", "meta")
 
 
+def destination(target: Any, device: str | None, dtype: Any) -> tuple[str | None, Any]:
+    """Return device and dtype, with ``target``, a device or a dtype, in its place; None is neither.
+
+    Raises TypeError if one of them is given twice.
+    """
+    if target is None:
+        return device, dtype
+    if is_device(target):
+        if device is not None:
+            raise TypeError(f"to: device is given twice, {target!r} and {device!r}")
+        return target, dtype
+    if dtype is not None:
+        raise TypeError(f"to: {target!r} is no device, {dtype!r} a second dtype; give one of each")
+    return device, target
+
+
 class Symbolic:
     """An array without elements: it records what is computed from it.
 
@@ -269,12 +285,16 @@ def _python_data(data: Any, narrow: bool) -> np.ndarray:
         array = np.asarray(data)
     except ValueError as error:
         raise ValueError(f"cannot make a tensor of nested data: {error}") from error
-    if narrow and array.dtype == float64 and not hasattr(data, "__array__"):
-        holds_numpy = isinstance(data, (list, tuple)) and any(
-            isinstance(item, (np.ndarray, np.generic)) for item in data
-        )
-        return array if holds_numpy else array.astype(float32)
+    if narrow and array.dtype == float64 and not _holds_float64(data):
+        return array.astype(float32)
     return array
+
+
+def _holds_float64(data: Any) -> bool:
+    """Return whether data is, or holds in nested lists, a float64 array or NumPy number."""
+    if isinstance(data, (list, tuple)):
+        return any(map(_holds_float64, data))
+    return hasattr(data, "__array__") and np.asarray(data).dtype == float64
 
 
 def synchronize() -> None:

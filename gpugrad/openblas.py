@@ -33,17 +33,6 @@ class _Threads(NamedTuple):
     set: Callable[[int], None]
 
 
-def set_openblas_threads(count: int) -> bool:
-    """Let the matrix products of NumPy take `count` threads; return whether that could be done.
-
-    Not with another BLAS. gpugrad's own take the threads of ``gpugrad.threads``.
-    """
-    threads = _threads()
-    if threads is not None:
-        threads.set(count)
-    return threads is not None
-
-
 def available() -> bool:
     """Return whether OpenBLAS is what NumPy multiplies with."""
     return _threads() is not None

@@ -26,7 +26,7 @@ from .engine import no_grad
 from .fused._ids import on_device_of
 from .nn import functional
 from .ops import random
-from .ops._axes import normalize_axis
+from .ops._axes import integer, normalize_axis
 from .tensor import Tensor
 
 
@@ -233,8 +233,8 @@ def allclose(input: Any, other: Any, rtol: float = 1e-5, atol: float = 1e-8) -> 
 def _split_by_length(x: Any, split_size_or_sections: Any, dim: int) -> list[Tensor]:
     x = ops.asarray(x)
     n = x.shape[normalize_axis(dim, x.ndim, "dim")]
-    if isinstance(split_size_or_sections, int):
-        size = split_size_or_sections
+    size = integer(split_size_or_sections)
+    if size is not None:
         if size < 1:
             raise ValueError(f"split: parts of length {size} along dim {dim} are not possible")
         return ops.split(x, range(size, n, size), axis=dim)
@@ -291,9 +291,8 @@ def _renamed(name: str) -> Callable[..., Any]:
     function = getattr(ops, name)
 
     def renamed(*args: Any, dim: Any, **options: Any) -> Any:
-        if "keepdim" in options:
-            options["keepdims"] = options.pop("keepdim")
-        return function(*args, axis=dim, **options)
+        given = {"keepdims": options.pop("keepdim")} if "keepdim" in options else {}
+        return function(*args, axis=dim, **given, **options)
 
     return renamed
 
@@ -368,6 +367,11 @@ def _normal_(x: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     return x.copy_(random.normal(mean, std, x.shape, x.dtype, x.device))
 
 
+def _contiguous(x: Tensor) -> Tensor:
+    """Return x if its elements lie in C order, else a copy whose elements do."""
+    return x if x._data.flags.c_contiguous else ops.copy(x)
+
+
 def _masked_fill_(x: Tensor, mask: Any, value: float) -> Tensor:
     """Overwrite the elements where mask (broadcast) is true; return the tensor."""
     mask = on_device_of(mask, x).astype(backend.bool_)  # integers would be indices
@@ -401,6 +405,8 @@ _METHODS = {
     **{name: FUNCTIONS[name] for name in ("index_select", "mm", "multinomial", "t")},
     "add_": _changed("add"),
     "bernoulli": bernoulli,
+    "clone": ops.copy,
+    "contiguous": named(_contiguous, "contiguous"),
     "dim": _dim,
     "div": ops.divide,
     "div_": _changed("divide"),
@@ -417,6 +423,7 @@ _METHODS = {
     "ne": ops.not_equal,
     "normal_": _normal_,
     "numel": _numel,
+    "permute": lambda x, *dims: x.permute_dims(*dims),
     "softmax": functional.softmax,
     "sub": ops.subtract,
     "sub_": _changed("subtract"),
@@ -424,6 +431,7 @@ _METHODS = {
     "unbind": ops.unstack,
     "uniform_": _uniform_,
     "unsqueeze": unsqueeze,
+    "view": ops.reshape,
 }
 
 

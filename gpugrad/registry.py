@@ -114,16 +114,17 @@ class Pullback:
     """How the gradients of one operation reach the arguments that want one.
 
     There is one Pullback per operation and set of such arguments, so that nothing is saved and
-    nothing computed for the others.
+    nothing computed for the others. ``wanted`` are their names, in the order of node.parents.
     """
 
-    __slots__ = ("name", "op", "programs", "save", "slots", "steps", "view")
+    __slots__ = ("name", "op", "programs", "save", "slots", "steps", "view", "wanted")
 
     def __init__(self, op: Op, wanted: tuple[int, ...]) -> None:
         self.op = op
         self.name = op.title
         self.view = op.view
-        rules = [op.rules[op.arguments[i]] for i in wanted]
+        self.wanted = tuple([op.arguments[i] for i in wanted])
+        rules = [op.rules[name] for name in self.wanted]
         needs = [_parameters(rule) for rule in rules]
         self.slots = tuple(n for n in op.values if any(n in need for need in needs))
         self.save = _picker([op.values.index(n) for n in self.slots])
@@ -200,24 +201,17 @@ class Pullback:
     def lift(self, node: Node) -> tuple:
         """Return what was saved with its arrays as tensors that remember where they came from."""
         assert node.saved is not None
-        wanted = self.wanted
         lifted = []
         for name, value in zip(self.slots, node.saved, strict=True):
             if name == "out":
                 lifted.append(Tensor._wrap(value, node))
-            elif name in wanted:
-                lifted.append(as_recorded(value, node.parents[wanted.index(name)]))
+            elif name in self.wanted:
+                lifted.append(as_recorded(value, node.parents[self.wanted.index(name)]))
             elif name in self.op.arguments and backend.is_array(value):
                 lifted.append(Tensor._wrap(value, None))
             else:
                 lifted.append(value)
         return tuple(lifted)
-
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """The names of the arguments this pullback serves, in the order of node.parents."""
-        rules = [step[0] for step in self.steps]
-        return tuple(n for n in self.op.arguments if self.op.rules.get(n) in rules)
 
 
 def without_graph(array: Array) -> Any:

@@ -353,14 +353,18 @@ class Tensor:
 
     # Devices and dtypes
 
-    def to(self, target: Any = None, *, device: str | None = None, dtype: Any = None) -> Tensor:
-        """Return the tensor on a device or in a dtype (itself if nothing changes); recorded."""
+    def to(self, target: Any = None, dtype: Any = None, *, device: str | None = None) -> Tensor:
+        """Return the tensor on a device or in a dtype (itself if nothing changes); recorded.
+
+        ``target`` is a device, a dtype, or a tensor whose device and dtype are meant; a dtype may
+        follow a device. TypeError where one of them is given twice.
+        """
         if isinstance(target, Tensor):
+            if device is not None or dtype is not None:
+                raise TypeError("to: a tensor stands for device and dtype; give it alone")
             device, dtype = target.device, target.dtype
-        elif backend.is_device(target):
-            device = target
-        elif target is not None:
-            dtype = target
+        else:
+            device, dtype = backend.destination(target, device, dtype)
         moved = self if device is None else registry.OPS["to_device"].function(self, device=device)
         return moved if dtype is None else moved.astype(dtype)
 

@@ -5,21 +5,18 @@
 // forward: out[n] = weight[ids[n]], NaN where an id is out of range; a warp copies a row of at most
 // 128 packs.
 // backward: dweight[i] = sum of g[n] over all n with ids[n] = i, in the order of n, in float32, and
-// rounded once; with `add` what is there already is added to the sum. `keys` are the ids in
-// ascending order, `order` lists their n, -1 for those that count for nothing (padding, out of
-// range), whose g is not read. A chunk is 32 of them; a warp adds up one chunk in a tile of 32
-// packs of columns. What of an id lies in one chunk goes to dweight; an id that crosses chunks
-// leaves one partial sum in each, in the first slot of a chunk if it came from an earlier one, in
-// the second if it begins there. embedding_join adds these. Which sums meet which depends on the
-// ids alone.
-// Without `add` the warps behind those of the chunks write zeros to rows that no id names, of which
-// each finds its 32 by a binary search in `keys`: every row is written once. Zeros everywhere first
-// would be written twice where ids follow: for V = 50304, C = 768 and the 65536 tokens of a batch,
-// which name some 11000 rows, 94 instead of 77 MB of bfloat16, and one more launch. A head that
-// shares the table has its gradient there already; `add` then reads and writes the named rows only.
+// rounded once. `keys` are the ids in ascending order, `order` lists their n, -1 for those that
+// count for nothing (padding, out of range), whose g is not read. A chunk is 32 of them; a warp
+// adds up one chunk in a tile of 32 packs of columns. What of an id lies in one chunk goes to
+// dweight; an id that crosses chunks leaves one partial sum in each, in the first slot of a chunk
+// if it came from an earlier one, in the second if it begins there. embedding_join adds these.
+// Which sums meet which depends on the ids alone.
+// The warps behind those of the chunks write zeros to rows that no id names, of which each finds
+// its 32 by a binary search in `keys`: every row is written once. Zeros everywhere first would be
+// written twice where ids follow: for V = 50304, C = 768 and the 65536 tokens of a batch, which
+// name some 11000 rows, 94 instead of 77 MB of bfloat16, and one more launch.
 // Bytes: forward (N + min(N, V)) C sizeof(T), where rows read again come from the caches; backward
-// (N + V) C sizeof(T), with `add` (N + 2 min(N, V)) C sizeof(T), and at most 16 C per chunk for
-// partial sums.  FLOPs: backward N C.
+// (N + V) C sizeof(T), and at most 16 C per chunk for partial sums.  FLOPs: backward N C.
 #include "ids.cuh"
 
 constexpr int THREADS = 256, WARPS = THREADS / WARP;
@@ -86,10 +83,8 @@ struct Sums {
         for (int e = 0; e < Pack::size; e++)
             if (e < width) p[e] = values[e];
     }
-    // rounded, and before that added to what is there if `plus`
-    __device__ __forceinline__ void store(T* p, int width, bool aligned, bool plus) {
+    __device__ __forceinline__ void store(T* p, int width, bool aligned) const {
         Pack pack;
-        if (plus) add(load_part(p, width, aligned));
 #pragma unroll
         for (int e = 0; e < Pack::size; e++) pack.values[e] = from_float(values[e]);
         store_part(p, pack, width, aligned);
@@ -112,14 +107,13 @@ __device__ __forceinline__ void write_zeros(const int* keys, int64_t count, T* d
     unsigned absent = __ballot_sync(FULL, row < rows && key_at(keys, low, count) != row);
     for (; absent; absent &= absent - 1)
         Sums().store(dweight + (first + __ffs(absent) - 1) * columns + col,
-                     static_cast<int>(columns - col), aligned, false);
+                     static_cast<int>(columns - col), aligned);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     embedding_backward(const int* __restrict__ keys, const int* __restrict__ order,
                        const T* __restrict__ g, T* __restrict__ dweight,
-                       float* __restrict__ partial, int64_t count, int64_t rows, int columns,
-                       bool add) {
+                       float* __restrict__ partial, int64_t count, int64_t rows, int columns) {
     constexpr int WIDTH = WARP * Pack::size;
     const int lane = threadIdx.x % WARP;
     const int tiles = static_cast<int>((static_cast<int64_t>(columns) + WIDTH - 1) / WIDTH);
@@ -130,8 +124,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const bool aligned = columns % Pack::size == 0 && aligned16(g) && aligned16(dweight);
     if (chunk >= chunks) {
         const int64_t first = (chunk - chunks) * WARP;
-        if (!add && first < rows)
-            write_zeros(keys, count, dweight, first, rows, columns, col, aligned);
+        if (first < rows) write_zeros(keys, count, dweight, first, rows, columns, col, aligned);
         return;
     }
     const int width = static_cast<int>(columns - col);
@@ -162,8 +155,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             if (here == next || here == before)
                 sums.store(partial + (2 * chunk + (here != before)) * columns + col, width);
             else
-                sums.store(dweight + static_cast<int64_t>(here) * columns + col, width, aligned,
-                           add);
+                sums.store(dweight + static_cast<int64_t>(here) * columns + col, width, aligned);
             sums = Sums();
         }
     }
@@ -173,7 +165,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // there is one, in one tile of columns; a warp adds every WARPS-th of its partial sums.
 extern "C" __global__ void __launch_bounds__(THREADS)
     embedding_join(const int* __restrict__ keys, const float* __restrict__ partial,
-                   T* __restrict__ dweight, int64_t count, int columns, bool add) {
+                   T* __restrict__ dweight, int64_t count, int columns) {
     constexpr int WIDTH = WARP * Pack::size;
     __shared__ float totals[WARPS][Pack::size][WARP];
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -203,5 +195,5 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         for (int e = 0; e < Pack::size; e++) sums.values[e] += totals[w][e][lane];
     }
     const bool aligned = columns % Pack::size == 0 && aligned16(dweight);
-    sums.store(dweight + static_cast<int64_t>(key) * columns + col, width, aligned, add);
+    sums.store(dweight + static_cast<int64_t>(key) * columns + col, width, aligned);
 }

@@ -56,14 +56,8 @@ def test_one_thread_until_the_last_one_leaves(threads):
     assert threads == [4, 1, 4, 1, 4]
 
 
-def test_the_number_can_be_set(threads):
-    assert openblas.set_openblas_threads(2)
-    assert threads == [4, 2]
-
-
 def test_another_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(openblas, "_threads", lambda: None)
-    assert not openblas.set_openblas_threads(2)
     with openblas.serial:
         pass
 

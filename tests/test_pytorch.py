@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import pytorch
+from gpugrad import ops, pytorch
 
 
 @pytest.fixture
@@ -15,6 +15,7 @@ def x():
 def test_split_by_dim_takes_lengths_and_by_axis_sections(x):
     assert [part.shape[2] for part in x.split(2, dim=2)] == [2, 2, 1]
     assert [part.shape[2] for part in gg.split(x, [1, 4], dim=-1)] == [1, 4]
+    assert [part.shape[2] for part in x.split(np.int64(2), dim=2)] == [2, 2, 1]
     assert [part.shape[1] for part in x.split(2, axis=1)] == [2, 2]
     with pytest.raises(ValueError, match=r"lengths \[1, 3\] do not add up to 5"):
         x.split([1, 3], dim=2)
@@ -80,8 +81,13 @@ def test_renamed_arguments(x):
         x.squeeze(axis=1)
     with pytest.raises(TypeError, match="unknown argument 'dimension'"):
         x.mean(dimension=1)
-    with pytest.raises(TypeError, match="argument 'axis' is given twice"):
-        x.mean(axis=0, dim=1)
+    for reduction in (x.mean, x.sum):
+        with pytest.raises(TypeError, match="argument 'axis' is given twice"):
+            reduction(axis=0, dim=1)
+        with pytest.raises(TypeError, match="argument 'keepdims' is given twice"):
+            reduction(keepdims=True, keepdim=True)
+    with pytest.raises(TypeError, match="multiple values for keyword argument 'keepdims'"):
+        x.norm(dim=0, keepdims=True, keepdim=False)
 
 
 def test_shapes(x):
@@ -212,3 +218,5 @@ def test_names_hide_nothing():
     assert not set(pytorch.NAMES) & set(gg.__all__)
     assert gg.float is gg.float32
     assert set(pytorch.SHARED) <= set(gg.__all__)
+    hidden = set(pytorch._METHODS) & set(ops._METHODS)
+    assert hidden <= set(pytorch.SHARED)  # which call what they hide

@@ -45,6 +45,20 @@ def test_a_row_of_ones_own(fresh: None) -> None:
     assert OPS["scaled_power"].pullback((1,)).slots == ("x", "n")
 
 
+def test_two_arguments_may_have_one_rule(fresh: None) -> None:
+    def rule(g: Any, x: Any, y: Any) -> Any:
+        return g * (x + y)
+
+    @primitive(x=rule, y=rule)
+    def half_square(xp: Any, x: Any, y: Any) -> Any:
+        return (x + y) ** 2 / 2
+
+    op = OPS["half_square"]
+    assert [op.pullback(i).wanted for i in ((0,), (1,), (0, 1))] == [("x",), ("y",), ("x", "y")]
+    x, y = gg.tensor([1.0, 2.0], gg.float64), gg.tensor([3.0, 4.0], gg.float64, requires_grad=True)
+    gradgradcheck(lambda y: half_square(x, y), [y])
+
+
 def test_a_rule_may_ask_for_shapes_dtypes_and_the_result(fresh: None) -> None:
     seen: list[Any] = []
 

@@ -170,8 +170,24 @@ def test_to() -> None:
     assert x.to(device="cpu", dtype=gg.int32).dtype == gg.int32
     assert x.astype(gg.float32) is x
     assert x.astype(gg.float32, copy=True) is not x
+    assert x.to("cpu", gg.float64).dtype == x.to(None, "float64").dtype == gg.float64
     with pytest.raises(TypeError, match="not supported"):
         x.to("gpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "message"),
+    [
+        ((gg.float64, "cpu"), {}, r"dtype\('float64'\) is no device, 'cpu' a second dtype"),
+        ((gg.float64,), {"dtype": gg.float16}, "a second dtype"),
+        (("cpu",), {"device": "cuda"}, "device is given twice, 'cpu' and 'cuda'"),
+        (("cpu", "cuda"), {}, "dtype 'cuda' is not supported"),
+        ((gg.zeros(1), gg.float64), {}, "a tensor stands for device and dtype"),
+    ],
+)
+def test_to_refuses(given: tuple, named: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        gg.ones(2).to(*given, **named)
 
 
 def test_casts_are_recorded() -> None:

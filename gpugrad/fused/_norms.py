@@ -37,7 +37,7 @@ def cost(x: Any, residual: Any, forward: int, backward: int) -> Cost:
 
 def _rows(x: Any) -> Any:
     """Return an array (..., C) as a C-contiguous matrix (N, C); None stays None."""
-    return x if x is None else backend.xp_of(x).ascontiguousarray(x).reshape(-1, x.shape[-1])
+    return x if x is None else cuda.contiguous(x).reshape(-1, x.shape[-1])
 
 
 def _kept(columns: int, *arrays: Any) -> bool:
@@ -75,7 +75,7 @@ class Norm:
     ) -> tuple[Any, tuple]:
         """Return out, or out and x + residual, and what backward needs."""
         x_rows, added = _rows(x), _rows(residual)
-        weight, bias = _contiguous(weight), _contiguous(bias)
+        weight, bias = cuda.contiguous(weight), cuda.contiguous(bias)
         rows, columns = x_rows.shape
         out = cuda.empty(x.shape, x.dtype, like=x)
         total = None if added is None else cuda.empty(x.shape, x.dtype, like=x)
@@ -98,7 +98,7 @@ class Norm:
         """Return the gradients of h (N, C), weight and bias, or None where it is not wanted."""
         h, mean, rstd = residuals
         rows, columns = h.shape
-        g, g_h, weight = _rows(g), _rows(g_h), _contiguous(weight)
+        g, g_h, weight = _rows(g), _rows(g_h), cuda.contiguous(weight)
         dh = cuda.empty(h.shape, h.dtype, like=h) if wanted[0] else None
         kinds = wanted[1] + wanted[2]
         statistics, kinds_wanted = ((mean, rstd), wanted[1:]) if self.centred else ((rstd,), ())
@@ -125,7 +125,3 @@ class Norm:
             return dh, None, None
         sums = add_partial(partial, h.dtype)
         return dh, sums[:columns] if wanted[1] else None, sums[-columns:] if wanted[2] else None
-
-
-def _contiguous(x: Any) -> Any:
-    return x if x is None else backend.xp_of(x).ascontiguousarray(x)

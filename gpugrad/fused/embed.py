@@ -51,7 +51,7 @@ def _cuda_backward(
     dtokens = dpositions = None
     if wanted[1]:
         dtokens = cuda.empty(tokens.shape, tokens.dtype, like=tokens)
-        write_gradient(dtokens, ids, g, None, add=False)
+        write_gradient(dtokens, ids, g, None)
     if wanted[2]:
         if length == len(positions):
             dpositions = cuda.empty(positions.shape, positions.dtype, like=positions)

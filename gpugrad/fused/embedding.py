@@ -108,59 +108,24 @@ def _cuda_backward(
 ) -> Sequence[Any]:
     ids, weight = arrays
     dweight = cuda.empty(weight.shape, weight.dtype, like=weight)
-    write_gradient(dweight, ids, g, padding_idx, add=False)
+    write_gradient(dweight, ids, g, padding_idx)
     return None, dweight
 
 
-def write_gradient(dweight: Any, ids: Any, g: Any, padding_idx: int | None, add: bool) -> None:
-    """Write the gradient of the table to dweight, all rows, or add it to the rows that ids name."""
+def write_gradient(dweight: Any, ids: Any, g: Any, padding_idx: int | None) -> None:
+    """Write the gradient of the table to dweight, all rows."""
     g, ids, (rows, columns) = cuda.contiguous(g), as_ids(ids), dweight.shape
     keys, order = sorted_ids(ids, rows, -1 if padding_idx is None else padding_idx)
     chunks, tiles = -(-ids.size // _CHUNK), -(-columns // (32 * _pack(dweight)))
     partial = None
     if chunks > 1:
         partial = cuda.empty((chunks, 2, columns), backend.float32, like=dweight)
-    warps = (chunks + (0 if add else -(-rows // 32))) * tiles
+    warps = (chunks + -(-rows // 32)) * tiles
     arrays, sizes = (keys, order, g, dweight, partial), (ids.size, rows, columns)
-    _launch("embedding_backward", -(-warps // _WARPS), dweight, *arrays, *sizes, add)
+    _launch("embedding_backward", -(-warps // _WARPS), dweight, *arrays, *sizes)
     if partial is not None:
-        joined = keys, partial, dweight, ids.size, columns, add
+        joined = keys, partial, dweight, ids.size, columns
         _launch("embedding_join", (chunks - 1) * tiles, dweight, *joined)
-
-
-def add_to(dweight: Any, ids: Any, g: Any, padding_idx: int | None = None) -> None:
-    """Add the gradient of the table to an array that holds a part of it already.
-
-    For a table that is used twice, as GPT's is by its head. All are arrays, not tensors: dweight
-    (V, C), C-contiguous and writeable, ids (...) of integers, g (..., C) of the dtype of dweight.
-    A sum is rounded once. Rows that no id names are not touched; ids out of range and
-    ``padding_idx``, from 0 to V - 1, count for nothing. Raises ValueError where shapes or dtypes do
-    not fit.
-    """
-    if not dweight.flags.c_contiguous or g.dtype != dweight.dtype:
-        raise ValueError(
-            f"embedding: dweight {describe(dweight)} must be C-contiguous, g {describe(g)} have "
-            "its dtype"
-        )
-    if g.shape != (*ids.shape, dweight.shape[1]):
-        raise ValueError(
-            f"embedding: g has shape {g.shape}, but ids {ids.shape} and dweight {dweight.shape} "
-            f"need {(*ids.shape, dweight.shape[1])}"
-        )
-    if not g.size:
-        return
-    if fits(ids, dweight) and (not isinstance(dweight, np.ndarray) or cuda.emulated()):
-        write_gradient(dweight, ids, g, padding_idx, add=True)
-        return
-    if not isinstance(dweight, np.ndarray):
-        raise TypeError(f"embedding: no kernel knows dweight {describe(dweight)}")
-    ids, g = ids.reshape(-1), g.reshape(-1, dweight.shape[1])
-    counts = (ids >= 0) & (ids < dweight.shape[0])
-    if padding_idx is not None:
-        counts &= ids != padding_idx
-    found = np.zeros(dweight.shape, wide_dtype(dweight.dtype))
-    _add_rows(found, ids[counts], g[counts].astype(found.dtype, copy=False))
-    dweight[...] = found + dweight
 
 
 def fits(ids: Any, weight: Any, padding_idx: int | None = None) -> bool:

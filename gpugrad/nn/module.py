@@ -240,15 +240,13 @@ class Module:
             kept = not set_to_none and parameter.grad is not None
             parameter.grad = zeros_like(parameter) if kept else None
 
-    def to(self: Self, target: Any = None, *, device: str | None = None, dtype: Any = None) -> Self:
+    def to(self: Self, target: Any = None, dtype: Any = None, *, device: str | None = None) -> Self:
         """Move parameters, gradients and buffers to a device or a floating dtype, in place.
 
-        Integer buffers keep their dtype. An optimiser must be made after the move.
+        ``target`` is a device or a dtype; a dtype may follow a device. Integer buffers keep their
+        dtype. An optimiser must be made after the move.
         """
-        if backend.is_device(target):
-            device = target
-        elif target is not None:
-            dtype = target
+        device, dtype = backend.destination(target, device, dtype)
         if dtype is not None and not backend.is_float(backend.as_dtype(dtype)):
             raise TypeError(f"to: a module is converted to floating dtypes only, got {dtype!r}")
 

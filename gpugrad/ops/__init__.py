@@ -206,11 +206,6 @@ def _permuted(x: Any, *axes: Any) -> Any:
     return permute_dims(x, axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes)
 
 
-def _contiguous(x: Any) -> Any:
-    """Return x if its elements lie in C order, else a copy that does."""
-    return x if x._data.flags.c_contiguous else copy(x)
-
-
 def _swapped(function: Any) -> Any:
     return lambda x, y: function(y, x)
 
@@ -246,9 +241,6 @@ _IN_PLACE = {
     "ipow": "power",
 }
 _METHODS = {
-    "clamp": clip,
-    "contiguous": _contiguous,
-    "clone": copy,
     "copy": copy,
     "cumprod": cumulative_prod,
     "cumsum": cumulative_sum,
@@ -262,7 +254,6 @@ _METHODS = {
     "matmul": matmul,
     "moveaxis": moveaxis,
     "norm": norm,
-    "permute": _permuted,
     "permute_dims": _permuted,
     "pow": _power,
     "ravel": ravel,
@@ -276,8 +267,6 @@ _METHODS = {
     "take": take,
     "topk": topk,
     "transpose": named(_transposed, "transpose"),
-    "unsqueeze": expand_dims,
-    "view": reshape,
 }
 
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 Axis = int | Sequence[int] | None
+
+
+def integer(value: Any) -> int | None:
+    """Return an integer of any type as an int, and None for what is no integer."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def normalize_axis(axis: Any, ndim: int, name: str = "axis") -> int:

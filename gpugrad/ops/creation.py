@@ -37,7 +37,8 @@ def tensor(
     if device is None and not (backend.is_array(data) and not isinstance(data, np.ndarray)):
         device = backend.default_device()
     array = backend.as_array(data, dtype, device)
-    return _made(array.copy() if backend.is_array(data) and array.size else array, requires_grad)
+    copied = isinstance(data, (list, tuple, int, float)) or not array.size
+    return _made(array if copied else array.copy(), requires_grad)
 
 
 def asarray(
@@ -96,8 +97,9 @@ def full(
     Raises ValueError for a number that an integer ``dtype`` cannot hold.
     """
     if dtype is None:
-        kinds = {bool: backend.bool_, int: backend.int64}
-        dtype = kinds.get(type(fill_value), backend.float32)
+        is_bool = isinstance(fill_value, (bool, np.bool_))
+        is_int = isinstance(fill_value, (int, np.integer))
+        dtype = backend.bool_ if is_bool else backend.int64 if is_int else backend.float32
     kind = backend.as_dtype(dtype)
     _refuse_overflow(kind, fill_value)
     return _made(backend.namespace(device).full(_shape(shape), fill_value, kind), requires_grad)

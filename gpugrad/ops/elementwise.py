@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ..cuda.elementwise import chain
@@ -57,8 +58,9 @@ def _binary(
     domain: Any = (-2.0, 2.0),
     floats_only: bool = False,
     distinct: bool = False,
+    samples: Sequence[Sample] = (),
 ) -> Callable[[Any, Any], Any]:
-    """Register a row of two broadcast arguments."""
+    """Register a row of two broadcast arguments; ``samples`` are tested beside the usual ones."""
     run, fast = _forward(name, forward or name)
     op = Op(
         name,
@@ -66,7 +68,7 @@ def _binary(
         {} if x is None or y is None else {"x": x, "y": y},
         ["x", "y"],
         {},
-        [Sample(*pair, domain=domain, distinct=distinct) for pair in PAIRS],
+        [*(Sample(*pair, domain=domain, distinct=distinct) for pair in PAIRS), *samples],
         broadcasts=True,
         floats_only=floats_only,
     )
@@ -245,19 +247,21 @@ divide = _binary(
 )
 
 
-def _lowered(y: Any, xp: Any) -> Any:
-    """Return y - 1, but 1 where y is 0: there the factor y is 0 whatever the power."""
+def _lowered(x: Any, y: Any, xp: Any) -> Any:
+    """Return y - 1, but 1 where y is 0 and 1/x overflows: times y that is 0, not NaN."""
     if isinstance(y, (int, float)):
         return y - 1 if y else 1
-    return xp.where(y == 0, 1, y - 1)
+    overflows = xp.abs(x) < float(ml_dtypes.finfo(x.dtype).tiny)
+    return xp.where(y == 0, xp.where(overflows, 1, y - 1), y - 1)
 
 
 power = _binary(
     "power",
     "Return x to the power y.",
-    lambda g, x, y, xp: g * (xp.power(x, _lowered(y, xp)) * y),
+    lambda g, x, y, xp: g * (xp.power(x, _lowered(x, y, xp)) * y),
     lambda g, x, out, xp: g * (out * xp.log(xp.where(x == 0, 1, x))),
     domain=((0.3, 2.0), (-2.0, 2.0)),
+    samples=[Sample((3, 2), np.array([0.0, 1.0]), domain=(0.3, 2.0))],
 )
 
 

@@ -110,10 +110,12 @@ def _getitem(xp, x, index=None):
     [
         Sample((3, 2), index=(slice(None), slice(1, 3)), shape=(3, 4)),
         Sample((3,), index=np.array([1, 1, 0]), shape=(4,)),
+        Sample((4,), index=slice(0, 2), shape=(3, 4)),
+        Sample((2, 1), index=np.array([0, 1]), shape=(3, 4)),
     ],
     name="scatter",
     method=False,
-    x=lambda g, index: g[index],
+    x=lambda g, index, x_shape, xp: _summed_to(g[index], x_shape, xp),
 )
 def _scatter_row(xp, x, index=None, shape=None):
     return _scatter_arrays(xp, x, index, shape)
@@ -158,6 +160,7 @@ def _cleared(g: Any, index: Any) -> Any:
         Sample((3, 4), (4,), index=1),
         Sample((3, 4), (2, 1), index=(slice(0, 2), slice(1, 3))),
         Sample((4,), (2,), index=np.array([3, 0])),
+        Sample((3, 4), (1, 1, 4), index=1),
     ],
     name="put",
     method=False,
@@ -169,9 +172,11 @@ def _put_row(xp, x, value, index=None):
 
 
 def _summed_to(g: Any, shape: tuple[int, ...], xp: Any) -> Any:
-    """Return g summed over the axes an assignment broadcast the value along."""
-    extra = len(g.shape) - len(shape)
-    axes = (*range(extra), *(i + extra for i, n in enumerate(shape) if n == 1))
+    """Return g summed over the axes an assignment broadcast a value of this shape along."""
+    if g.shape == shape:
+        return g
+    extra = len(g.shape) - len(shape)  # negative if the value has axes of length 1 in front
+    axes = (*range(extra), *(i + extra for i, n in enumerate(shape) if n == 1 and i + extra >= 0))
     g = backend.total(xp, g, axes, keepdims=True) if axes else g
     return xp.reshape(g, shape)
 

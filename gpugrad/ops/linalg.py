@@ -242,13 +242,20 @@ def einsum(subscripts: str, *operands: Any) -> Any:
 
     Letters repeated between operands are multiplied, letters missing in the output summed;
     ``...`` stands for leading axes that broadcast. Operands are contracted from left to right,
-    each step as one matrix product.
+    each step as one matrix product. Raises ValueError where the axes of one letter do not fit:
+    those of one operand are as long as each other, between operands length 1 broadcasts.
     """
     tensors = [asarray(x) for x in operands]
     inputs, output = _parse(subscripts, [t.ndim for t in tensors])
     sizes: dict[str, int] = {}
     for labels, t in zip(inputs, tensors, strict=True):
         for label, n in zip(labels, t.shape, strict=True):
+            first = t.shape[labels.index(label)]
+            if n != first:
+                raise ValueError(
+                    f"einsum: {label!r} is {first} and {n} long in one operand of {subscripts!r}, "
+                    f"which has shape {t.shape}"
+                )
             if sizes.setdefault(label, n) != n and 1 not in (n, sizes[label]):
                 raise ValueError(
                     f"einsum: {label!r} is {sizes[label]} and {n} long in {subscripts!r} with "
@@ -260,9 +267,6 @@ def einsum(subscripts: str, *operands: Any) -> Any:
         rest = {label for _, labels in terms[2:] for label in labels} | set(output)
         terms[:2] = [_contract(*terms[0], *terms[1], rest)]
     out, labels = _summed(*terms[0], set(output))
-    missing = [label for label in output if label not in labels]  # axes that were 1 long
-    out = reshape(out, (*out.shape, *[1] * len(missing)))
-    labels += "".join(missing)
     return permute_dims(out, [labels.index(label) for label in output])
 
 

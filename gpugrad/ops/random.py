@@ -21,6 +21,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from .. import backend, registry
@@ -145,12 +146,16 @@ def _draw(
     size: Size, dtype: DTypeLike, device: str | None
 ) -> tuple[Any, Draw, tuple[int, ...], np.dtype]:
     """Return the array library, the draw, the lengths and the dtype."""
-    lengths = _size(size)
+    lengths, wanted = _size(size), _floating(dtype)
+    words = 2 if wanted == backend.float64 else 1
+    return *_reserve(math.prod(lengths), words, device), lengths, wanted
+
+
+def _floating(dtype: DTypeLike) -> np.dtype:
     wanted = backend.as_dtype(dtype or backend.float32)
     if not backend.is_float(wanted):
         raise TypeError(f"random: dtype {wanted} is not floating; use random.integers")
-    words = 2 if wanted == backend.float64 else 1
-    return *_reserve(math.prod(lengths), words, device), lengths, wanted
+    return wanted
 
 
 def _reserve(n: int, words_per_element: int, device: str | None) -> tuple[Any, Draw]:
@@ -168,11 +173,23 @@ def uniform(
     device: str | None = None,
     requires_grad: bool = False,
 ) -> Any:
-    """Return numbers spread evenly over [low, high)."""
+    """Return numbers spread evenly over [low, high).
+
+    Raises ValueError if low is larger than high, or for bounds that are not finite in ``dtype``, or
+    whose difference is not where numbers are drawn: in float32, or float64 for that.
+    """
     low, high = float(low), float(high)
     if not low <= high:
         raise ValueError(f"random.uniform: low {low} is larger than high {high}")
-    xp, draw, lengths, wanted = _draw(size, dtype, device)
+    wanted = _floating(dtype)
+    drawn = backend.promote(wanted, backend.float32)
+    largest, widest = (float(ml_dtypes.finfo(kind).max) for kind in (wanted, drawn))
+    if not (max(-low, high) <= largest and high - low <= widest):
+        raise ValueError(
+            f"random.uniform: low {low}, high {high} or their difference overflows {wanted}; take "
+            "bounds closer to 0 or a wider dtype"
+        )
+    xp, draw, lengths, _ = _draw(size, wanted, device)
     last = math.inf
     if low < high:  # rounding may reach high: the largest number below it
         last = float(np.nextafter(np.asarray(high, wanted), np.asarray(low, wanted)))
@@ -180,7 +197,6 @@ def uniform(
     if kernels.active(xp):
         values = kernels.uniform(xp, *at, draw.state, wanted, low, high - low, last)
     else:
-        drawn = backend.promote(wanted, backend.float32)
         values = philox.uniform(np, *at, drawn, draw.state, low, high - low, last)
         values = values.astype(wanted, copy=False)
     return registry.Tensor(values.reshape(lengths), requires_grad=requires_grad)

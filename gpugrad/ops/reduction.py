@@ -41,17 +41,13 @@ def _spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool, xp: Any)
     return xp.broadcast_to(_expanded(g, shape, axis, keepdims, xp), shape)
 
 
-def _sum(xp: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
-    return backend.total(xp, x, axis, keepdims)
-
-
 @primitive(
     [*AXES, Sample((0, 3), axis=0), Sample((3, 4), axis=[0, 1])],
     name="sum",
     x=lambda g, x_shape, axis, keepdims, xp: _spread(g, x_shape, axis, keepdims, xp),
 )
 def _sum_row(xp, x, axis=None, keepdims=False):
-    return _sum(xp, x, axis, keepdims)
+    return backend.total(xp, x, axis, keepdims)
 
 
 def sum(
@@ -61,16 +57,22 @@ def sum(
     keepdims: bool = False,
     *,
     dim: Axis = None,
-    keepdim: bool = False,
+    keepdim: bool | None = None,
 ) -> Any:
     """Return the sum over axis (all axes by default), computed in dtype if given.
 
-    ``dim`` and ``keepdim`` are PyTorch's names of ``axis`` and ``keepdims``. Integers are added in
-    64 bits: TypeError for a boolean or narrower integer ``dtype``, in which a sum may overflow.
+    ``dim`` and ``keepdim`` are PyTorch's names of ``axis`` and ``keepdims``; TypeError for both.
+    Integers are added in 64 bits: TypeError for a boolean or narrower integer ``dtype``, in which a
+    sum may overflow.
     """
     if dim is not None:
+        if axis is not None:
+            raise TypeError("sum: argument 'axis' is given twice")
         axis = dim
-    keepdims = keepdims or keepdim
+    if keepdim is not None:
+        if keepdims:
+            raise TypeError("sum: argument 'keepdims' is given twice")
+        keepdims = keepdim
     try:
         if dtype is not None:
             wanted = backend.as_dtype(dtype)
@@ -96,7 +98,7 @@ def sum(
 def mean(xp, x, axis=None, keepdims=False):
     """Return the mean over axis; integers give float32, an empty axis NaN."""
     wide = x.astype(backend.float32) if x.dtype in backend.NARROW else x  # a sum may overflow
-    total = _sum(xp, wide, axis, keepdims)
+    total = backend.total(xp, wide, axis, keepdims)
     return (total / (count(x.shape, axis) or math.nan)).astype(x.dtype)
 
 
@@ -173,12 +175,13 @@ def _freedom(shape: tuple[int, ...], axis: Axis, correction: float) -> float:
 def _var(xp: Any, x: Any, axis: Axis, correction: float, keepdims: bool) -> Any:
     wide = x.astype(backend.float32) if x.dtype in backend.NARROW else x
     centred = wide - mean_of(xp, wide, axis)
-    return _sum(xp, centred * centred, axis, keepdims) / _freedom(x.shape, axis, correction)
+    squares = backend.total(xp, centred * centred, axis, keepdims)
+    return squares / _freedom(x.shape, axis, correction)
 
 
 def mean_of(xp: Any, x: Any, axis: Axis) -> Any:
     """Return the mean of an array with kept axes, NaN (and no warning) where it is empty."""
-    return (_sum(xp, x, axis, True) / (count(x.shape, axis) or math.nan)).astype(x.dtype)
+    return (backend.total(xp, x, axis, True) / (count(x.shape, axis) or math.nan)).astype(x.dtype)
 
 
 @primitive(
@@ -217,7 +220,7 @@ def std(xp, x, axis=None, correction=0, keepdims=False):
 @recording.whole
 def _norm(xp: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
     wide = x.astype(backend.float32) if x.dtype in backend.NARROW else x
-    out = xp.sqrt(_sum(xp, wide * wide, axis, keepdims))
+    out = xp.sqrt(backend.total(xp, wide * wide, axis, keepdims))
     if bool(((out == 0) | ~xp.isfinite(out)).any()) and x.size:  # squares may have under/overflown
         largest = xp.max(xp.abs(wide), axis=axis, keepdims=True)
         scale = xp.where((largest > 0) & xp.isfinite(largest), largest, 1).astype(wide.dtype)

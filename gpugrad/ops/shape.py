@@ -18,7 +18,7 @@ from .. import backend, registry
 from ..boundary import REFUSALS, refuse
 from ..engine import Output
 from ..registry import OPS, Node, Sample, primitive, state
-from ._axes import Axis, along, normalize_axes, normalize_axis
+from ._axes import Axis, along, integer, normalize_axes, normalize_axis
 
 
 @primitive(
@@ -461,13 +461,12 @@ def split(x: Any, indices_or_sections: Any, axis: int = 0) -> list[Any]:
     x = asarray(x)
     axis = normalize_axis(axis, x.ndim)
     n = x.shape[axis]
-    if isinstance(indices_or_sections, int):
-        if indices_or_sections < 1 or n % indices_or_sections:
-            raise ValueError(
-                f"split: axis {axis} of length {n} does not divide into {indices_or_sections}"
-            )
-        step = n // indices_or_sections
-        cuts = [i * step for i in range(1, indices_or_sections)]
+    sections = integer(indices_or_sections)
+    if sections is not None:
+        if sections < 1 or n % sections:
+            raise ValueError(f"split: axis {axis} of length {n} does not divide into {sections}")
+        step = n // sections
+        cuts = [i * step for i in range(1, sections)]
     else:
         cuts = [operator.index(i) for i in indices_or_sections]
         ordered = [0, *cuts, n]
@@ -486,10 +485,14 @@ def unstack(x: Any, axis: int = 0) -> tuple[Any, ...]:
     return tuple(_parts(x, axis, range(x.shape[axis] + 1), keep=False))
 
 
-def tile(x: Any, repetitions: int | Sequence[int]) -> Any:
-    """Return x repeated as a whole along each axis."""
+def tile(x: Any, repetitions: Any) -> Any:
+    """Return x repeated as a whole along each axis, by one number for the last or one number each.
+
+    Axes that have no number, the first ones, stay as they are.
+    """
     x = asarray(x)
-    reps = (repetitions,) if isinstance(repetitions, int) else tuple(repetitions)
+    every = integer(repetitions)
+    reps = tuple(map(operator.index, repetitions)) if every is None else (every,)
     reps = (1,) * (x.ndim - len(reps)) + reps
     shape = (1,) * (len(reps) - x.ndim) + x.shape
     paired = [n for pair in zip(reps, shape, strict=True) for n in pair]

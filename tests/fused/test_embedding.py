@@ -11,7 +11,6 @@ import gpugrad as gg
 from gpugrad import testing
 from gpugrad.backend import as_dtype
 from gpugrad.fused import FUSED, embedding
-from gpugrad.fused.embedding import add_to
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 SHAPES = [
@@ -92,12 +91,6 @@ def test_each_gradient_is_the_sum_in_the_order_of_the_ids(rows, dtype):
     expected = np.zeros(weight.shape, np.float64 if dtype == "float64" else np.float32)
     np.add.at(expected, ids, upstream)  # one after the other
     np.testing.assert_array_equal(weight.grad.data, expected.astype(weight.dtype))
-
-
-def test_nothing_to_add():
-    dweight = np.ones((3, 2), np.float32)
-    add_to(dweight, np.array([1, 1]), np.ones((2, 2), np.float32), padding_idx=1)
-    np.testing.assert_array_equal(dweight, np.ones((3, 2)))
 
 
 def test_two_uses_of_one_table_add_up():

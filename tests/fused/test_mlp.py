@@ -218,9 +218,9 @@ def test_the_threads_of_blas_change_no_bit():
     found = []
     try:
         for count in (1, 2):
-            openblas.set_openblas_threads(count)
+            openblas._threads().set(count)
             found.append(bits(mlp(*inputs), inputs))
     finally:
-        openblas.set_openblas_threads(os.cpu_count() or 1)
+        openblas._threads().set(os.cpu_count() or 1)
     assert found[0] == found[1]
     assert FUSED["mlp"].choose([x.data for x in inputs], {"approximate": "none"}) == "numpy"

@@ -8,9 +8,7 @@ import pytest
 import gpugrad as gg
 from gpugrad import emulator, testing
 from gpugrad.cuda import launches
-from gpugrad.cuda.emulation import disabled
 from gpugrad.fused import FUSED, embedding
-from gpugrad.fused.embedding import add_to
 
 DTYPES = ["float32", "bfloat16", "float16"]
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
@@ -229,65 +227,6 @@ def test_the_definition_says_the_same_of_ids_out_of_range(padding_idx):
     (g,) = gg.grad(out, weight, gg.Tensor(upstream))
     counted = [0, 3, 5] if padding_idx == 1 else [0, 3, 4, 5]
     np.testing.assert_array_equal(g.data, gradient(ids[counted], upstream[counted], 3))
-
-
-# into a gradient that is there
-
-
-@dtypes
-@pytest.mark.parametrize("padding_idx", [None, 4])
-@pytest.mark.parametrize(("count", "features"), [(5, 3), (100, 16), (300, 264)])
-def test_adds_to_what_is_there(count, features, padding_idx, dtype):
-    ids = text(count, 47)
-    ids[::13] = [-1, 50] * (len(ids[::13]) // 2) + [60] * (len(ids[::13]) % 2)
-    there, g = (whole(n, features, n).astype(dtype) for n in (50, count))
-    there[48], there[47] = np.nan, -0.0  # no id names them
-    counts = (ids >= 0) & (ids < 50) & (ids != padding_idx)
-    expected = there.astype(np.float32) + gradient(ids[counts], g[counts], 50)
-
-    def run():
-        dweight = there.copy()
-        add_to(dweight, ids, g, padding_idx)
-        return dweight
-
-    before = launches["embedding_backward"]
-    found = emulator.sweep(run, emulator.SWEEP[:3])
-    assert launches["embedding_backward"] == before + 3
-    for result in (found, run()):  # by the kernels, by NumPy
-        np.testing.assert_array_equal(
-            result.astype(np.float32), expected.astype(dtype).astype(np.float32)
-        )
-    untouched = np.setdiff1d(np.arange(49), ids)  # ids out of range add zeros to the last row
-    assert found[untouched].tobytes() == there[untouched].tobytes()
-
-
-def test_a_sum_is_rounded_once():
-    there, g = np.full((2, 8), 256, "bfloat16"), np.ones((2, 8), "bfloat16")  # 257 rounds to 256
-    for kernels in (True, False):
-        dweight = there.copy()
-        with emulator.enabled("checked") if kernels else disabled():
-            add_to(dweight, np.zeros((1, 2), int), g.reshape(1, 2, 8))
-        np.testing.assert_array_equal(dweight.astype(np.float32), [[258] * 8, [256] * 8])
-
-
-def test_nothing_is_added_for_no_ids():
-    dweight = whole(3, 2)
-    with emulator.enabled("checked"):
-        add_to(dweight, np.zeros((0, 4), int), np.zeros((0, 4, 2), np.float32))
-    np.testing.assert_array_equal(dweight, whole(3, 2))
-
-
-@pytest.mark.parametrize(
-    ("dweight", "ids", "g", "message"),
-    [
-        (np.zeros((3, 4)).T, [0], np.zeros((1, 3)), "C-contiguous"),
-        (np.zeros((4, 3)), [0], np.zeros((1, 3), np.float32), "have its dtype"),
-        (np.zeros((4, 3)), [0, 1], np.zeros((1, 3)), r"g has shape \(1, 3\), .* need \(2, 3\)"),
-    ],
-)
-def test_what_cannot_be_added(dweight, ids, g, message):
-    with pytest.raises(ValueError, match=f"embedding: .*{message}"):
-        add_to(dweight, np.array(ids), g)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -16,7 +16,7 @@ KERNELS: dict[Key, str] = {
     (
         "embedding.cu",
         "bound one too far",
-        "if (!add && first < rows)",
+        "if (first < rows) write_zeros(keys, count, dweight, first, rows, columns, col, aligned);",
         0,
     ): "each row is compared with rows again before it is written",
     (

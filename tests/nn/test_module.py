@@ -223,7 +223,7 @@ def test_to_keeps_tied_parameters_tied() -> None:
 def test_to_same_place_moves_nothing() -> None:
     net = Net()
     arrays = [p.data for p in net.parameters()]
-    net.to("cpu").cpu().to(gg.float32)
+    net.to("cpu", gg.float32).cpu().to(gg.float32)
     assert all(p.data is a for p, a in zip(net.parameters(), arrays, strict=True))
 
 

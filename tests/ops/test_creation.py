@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import math
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,11 @@ import gpugrad as gg
         (np.float64(1.0), "float64"),
         (np.int32(1), "int32"),
         ([np.float64(1.0)], "float64"),
+        ([[1.0, np.float64(1.0)]], "float64"),
+        ([(np.zeros(2), [0.0, 1.0])], "float64"),
+        ([gg.tensor(1.0, "float64", "cpu")], "float64"),
+        ([gg.tensor(1.0, device="cpu"), 0.5], "float32"),
+        ([[np.int64(1), 0.5]], "float32"),
         (range(3), "int64"),
         ((1.0, (2.0)), "float32"),
     ],
@@ -151,6 +157,27 @@ def test_tensor_copies_and_asarray_shares() -> None:
         gg.from_numpy([1.0])
 
 
+class Holder:
+    """What hands out an array of its own."""
+
+    def __init__(self) -> None:
+        self.data = np.zeros(3)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.data
+
+    def __setitem__(self, index: int, value: float) -> None:
+        self.data[index] = value
+
+
+@pytest.mark.parametrize("data", [array.array("f", [0, 0, 0]), Holder()], ids=["buffer", "array"])
+def test_tensor_copies_the_memory_of_other_objects(data: Any) -> None:
+    copied = gg.tensor(data)
+    data[0] = 1.0
+    assert copied.tolist() == [0.0, 0.0, 0.0]
+    assert gg.asarray(data).tolist() == [1.0, 0.0, 0.0]
+
+
 def test_tensor_of_a_tensor_is_a_leaf() -> None:
     x = gg.tensor([1.0], requires_grad=True) * 2.0
     assert gg.tensor(x).is_leaf
@@ -193,6 +220,9 @@ def test_dlpack_shares_memory_both_ways() -> None:
         (lambda: gg.full((2, 2), 1.5), lambda: np.full((2, 2), 1.5, np.float32)),
         (lambda: gg.full(2, 7), lambda: np.full(2, 7)),
         (lambda: gg.full((), True), lambda: np.full((), True)),
+        (lambda: gg.full(2, np.int32(3)), lambda: np.full(2, 3)),
+        (lambda: gg.full(2, np.True_), lambda: np.full(2, True)),
+        (lambda: gg.full(2, np.float64(3)), lambda: np.full(2, 3, np.float32)),
         (lambda: gg.zeros(2, 3), lambda: np.zeros((2, 3), np.float32)),
         (lambda: gg.ones(()), lambda: np.ones((), np.float32)),
         (lambda: gg.ones([2, 0]), lambda: np.ones((2, 0), np.float32)),

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -139,6 +140,20 @@ def test_power_of_zero_with_a_negative_exponent_is_infinite() -> None:
     with np.errstate(divide="ignore"):
         assert slope(lambda x: gg.power(x, -1.0), 0.0) == [-inf]
         assert slope(lambda x: gg.power(x, 0.5), 0.0) == [inf]
+
+
+@pytest.mark.parametrize("x", [2.0, 0.01])
+def test_the_slopes_of_a_power_whose_exponent_is_zero(x: float) -> None:
+    second = slope(lambda x, y: gg.grad(gg.power(x, y), [x], create_graph=True)[0], x, 0.0)
+    np.testing.assert_allclose(second, [0.0, 1 / x], rtol=1e-15)  # d/dy of y x**(y - 1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_a_power_whose_exponent_is_zero_has_no_slope_in_x(dtype: str) -> None:
+    least = float(ml_dtypes.finfo(dtype).smallest_subnormal)
+    x = gg.tensor([0.0, -0.0, least, -least, -2.0, 3.0, inf], dtype, requires_grad=True)
+    (g,) = gg.grad(gg.power(x, gg.zeros_like(x)), [x], gg.ones_like(x))
+    assert (g == 0).all()
 
 
 def test_a_number_to_the_power_of_a_tensor() -> None:

@@ -102,6 +102,7 @@ def test_put_broadcasts_its_value() -> None:
     x, v = leaf(), leaf(np.ones((4, 1)))
     gradcheck(lambda x, v: gg.put(x, slice(0, 2), v), [x, v])
     gradcheck(lambda x, v: gg.put(x, 0, v), [x, leaf(2.0)])
+    gradcheck(lambda x, v: gg.put(x, 1, v), [x, leaf(np.ones((1, *X.shape[1:])))])
 
 
 @pytest.mark.parametrize("name", ["integer", "duplicates", "pairs", "mask", "slice", "list"])
@@ -113,6 +114,14 @@ def test_index_add_adds_twice_where_an_index_comes_twice(name: str) -> None:
     out = gg.index_add(leaf(), index, value)
     np.testing.assert_allclose(out.detach().numpy(), expected, rtol=1e-14)
     gradcheck(lambda x, v: gg.index_add(x, index, v), [leaf(), leaf(value)])
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 1), (1, 4, 5), ()], ids=str)
+@pytest.mark.parametrize("name", ["integer", "duplicates", "slice"])
+def test_index_add_broadcasts_its_value(name: str, shape: tuple[int, ...]) -> None:
+    index = INDICES[name]
+    gradcheck(lambda x, v: gg.index_add(x, index, v), [leaf(), leaf(np.ones(shape))])
+    gradgradcheck(lambda x, v: gg.index_add(x, index, v * v), [leaf(), leaf(np.ones(shape))])
 
 
 def test_duplicate_rows_add_their_gradients() -> None:

@@ -149,6 +149,7 @@ EINSUM = [
     ("...,...", (3, 1), (1, 4)),
     ("bij,bjk->bik", (1, 3, 4), (5, 4, 2)),
     ("ij,jk->ik", (3, 1), (4, 2)),
+    ("ij,ij,ij->ij", (3, 1), (1, 1), (1, 4)),
     ("ab,b->a", (3, 1), (4,)),
     ("i j , j k -> i k", (3, 4), (4, 2)),
     ("ij,jk->ik", (0, 4), (4, 2)),
@@ -177,6 +178,8 @@ def test_einsum_second_order() -> None:
     ("subscripts", "shapes", "message"),
     [
         ("ij,jk->ik", ((3, 4), (5, 2)), "'j' is 4 and 5 long"),
+        ("ii->i", ((1, 3),), r"'i' is 1 and 3 long in one operand of 'ii->i'.*\(1, 3\)"),
+        ("ij,jj->i", ((2, 3), (3, 1)), "'j' is 3 and 1 long in one operand"),
         ("ij,jk->ik", ((3, 4),), "names 2 operands, got 1"),
         ("ijk->i", ((3, 4),), "does not fit an operand of 2 dimensions"),
         ("ij->ik", ((3, 4),), "output label 'k'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import random
+from gpugrad.nn import init
 
 
 def test_one_seed_one_sequence():
@@ -103,6 +105,14 @@ def test_moments_and_dtypes(dtype):
     assert u.max() < 3
 
 
+@pytest.mark.parametrize(("dtype", "bound"), [("float16", 65504), ("float32", 1.7e38)])
+def test_the_widest_range_of_a_dtype(dtype, bound):
+    gg.manual_seed(3)
+    u = random.uniform(-bound, bound, 1000, dtype=dtype).numpy().astype(float) / bound
+    assert -1 <= u.min() < -0.99
+    assert 0.99 < u.max() < 1
+
+
 def test_a_process_begins_with_seed_0():
     program = "import gpugrad; print(gpugrad.random.get_state())"
     printed = subprocess.check_output([sys.executable, "-c", program], text=True)
@@ -160,6 +170,11 @@ def test_integers_of_a_narrow_dtype_are_those_of_int64(low, high, dtype):
         (lambda: random.set_state({"seed": 1, "offset": -1}), "offset"),
         (lambda: random.normal(scale=-1.0), "scale"),
         (lambda: random.uniform(1.0, 0.0), "larger than high"),
+        (lambda: random.uniform(-3e38, 3e38), r"uniform: low -3e\+38, high 3e\+38.*float32"),
+        (lambda: random.uniform(-1e308, 1e308, dtype="float64"), "overflows float64"),
+        (lambda: random.uniform(0, 1e5, dtype="float16"), r"high 100000\.0 .*float16"),
+        (lambda: random.uniform(math.inf, math.inf), "low inf, high inf"),
+        (lambda: init.uniform_(gg.zeros(3), -3e38, 3e38), "overflows float32"),
         (lambda: random.integers(3, 3), r"\[3, 3\)"),
         (lambda: random.integers(0, 129, dtype="int8"), r"int8 does not hold all.*-128 to 127"),
         (lambda: random.integers(0, 2**31 + 1, dtype="int32"), "int32 does not hold all"),

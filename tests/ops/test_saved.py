@@ -80,7 +80,7 @@ SAVED = {
     "triu": {"x": "k"},
     "pad": {"x": "pad_width out_shape"},
     "getitem": {"x": "index x_shape"},
-    "scatter": {"x": "index"},
+    "scatter": {"x": "index x_shape"},
     "getitem_view": {"x": "index x_shape"},
     "put": {"x": "index", "value": "index value_shape"},
     "sum": {"x": "axis keepdims x_shape"},

@@ -66,6 +66,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "tile": (lambda x: gg.tile(x, (2, 1, 3)), lambda x: np.tile(x, (2, 1, 3))),
     "tile-more": (lambda x: gg.tile(x, (2, 1, 1, 2)), lambda x: np.tile(x, (2, 1, 1, 2))),
     "tile-number": (lambda x: gg.tile(x, 2), lambda x: np.tile(x, 2)),
+    "tile-integer": (lambda x: gg.tile(x, np.int64(2)), lambda x: np.tile(x, 2)),
     "copy": (gg.copy, np.copy),
     "concat": (lambda x: gg.concat([x, x * 2], axis=1), lambda x: np.concatenate([x, x * 2], 1)),
     "concat-flat": (
@@ -84,6 +85,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "split": (lambda x: gg.split(x, 2, axis=2)[1], lambda x: np.split(x, 2, 2)[1]),
     "split-at": (lambda x: gg.split(x, [1, 3], -1)[1], lambda x: np.split(x, [1, 3], -1)[1]),
     "split-all": (lambda x: tuple(x.split([1, 2], 1)), lambda x: tuple(np.split(x, [1, 2], 1))),
+    "split-integer": (lambda x: gg.split(x, np.int64(2))[1], lambda x: np.split(x, 2)[1]),
     "split-first-axis": (lambda x: gg.split(x, 2)[1], lambda x: np.split(x, 2)[1]),
     "unstack-first-axis": (lambda x: gg.unstack(x), lambda x: tuple(x)),
     "unstack": (lambda x: gg.unstack(x, 1)[2], lambda x: x[:, 2]),

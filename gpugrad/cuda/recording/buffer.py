@@ -38,10 +38,6 @@ class Storage:
         self.readers: list[weakref.ref[Buffer]] = []  # expressions that wait and will read it
 
 
-def _address(array: np.ndarray) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
 def new(kind: str, shape: Sequence[int], dtype: Any, buffer: type[Buffer] | None = None) -> Buffer:
     """Return a C-contiguous Buffer of a new storage; ``buffer`` is its class."""
     shadow = shadow_of(shape, dtype)
@@ -142,7 +138,7 @@ class Buffer(backend.Symbolic):
 
     def _view(self, shadow: np.ndarray) -> Buffer:
         self.settle()
-        return self.at(_address(shadow) - _address(self._shadow), shadow)
+        return self.at(shadow.ctypes.data - self._shadow.ctypes.data, shadow)
 
     @property
     def T(self) -> Buffer:

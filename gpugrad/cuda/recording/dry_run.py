@@ -117,7 +117,7 @@ def _called(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -
                 copies += 1
             else:
                 source, index, first = owner
-                start = _address(array) - _address(first)
+                start = array.ctypes.data - first.ctypes.data
                 found = Place(source, index, start, layout_of(array), True)
             alive.append(value)
             places[id(value)] = found
@@ -131,10 +131,6 @@ def _called(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -
 def layout_of(array: Any) -> Layout:
     """Return the layout of an array or a Buffer."""
     return Layout(array.shape, array.strides, array.dtype)
-
-
-def _address(array: np.ndarray) -> int:
-    return int(array.__array_interface__["data"][0])
 
 
 def zeros_like(buffer: Buffer, make: Callable[..., np.ndarray] = np.zeros) -> np.ndarray:

@@ -345,6 +345,11 @@ def _dim(x: Tensor) -> int:
     return x.ndim
 
 
+def _permute(x: Tensor, *dims: Any) -> Any:
+    """Return x with its axes in the order given, a view: ``permute_dims``."""
+    return x.permute_dims(*dims)
+
+
 def _numel(x: Tensor) -> int:
     """Return the number of elements."""
     return x.size
@@ -423,7 +428,7 @@ _METHODS = {
     "ne": ops.not_equal,
     "normal_": _normal_,
     "numel": _numel,
-    "permute": lambda x, *dims: x.permute_dims(*dims),
+    "permute": _permute,
     "softmax": functional.softmax,
     "sub": ops.subtract,
     "sub_": _changed("subtract"),

@@ -283,8 +283,9 @@ def _merged(x: dict[int, Any], y: dict[int, Any]) -> dict[int, Any]:
 
 def _through_hooks(hooks: Sequence[Callable], g: Any, recorded: bool) -> Any:
     for hook in list(hooks):
-        shown = g if recorded else registry.Tensor._wrap(as_array(g), None)
-        changed = hook(shown)
+        tensor = g if recorded else registry.Tensor._wrap(as_array(g), None)
+        show(tensor._data)
+        changed = hook(tensor)
         if changed is None:
             continue
         if not isinstance(changed, registry.Tensor) or changed.shape != g.shape:
@@ -293,8 +294,15 @@ def _through_hooks(hooks: Sequence[Callable], g: Any, recorded: bool) -> Any:
                 f"got {registry.describe(changed)}"
             )
         changed = changed.astype(g.dtype)
+        show(changed._data)
         g = changed if recorded else changed._data
     return g
+
+
+def show(array: Array) -> None:
+    """Note that somebody else has a gradient in hand, whose memory thus is no leaf's own."""
+    if state.shown is not None and not isinstance(array, backend.Symbolic):
+        state.shown[id(array)] = weakref.ref(array)
 
 
 class Output:
@@ -419,7 +427,9 @@ def _seeds(
 @contextlib.contextmanager
 def _sweeping(create_graph: bool) -> Iterator[None]:
     malloc.keep_freed()
+    outer = state.shown
     with enable_grad() if create_graph else no_grad(), np.errstate(all="ignore"):
+        state.shown = {} if outer is None else outer
         try:
             if state.watch is None:
                 yield
@@ -428,6 +438,8 @@ def _sweeping(create_graph: bool) -> Iterator[None]:
                     yield
         except MemoryError as error:
             raise registry.out_of_memory(error, "backward") from error
+        finally:
+            state.shown = outer
 
 
 def backward(
@@ -468,7 +480,8 @@ class _Handed:
 
     def shares(self, array: Array) -> bool:
         """Return whether an array's memory is, or may be, somebody's."""
-        if id(array) in self._arrays:
+        seen = None if state.shown is None else state.shown.get(id(array))
+        if id(array) in self._arrays or (seen is not None and seen() is array):
             return True
         if not isinstance(array, backend.Symbolic):
             return array.base is not None
@@ -532,19 +545,19 @@ def grad(
         seeds = _seeds(outs, given, create_graph, "grad")
         targets = [x._node or x for x in ins]
         found = sweep(seeds, targets, retain, create_graph)
-    results = []
-    handed = _Handed(seed for _, seed in seeds)
-    for x, target in zip(ins, targets, strict=True):
-        g = found.get(target)
-        if g is None:
-            g = backend.xp_of(x._data).zeros_like(x._data)
-        elif create_graph:
-            results.append(g)
-            continue
-        else:
-            g = as_array(g)
-            if handed.shares(g):
-                g = g.copy()
-            handed.add(g)
-        results.append(tensor._wrap(g, None))
+        results = []
+        handed = _Handed(seed for _, seed in seeds)
+        for x, target in zip(ins, targets, strict=True):
+            g = found.get(target)
+            if g is None:
+                g = backend.xp_of(x._data).zeros_like(x._data)
+            elif create_graph:
+                results.append(g)
+                continue
+            else:
+                g = as_array(g)
+                if handed.shares(g):
+                    g = g.copy()
+                handed.add(g)
+            results.append(tensor._wrap(g, None))
     return tuple(results)

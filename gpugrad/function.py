@@ -169,6 +169,8 @@ class _Call:
                     f"shape {shape}, got {describe(p)}"
                 )
             p = p if p is None else p.astype(self.dtypes[i])
+            if p is not None:
+                engine.show(p._data)
             pulled.append(p if p is None or recorded else p._data)
         return pulled
 
@@ -183,6 +185,7 @@ class _Call:
                 part = xp.zeros(shape, dtype)
             if not isinstance(part, Tensor):
                 part = Tensor._wrap(engine.as_array(part), None)
+            engine.show(part._data)
             grads.append(part)
         return grads
 

@@ -19,6 +19,7 @@ import functools
 import inspect
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from operator import itemgetter
 from types import FunctionType
@@ -73,13 +74,15 @@ def lift_now(tensors: Sequence[Any]) -> None:
 class State(threading.local):
     """What a thread does with the operations it runs; ``make_node`` is None under no_grad.
 
-    ``watch`` is who looks at their arrays under detect_anomaly (anomaly.py), else None;
+    ``watch`` is who looks at their arrays under detect_anomaly (anomaly.py), else None; ``shown``
+    are, by id, the gradients that hooks and functions of the user's have in hand in a sweep;
     ``evaluating`` says that modules are in evaluation mode here (nn/module.py), whatever is set.
     """
 
     def __init__(self) -> None:
         self.make_node: Callable[..., Node] | None = Node
         self.watch: Any = None
+        self.shown: dict[int, weakref.ref] | None = None
         self.evaluating = False
 
 

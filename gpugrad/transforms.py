@@ -298,7 +298,9 @@ def checkpoint(f: Callable[..., Any], *args: Any) -> Any:
 
     Memory for time: use it around a block of a deep model. Gradients also reach tensors that f
     takes from outside (a module's parameters). f must compute the same result when called twice;
-    random numbers are replayed. Results of f must be tensors (or a tuple or list of them).
+    random numbers are replayed, and an argument or a parameter that has changed in between is
+    refused, but not another array from outside. Results of f must be tensors (or a tuple or list
+    of them).
     """
     refuse_uncallable("checkpoint", f)
     if state.make_node is None:

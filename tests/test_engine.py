@@ -844,6 +844,46 @@ def test_gradients_are_owned(
     assert seed.tolist() == [1.0, 1.0]
 
 
+class Kept(gg.Function):
+    """The product with a weight, whose gradient is the weight itself."""
+
+    @staticmethod
+    def forward(ctx: Any, x: gg.Tensor, weight: gg.Tensor) -> gg.Tensor:
+        ctx.save_for_backward(weight)
+        return (x * weight).sum()
+
+    @staticmethod
+    def backward(ctx: Any, g: gg.Tensor) -> tuple[gg.Tensor, None]:
+        return ctx.saved_tensors[0], None
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("where", ["leaf", "middle", "replaced", "function"])
+def test_what_others_have_in_hand_is_nobodys_gradient(where: str, create_graph: bool) -> None:
+    x, y, held = leaf([1.0, 2.0]), leaf([3.0, 4.0]), []
+    if where == "function":
+        weight = gg.tensor([5.0, 6.0], gg.float64)
+        held.append(weight)
+        out = Kept.apply(x, weight) + y.sum()
+    else:
+        middle = y + 1.0
+        hooked = x if where == "leaf" else middle
+        new = gg.tensor([7.0, 8.0], gg.float64)
+        held += [new] if where == "replaced" else []
+        hooked.register_hook((lambda g: new) if where == "replaced" else held.append)
+        out = ((x + middle) * gg.tensor([2.0, 3.0], gg.float64)).sum()
+    for _ in range(2):
+        x.grad = y.grad = None
+        out.backward(retain_graph=True, create_graph=create_graph)
+        given = gg.grad(out, [x, y], retain_graph=True, create_graph=create_graph)
+        before = [t.tolist() for t in held]
+        with gg.no_grad():
+            for g in (x.grad, y.grad, *(given if not create_graph else ())):
+                assert g is not None
+                g += 10.0
+        assert [t.tolist() for t in held] == before
+
+
 def test_results_of_grad_are_owned() -> None:
     x, y = leaf([1.0, 2.0]), leaf([3.0, 4.0])
     seed = gg.tensor([1.0, 1.0], gg.float64)

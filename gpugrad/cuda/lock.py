@@ -121,10 +121,12 @@ def growth(
     return complaints
 
 
+DECLARING = "gpugrad.anomaly", "gpugrad.fused", "gpugrad.optim"  # what declares shipped kernels
+
+
 def _declared(modules: Sequence[str]) -> dict[Path, list[Source]]:
     """Return the sources to lock, by folder: of the modules, or the shipped ones."""
-    importlib.import_module("gpugrad")
-    for name in modules:
+    for name in (*DECLARING, *modules):
         importlib.import_module(name)
     folders: dict[Path, list[Source]] = {}
     for source in SOURCES.values():

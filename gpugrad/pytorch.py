@@ -221,10 +221,24 @@ def clamp(input: Any, min: Any = None, max: Any = None) -> Tensor:
     return ops.clip(input, min, max)
 
 
-def allclose(input: Any, other: Any, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
-    """Return whether |input - other| <= atol + rtol |other| everywhere."""
+def allclose(
+    input: Any, other: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> bool:
+    """Return whether |input - other| <= atol + rtol |other| everywhere, computed in float64.
+
+    An infinity is close to itself only, NaN to nothing, or with ``equal_nan`` to NaN. Dtypes may
+    differ.
+    """
+    if not (rtol >= 0 and atol >= 0):
+        raise ValueError(f"allclose: rtol={rtol} and atol={atol} must not be negative")
     x, y = ops.asarray(input).detach(), ops.asarray(other).detach()
-    return bool(((ops.abs(x - y) <= atol + rtol * ops.abs(y)) | (x == y)).all())
+    close = x == y
+    if equal_nan:
+        close = close | (ops.isnan(x) & ops.isnan(y))
+    x, y = x.astype(backend.float64), y.astype(backend.float64)
+    with np.errstate(all="ignore"):  # infinities
+        error, allowed = ops.abs(x - y), atol + rtol * ops.abs(y)
+    return bool((close | (ops.isfinite(error) & (error <= allowed))).all())
 
 
 # Where PyTorch means something else by the same name

@@ -148,6 +148,38 @@ def test_every_method_has_a_docstring():
     assert gg.Tensor.add_.__name__ == "add_"
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "options", "expected"),
+    [
+        ([1.0], [np.inf], {}, False),
+        ([np.inf], [1.0], {"atol": np.inf}, False),
+        ([np.inf], [-np.inf], {}, False),
+        ([np.inf, -np.inf], [np.inf, -np.inf], {"rtol": 0.0}, True),
+        ([np.nan], [np.nan], {}, False),
+        ([np.nan, 1.0], [np.nan, 1.0], {"equal_nan": True}, True),
+        ([np.nan], [1.0], {"equal_nan": True}, False),
+        ([True, False], [True, False], {}, True),
+        ([True], [False], {}, False),
+        (np.uint8([1, 2]), np.uint8([2, 1]), {"atol": 1}, True),
+        (np.uint8([1]), np.uint8([3]), {"atol": 1}, False),
+        ([1, 2], [1.0, 2.0], {}, True),
+        (1.0, [1.0, 1.0], {}, True),
+        (np.float16([1.0]), np.float16([1.001]), {"rtol": 0.0, "atol": 1e-3}, True),
+        ([], [], {}, True),
+    ],
+)
+def test_allclose(x, y, options, expected):
+    x, y = gg.tensor(x), gg.tensor(y)
+    assert gg.allclose(x, y, **options) is expected
+    assert x.allclose(y, **options) is expected
+
+
+@pytest.mark.parametrize("options", [{"rtol": -1.0}, {"atol": -1.0}, {"atol": np.nan}])
+def test_allclose_refuses_tolerances_below_zero(options):
+    with pytest.raises(ValueError, match=r"allclose: .* must not be negative"):
+        gg.allclose(gg.ones(1), gg.ones(1), **options)
+
+
 def test_dtypes_and_devices():
     assert gg.zeros(2, dtype=gg.long).dtype == gg.int64
     assert gg.zeros(2, dtype=gg.float, device=gg.device("cpu")).device == "cpu"

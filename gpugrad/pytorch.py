@@ -6,10 +6,21 @@
 
 Names that only PyTorch has (``cat``, ``randint``, ``multinomial``, ``gather``, ``long``, ...) are
 found as ``gg.NAME`` and as methods of tensors. Where a name is NumPy's too, ``axis=`` means NumPy's
-function and ``dim=`` PyTorch's, where they differ: ``x.split(64, dim=2)`` makes parts of length 64
-(``axis=2``: 64 parts), ``x.max(dim=1)`` and ``x.sort(dim=1)`` return (values, indices), and
-``x.std(dim=1)`` divides by n - 1. Without ``dim=`` a function is NumPy's: ``x.std()`` divides by n,
-``x.max(1)`` returns the values. ``Tensor.size`` is the number of elements; use ``x.shape``.
+function and ``dim=``, ``keepdim=`` or ``unbiased=`` PyTorch's, where they differ:
+``x.split(64, dim=2)`` makes parts of length 64 (``axis=2``: 64 parts), ``x.max(dim=1)``,
+``x.max(-1, keepdim=True)`` and ``x.sort(dim=1)`` return (values, indices), and ``x.std(dim=1)``
+divides by n - 1. Without these words a function is NumPy's, also where PyTorch's differs:
+
+    written                 here                             in PyTorch
+    x.max(1), x.sort(1)     values                           (values, indices)
+    x.std(), x.var(1)       divide by n                      divide by n - 1
+    x.split(2)              2 parts                          parts of length 2
+    x.norm(1)               of rows, along axis 1            sum of all |x|
+    x.repeat(2, 1)          each element of axis 1 twice     gg.tile(x, (2, 1))
+    gg.equal(x, y)          element by element               one truth value
+    gg.meshgrid(x, y)       indexing="xy"                    indexing="ij"
+    x[0, :, [0, 1]]         the list's axis first            the list's axis last
+    x.size                  the number of elements           x.shape
 """
 
 from __future__ import annotations
@@ -327,13 +338,17 @@ _BY_DIM: dict[str, Callable[..., Any]] = {
 }
 
 
+_WORDS = {"dim", "keepdim", "unbiased"}  # that NumPy has not
+
+
 def _either(name: str) -> Callable[..., Any]:
-    """Return NumPy's function of that name, which with ``dim=`` becomes PyTorch's."""
+    """Return NumPy's function of that name, which with PyTorch's words becomes PyTorch's."""
     by_axis, by_dim = getattr(ops, name), named(_BY_DIM[name], name)
 
     @functools.wraps(by_axis)
     def either(*args: Any, **options: Any) -> Any:
-        return (by_dim if "dim" in options else by_axis)(*args, **options)
+        is_numpys = _WORDS.isdisjoint(options) or "axis" in options
+        return (by_axis if is_numpys else by_dim)(*args, **options)
 
     return either
 

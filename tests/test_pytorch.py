@@ -54,6 +54,38 @@ def test_spread_by_dim_is_unbiased(x):
         np.testing.assert_allclose(getattr(x, name)(axis=1).detach(), getattr(np, name)(data, 1))
 
 
+def test_pytorchs_words_choose_its_meaning_wherever_the_axis_stands(x):
+    data = x.detach().numpy()
+    values, indices = x.max(-1, keepdim=True)
+    np.testing.assert_array_equal(values.detach(), data.max(-1, keepdims=True))
+    np.testing.assert_array_equal(indices, data.argmax(-1, keepdims=True))
+    for name in ("std", "var"):
+        spread, wanted = getattr(x, name), getattr(data, name)
+        by_keepdim = spread(-1, keepdim=True).detach()
+        np.testing.assert_allclose(by_keepdim, wanted(-1, ddof=1, keepdims=True))
+        np.testing.assert_allclose(spread(keepdim=True).detach(), wanted(ddof=1, keepdims=True))
+        np.testing.assert_allclose(spread(unbiased=False).detach(), wanted())
+        np.testing.assert_allclose(spread(1, unbiased=True).detach(), wanted(1, ddof=1))
+        np.testing.assert_allclose(spread(axis=1, keepdim=True).detach(), wanted(1, keepdims=True))
+    assert x.max(axis=1, keepdim=True).shape == (3, 1, 5)
+    with pytest.raises(TypeError, match=r"max: .*'dim'"):
+        x.max(keepdim=True)
+
+
+def test_without_pytorchs_words_names_mean_what_the_docstring_says():
+    x, y = gg.tensor([[3.0, 1.0], [2.0, 4.0]]), gg.tensor([[3.0, 0.0], [2.0, 4.0]])
+    assert x.max(1).tolist() == [3.0, 4.0]
+    assert x.sort(1).tolist() == [[1.0, 3.0], [2.0, 4.0]]
+    assert x.var(1).tolist() == [1.0, 1.0]
+    assert gg.arange(6).split(2)[1].tolist() == [3, 4, 5]
+    assert x.repeat(2, 1).tolist() == [[3.0, 3.0, 1.0, 1.0], [2.0, 2.0, 4.0, 4.0]]
+    assert gg.tile(x, (2, 1)).tolist() == [*x.tolist(), *x.tolist()]
+    assert gg.equal(x, y).tolist() == [[True, False], [True, True]]
+    assert [grid.shape for grid in gg.meshgrid(gg.ones(2), gg.ones(3))] == [(3, 2)] * 2
+    assert gg.ones(2, 3, 4)[0, :, [0, 1]].shape == (2, 3)
+    assert x.size == 4
+
+
 def test_sort_and_topk_by_dim(x):
     data = x.detach().numpy()
     values, indices = x.sort(dim=1, descending=True)

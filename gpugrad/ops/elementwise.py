@@ -15,13 +15,16 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from ml_dtypes import finfo
 
+from .. import backend
 from ..cuda.elementwise import chain
 from ..cuda.emulation import expected
 from ..registry import Op, Rule, Sample, primitive
 from ._hot import binary_function, unary_function
 from ._masks import where_or_zero
 from .erf import erf as _erf
+from .shape import asarray
 
 SHAPES = ((3, 4), (), (1, 5))
 PAIRS = (((3, 4), (3, 4)), ((3, 4), (4,)), ((1, 3), (4, 1)), ((), (2, 3)), ((5,), ()))
@@ -411,10 +414,16 @@ def clip(x: Any, min: Any = None, max: Any = None) -> Any:
 
 
 def nan_to_num(
-    x: Any, nan: float = 0.0, posinf: float = math.inf, neginf: float = -math.inf
+    x: Any, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
 ) -> Any:
-    """Return x with NaN, inf and -inf replaced by these numbers (infinities stay by default)."""
+    """Return x with NaN, inf and -inf replaced by these numbers; no gradient passes there.
+
+    By default infinities become the largest and the smallest number of the dtype.
+    """
+    x = asarray(x)
+    if not backend.is_float(x.dtype):
+        return x.copy()
+    largest = float(finfo(x.dtype).max)
     x = where(isnan(x), nan, x)
-    if posinf != math.inf:
-        x = where(equal(x, math.inf), posinf, x)
-    return x if neginf == -math.inf else where(equal(x, -math.inf), neginf, x)
+    x = where(equal(x, math.inf), largest if posinf is None else posinf, x)
+    return where(equal(x, -math.inf), -largest if neginf is None else neginf, x)

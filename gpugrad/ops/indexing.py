@@ -223,7 +223,10 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
 
 
 def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
-    """Return x with each element along axis repeated, by one number or one number each."""
+    """Return x with each element along axis repeated, by one number or one number each.
+
+    As in NumPy, also as a method: PyTorch's ``x.repeat(2, 1)`` is ``tile(x, (2, 1))``.
+    """
     x = asarray(x) if axis is not None else ravel(x)
     axis = 0 if axis is None else normalize_axis(axis, x.ndim)
     counts = np.asarray(repeats.numpy() if isinstance(repeats, registry.Tensor) else repeats)

@@ -222,6 +222,26 @@ def test_nan_to_num() -> None:
     assert x.grad.tolist() == [0.0, 0.0, 0.0, 1.0]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_nan_to_num_makes_infinities_the_largest_numbers(dtype: str) -> None:
+    x = gg.tensor([nan, inf, -inf, 2.0], dtype)
+    out = gg.nan_to_num(x)
+    largest = float(ml_dtypes.finfo(x.dtype).max)
+    assert out.dtype == x.dtype
+    assert out.tolist() == [0.0, largest, -largest, 2.0]
+    assert gg.nan_to_num(x, neginf=-1.0).tolist() == [0.0, largest, -1.0, 2.0]
+    assert gg.nan_to_num(x, posinf=inf).tolist()[1] == inf
+
+
+def test_nan_to_num_leaves_integers_alone() -> None:
+    x = gg.tensor([1, 2])
+    out = gg.nan_to_num(x)
+    assert (out.dtype, out.tolist()) == (gg.int64, [1, 2])
+    out[0] = 5
+    assert x.tolist() == [1, 2]
+    assert gg.nan_to_num([True]).tolist() == [True]
+
+
 # Values
 
 

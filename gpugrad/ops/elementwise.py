@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 from ml_dtypes import finfo
 
-from .. import backend
+from .. import backend, registry
 from ..cuda.elementwise import chain
 from ..cuda.emulation import expected
 from ..registry import Op, Rule, Sample, primitive
@@ -199,6 +199,8 @@ atanh = _unary(
 
 
 def _sigmoid(xp: Any, x: Any) -> Any:
+    if xp is registry.recorded:  # the slope of what follows is wrong at 0
+        return sigmoid(x)
     e = xp.exp(-xp.abs(x))  # never overflows
     if xp is np:  # whose where takes longer than all the rest
         return np.maximum(e, (x >= 0).astype(e.dtype)) / (1 + e)
@@ -211,7 +213,7 @@ sigmoid = _unary(
 softplus = _unary(
     "softplus",
     "Return log(1 + exp(x)).",
-    lambda g, x, out, xp: g * xp.exp(x - out),
+    lambda g, x, xp: g * _sigmoid(xp, x),
     lambda xp, x: xp.logaddexp(x, xp.zeros_like(x)),
 )
 relu = _unary(
@@ -305,11 +307,18 @@ hypot = _binary(
     domain=(0.5, 2.0),
     floats_only=True,
 )
+
+
+def _share(x: Any, y: Any, xp: Any) -> Any:
+    """Return exp(x) / (exp(x) + exp(y)); 0 where both are -inf, as in logsumexp."""
+    return _sigmoid(xp, xp.where(xp.maximum(x, y) == -math.inf, x, x - y))
+
+
 logaddexp = _binary(
     "logaddexp",
-    "Return log(exp(x) + exp(y)) without overflow.",
-    lambda g, x, out, xp: g * xp.exp(x - xp.where(out == -math.inf, 0, out)),
-    lambda g, y, out, xp: g * xp.exp(y - xp.where(out == -math.inf, 0, out)),
+    "Return log(exp(x) + exp(y)) without overflow; the gradient at (-inf, -inf) is 0.",
+    lambda g, x, y, xp: g * _share(x, y, xp),
+    lambda g, x, y, xp: g * _share(y, x, xp),
     floats_only=True,
 )
 remainder = _binary(

@@ -81,6 +81,9 @@ def test_integers_are_finite(name: str) -> None:
         ("softplus", 1000.0, 1.0),
         ("softplus", -1000.0, 0.0),
         ("softplus", 0.0, 0.5),
+        ("softplus", 1e8, 1.0),
+        ("softplus", inf, 1.0),
+        ("softplus", -inf, 0.0),
         ("tanh", inf, 0.0),
         ("erf", -inf, 0.0),
         ("exp", -inf, 0.0),
@@ -106,6 +109,11 @@ def test_slope_at_special_points(name: str, x: float, expected: float) -> None:
         ("logaddexp", -inf, -inf, [0.0, 0.0]),
         ("logaddexp", -inf, 0.0, [0.0, 1.0]),
         ("logaddexp", 1000.0, 0.0, [1.0, 0.0]),
+        ("logaddexp", 1e8, 1e8, [0.5, 0.5]),
+        ("logaddexp", -1e300, -1e300, [0.5, 0.5]),
+        ("logaddexp", inf, 0.0, [1.0, 0.0]),
+        ("logaddexp", inf, -inf, [1.0, 0.0]),
+        ("logaddexp", inf, inf, [nan, nan]),
         ("power", 0.0, 0.0, [0.0, 0.0]),
         ("power", 0.0, 1.0, [1.0, 0.0]),
         ("power", 0.0, 2.0, [0.0, 0.0]),
@@ -122,6 +130,30 @@ def test_slopes_of_two_arguments(name: str, x: float, y: float, expected: list[f
 def test_logaddexp_of_infinity_gives_the_other_nothing() -> None:
     assert slope(gg.logaddexp, inf, 0.0)[1] == 0.0
     assert slope(gg.logaddexp, 0.0, inf)[0] == 0.0
+
+
+def test_the_gradients_of_logaddexp_and_softplus_hide_no_nan() -> None:
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_equal(slope(gg.logaddexp, -inf, nan), [nan, nan])
+        np.testing.assert_equal(slope(gg.softplus, nan), [nan])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_logaddexp_of_large_numbers_shares_the_gradient_exactly(dtype: str) -> None:
+    x, y = (gg.tensor([3e4, 3e4, 7.0, -3e4], dtype, requires_grad=True) for _ in range(2))
+    assert [g.tolist() for g in gg.grad(gg.logaddexp(x, y).sum(), [x, y])] == [[0.5] * 4] * 2
+
+
+@pytest.mark.parametrize("x", [-700.0, -3.0, 0.0, 3.0, 40.0])
+def test_second_derivatives_of_softplus_and_logaddexp(x: float) -> None:
+    s = 1 / (1 + math.exp(-x))
+    np.testing.assert_allclose(slope(gg.softplus, x, order=2), [s * (1 - s)], rtol=1e-14)
+    for shift in (0.0, 1e8):
+        twice = slope(gg.logaddexp, x + shift, shift, order=2)
+        np.testing.assert_allclose(twice, [s * (1 - s), -s * (1 - s)], rtol=1e-7)
+    for far in (inf, -inf):
+        assert slope(gg.softplus, far, order=2) == [0.0]
+    assert slope(gg.logaddexp, -inf, -inf, order=2) == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("exponent", [0, 1, 2, 3, 0.0, 1.0, 2.0, 3.0])

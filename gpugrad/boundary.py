@@ -38,7 +38,7 @@ _LONGEST = 120  # characters of an argument in a message
 _LIBRARIES = {"gpugrad", "numpy", "cupy", "ml_dtypes", "safetensors", "tokenizers"}
 _RAISING = ("builtins", "numpy", "cupy")  # whose own kinds of errors are told anew
 _PYTHON = os.path.dirname(os.__file__) + os.sep
-_NAMED = r"[A-Za-z_][\w.-]*( \w+)?(\(.*\))?: "  # "sum: ", "in-place add: "
+_NAMED = r"[A-Za-z_][\w.-]*( (of )?\w+)?(\(.*\))?:\s"  # "sum: ", "in-place add: "
 _finished: set[type] = set()  # classes whose methods name their errors
 
 

@@ -200,9 +200,10 @@ class Module:
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadedKeys:
         """Copy tensors or arrays into the parameters and buffers of these names.
 
-        Values are cast to the dtype and device of their target. A tied parameter needs only one
-        of its names. Raises ValueError naming every shape that differs, every value too large for
-        the dtype and (if strict) every missing and unexpected name; nothing has changed then.
+        Values are cast to the dtype and device of their target, bfloat16 from PyTorch or from
+        ``numpy.savez`` too. A tied parameter needs only one of its names. Raises ValueError naming
+        every shape that differs, every value too large for the dtype and (if strict) every missing
+        and unexpected name; nothing has changed then.
         """
         return load(type(self).__name__, self._state(), state_dict, strict)
 

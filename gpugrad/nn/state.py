@@ -35,8 +35,10 @@ def load(
     for name, target in targets.items():
         if name not in values:
             continue
-        value = values[name]
-        array = backend.as_array(value._data if isinstance(value, Tensor) else value)
+        try:
+            array = _array(values[name])
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise type(error)(f"load_state_dict of {title}: {name}: {error}") from error
         if array.shape != target.shape:
             problems.append(f"{name}: the module has shape {target.shape}, got {array.shape}")
         elif backend.is_float(array.dtype) and not backend.is_float(target.dtype):
@@ -55,6 +57,23 @@ def load(
         for _, target, array in staged.values():
             target.copy_(backend.to_device(array, target.device))
     return LoadedKeys(missing, unexpected)
+
+
+def _array(value: Any) -> Any:
+    """Return a value of a state dict as an array, whoever's tensor it is.
+
+    PyTorch gives NumPy no bfloat16, no gradient and nothing from a GPU; in NumPy's files bfloat16
+    becomes bare pairs of bytes, and no other dtype does.
+    """
+    if isinstance(value, Tensor):
+        return value._data
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":
+            value = value.float()
+    elif isinstance(value, np.ndarray) and value.dtype == np.dtype("V2"):
+        value = value.view(backend.bfloat16)
+    return backend.as_array(value)
 
 
 def _fits(array: Any, dtype: np.dtype) -> bool:

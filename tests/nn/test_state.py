@@ -164,8 +164,50 @@ def test_tied_names_must_agree() -> None:
 @pytest.mark.parametrize("value", ["text", [1 + 2j]], ids=["string", "complex"])
 def test_values_no_tensor_can_hold_are_refused(value) -> None:
     layer = nn.Linear(1, 1)
-    with pytest.raises(TypeError, match="not supported"):
+    with pytest.raises(TypeError, match=r"^load_state_dict of Linear: weight: .*not supported"):
         layer.load_state_dict({"weight": value, "bias": np.zeros(1)})
+
+
+class FromPyTorch:
+    """What a tensor of PyTorch has that matters here."""
+
+    def __init__(self, array: np.ndarray, dtype: str, device: str = "cuda", grad: bool = True):
+        self.array, self.dtype, self.device, self.grad = array, f"torch.{dtype}", device, grad
+
+    def detach(self) -> FromPyTorch:
+        return FromPyTorch(self.array, self.dtype[6:], self.device, grad=False)
+
+    def cpu(self) -> FromPyTorch:
+        return FromPyTorch(self.array, self.dtype[6:], "cpu", self.grad)
+
+    def float(self) -> FromPyTorch:
+        return FromPyTorch(self.array.astype(np.float32), "float32", self.device, self.grad)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        if self.dtype == "torch.bfloat16" or self.device != "cpu" or self.grad:
+            raise TypeError(f"no array of {self.dtype} on {self.device}")
+        return self.array
+
+
+@pytest.mark.parametrize("target", ["bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_tensors_of_pytorch_are_loaded(dtype, target) -> None:
+    source, layer = nn.Linear(3, 2, dtype=dtype), nn.Linear(3, 2, dtype=target)
+    given = {name: FromPyTorch(value, dtype) for name, value in arrays(source).items()}
+    layer.load_state_dict(given)
+    assert layer.weight.dtype == getattr(gg, target)
+    assert values(layer) == values(source.to(target))
+
+
+def test_bfloat16_survives_a_file_of_numpys(tmp_path) -> None:
+    source, layer = nn.Linear(3, 2, dtype="bfloat16"), nn.Linear(3, 2, dtype="bfloat16")
+    np.savez(tmp_path / "state.npz", **arrays(source))
+    with np.load(tmp_path / "state.npz") as file:
+        assert file["weight"].dtype.kind == "V"
+        layer.load_state_dict(file)
+    assert values(layer) == values(source)
+    with pytest.raises(TypeError, match=r"weight: dtype .*V3.* is not supported"):
+        layer.load_state_dict({"weight": np.zeros((2, 3), "V3"), "bias": np.zeros(2)})
 
 
 @pytest.mark.parametrize(

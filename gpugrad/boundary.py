@@ -42,13 +42,13 @@ _NAMED = r"[A-Za-z_][\w.-]*( (of )?\w+)?(\(.*\))?:\s"  # "sum: ", "in-place add:
 _finished: set[type] = set()  # classes whose methods name their errors
 
 
-def named(function: F, title: str | None = None, strict: bool = True) -> F:
+def named(function: F, title: str | None = None, respelt: bool = False) -> F:
     """Return the function; its errors begin with ``title``, by default its name.
 
-    Unless ``strict`` those that begin with some name are left alone. Exceptions of other modules'
-    own classes, errors of files, and what a function raises that was handed in pass unchanged;
-    where memory runs out the error says what takes most of it. Costs 0.1 microseconds a call; the
-    hottest functions call ``refuse`` themselves.
+    If it is ``respelt``, another spelling of some function, with its own name only, not with that
+    one's too. Exceptions of other modules' own classes, errors of files, and what a function
+    raises that was handed in pass unchanged; where memory runs out the error says what takes most
+    of it. Costs 0.1 microseconds a call; the hottest functions call ``refuse`` themselves.
     """
     own = title or function.__name__.strip("_")
     if inspect.isgeneratorfunction(function):
@@ -59,7 +59,7 @@ def named(function: F, title: str | None = None, strict: bool = True) -> F:
         try:
             return function(*args, **kwargs)
         except REFUSALS as error:
-            refuse(error, own, _given(function, args, kwargs), strict)
+            refuse(error, own, _given(function, args, kwargs), respelt=respelt)
             raise
 
     return public  # type: ignore[return-value]
@@ -98,11 +98,11 @@ def named_method(method: F) -> F:
     return public  # type: ignore[return-value]
 
 
-def name_all(namespace: dict[str, Any], own: str, *but: str) -> None:
+def name_all(namespace: dict[str, Any], own: str, *but: str, respelt: bool = False) -> None:
     """Let the public functions of a module, and the methods of its classes, name their errors.
 
     They are those whose ``__module__`` starts with ``own``. ``but`` are functions, or modules of
-    functions, that do so themselves.
+    functions, that do so themselves. ``respelt``: see ``named``.
     """
     made: dict[Any, Any] = {}
     for name, value in list(namespace.items()):
@@ -112,7 +112,7 @@ def name_all(namespace: dict[str, Any], own: str, *but: str) -> None:
         if isinstance(value, type):
             name_methods(value, own)
         elif isinstance(value, FunctionType) and not {module, value.__name__} & {*but}:
-            made[value] = namespace[name] = made.get(value) or named(value)
+            made[value] = namespace[name] = made.get(value) or named(value, respelt=respelt)
 
 
 def name_methods(cls: type, own: str, *methods: str) -> None:
@@ -140,9 +140,18 @@ def name_methods(cls: type, own: str, *methods: str) -> None:
                 setattr(base, name, classmethod(public) if of_class else public)
 
 
-def refuse(error: Exception, title: str, given: dict[str, Any], strict: bool = True) -> None:
-    """Raise an error that was caught anew, with its function's name; return if it says all."""
-    told = _told(error, title, given, strict)
+def refuse(
+    error: Exception,
+    title: str,
+    given: dict[str, Any],
+    strict: bool = True,
+    respelt: bool = False,
+) -> None:
+    """Raise an error that was caught anew, with its function's name; return if it says all.
+
+    Unless ``strict`` an error that begins with some name says all; ``respelt`` takes such off.
+    """
+    told = _told(error, title, given, strict, respelt)
     if told is None:
         return
     try:
@@ -151,7 +160,9 @@ def refuse(error: Exception, title: str, given: dict[str, Any], strict: bool = T
         del error, told  # or each would hold this frame, which holds it
 
 
-def _told(error: Exception, title: str, given: dict[str, Any], strict: bool) -> Exception | None:
+def _told(
+    error: Exception, title: str, given: dict[str, Any], strict: bool, respelt: bool
+) -> Exception | None:
     module = type(error).__module__.partition(".")[0]
     if module not in _RAISING or isinstance(error, NotImplementedError):
         return None
@@ -165,13 +176,11 @@ def _told(error: Exception, title: str, given: dict[str, Any], strict: bool) -> 
     if isinstance(error, KeyError) and error.args:
         key = error.args[0]
         message = key if isinstance(key, str) and " " in key else f"{key!r} is missing"
-    is_named = (
-        message.startswith((f"{title}:", f"{title}.", f"{title}("))
-        if strict
-        else re.match(_NAMED, message)
-    )
-    if is_named:
+    own = rf"([\w.]+\.)?{re.escape(title)}(_?:|\.|\()"  # "sum:", "random.normal:", "zeros_:"
+    if re.match(own if strict else _NAMED, message):
         return None
+    if respelt:
+        message = re.sub(f"^({_NAMED})+", "", message)
     shown = _listed(given)
     return kind(f"{title}: {message}" + f" ({shown})" * bool(shown and error.__cause__ is None))
 

@@ -164,9 +164,12 @@ class _Call:
             if not self.ctx.needs_input_grad[i]:
                 continue
             if p is not None and not (isinstance(p, Tensor) and p.shape == shape):
+                got = describe(p)
+                if not isinstance(p, Tensor):
+                    got = f"{type(p).__name__} {got}; compute it by operations of gpugrad"
                 raise ValueError(
                     f"{self.name}.backward: the gradient of argument {i} must be a tensor of "
-                    f"shape {shape}, got {describe(p)}"
+                    f"shape {shape}, got {got}"
                 )
             p = p if p is None else p.astype(self.dtypes[i])
             if p is not None:

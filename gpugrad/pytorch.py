@@ -343,7 +343,7 @@ _WORDS = {"dim", "keepdim", "unbiased"}  # that NumPy has not
 
 def _either(name: str) -> Callable[..., Any]:
     """Return NumPy's function of that name, which with PyTorch's words becomes PyTorch's."""
-    by_axis, by_dim = getattr(ops, name), named(_BY_DIM[name], name)
+    by_axis, by_dim = getattr(ops, name), named(_BY_DIM[name], name, respelt=True)
 
     @functools.wraps(by_axis)
     def either(*args: Any, **options: Any) -> Any:
@@ -413,7 +413,7 @@ def _masked_fill_(x: Tensor, mask: Any, value: float) -> Tensor:
     return x
 
 
-name_all(globals(), __name__)
+name_all(globals(), __name__, respelt=True)
 SHARED = {name: _either(name) for name in _BY_DIM}  # what takes axis= and dim=
 FUNCTIONS = {
     function.__name__: function

@@ -475,8 +475,9 @@ def primitive(
     return decorate
 
 
-# PyTorch's names of arguments, where they mean the same.
-_PYTORCH = {
+# PyTorch's and NumPy's names of arguments, where they mean the same.
+_SYNONYMS = {
+    "ddof": "correction",
     "diagonal": "k",
     "dim": "axis",
     "dims": "axis",
@@ -494,7 +495,9 @@ def _bind(op: Op, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str,
         raise TypeError(f"{op.name}: takes at most {len(names)} arguments, got {len(args)}")
     given = dict(zip(names, args, strict=False))
     for key, value in kwargs.items():
-        key = key if key in names else _PYTORCH.get(key, key)
+        key = key if key in names else _SYNONYMS.get(key, key)
+        if key not in names and key in ("dtype", "out") and value is None:
+            continue  # numpy.mean(x) gives them
         if key not in names:
             raise TypeError(f"{op.name}: unknown argument {key!r}; it takes {', '.join(names)}")
         if key in given:

@@ -89,6 +89,35 @@ def test_an_error_that_says_all_passes_without_a_trace_of_the_edge() -> None:
     assert sum(frame.filename == boundary.__file__ for frame in frames) <= 7
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: gg.randint(5, 2, (3,)), r"randint: there is no integer in \[5, 2\) \(low=5"),
+        (lambda: gg.random.integers(5, 2), r"random\.integers: there is no integer in \[5, 2\)$"),
+        (lambda: gg.manual_seed(-1), r"manual_seed: the seed must be an integer"),
+        (lambda: gg.randn(2, -1), r"randn: a size has no negative lengths"),
+        (lambda: gg.cat([]), r"cat: needs at least one tensor"),
+        (lambda: gg.index_select(gg.ones(2), 0, [5]), r"index_select: index 5 is out of bounds"),
+        (lambda: gg.ones(2).max(dim=4), r"max: axis 4 is out of bounds"),
+        (lambda: gg.nn.init.xavier_uniform_(gg.ones(3)), r"xavier_uniform_: fan-in"),
+        (
+            lambda: gg.nn.Linear(1, 1).load_state_dict({"weight": [1.0], "bias": [0.0]}),
+            r"load_state_dict of Linear:\s+weight: the module has shape \(1, 1\), got \(1,\)$",
+        ),
+    ],
+)
+def test_another_spelling_of_a_function_is_the_only_name(
+    call: Callable[[], Any], message: str
+) -> None:
+    with pytest.raises((TypeError, ValueError, IndexError), match="^" + message):
+        call()
+
+
+def test_a_model_that_is_built_names_itself() -> None:
+    with pytest.raises(ValueError, match=r"^skip_init: Dropout: "):
+        gg.nn.utils.skip_init(gg.nn.Dropout, 3.0)
+
+
 def test_an_error_is_named_once() -> None:
     with pytest.raises(ValueError, match=r"^einsum") as caught:
         gg.einsum("ij,jk", gg.ones((2, 3)), gg.ones((2, 3)))

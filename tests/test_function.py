@@ -139,6 +139,10 @@ def _broken(**methods):
         ({"backward": lambda ctx, g: (g, g)}, "2 gradients for 1 arguments"),
         ({"backward": lambda ctx, g: g.sum()}, r"shape \(3,\)"),
         ({"backward": lambda ctx, g: 1.0}, r"shape \(3,\)"),
+        (
+            {"backward": lambda ctx, g: g.numpy()},
+            r"tensor of shape \(3,\), got ndarray float\d+\[3\]; compute it by operations",
+        ),
         ({"backward": lambda ctx, g: ctx.save_for_backward(1)}, "takes tensors"),
     ],
 )

@@ -21,11 +21,13 @@ from ..boundary import name_all, named
 from ..cuda.emulation import disabled
 from ..engine import no_grad
 from ..ops import philox, random
+from ..registry import describe
 from ..tensor import Tensor
 
 _skipping: contextvars.ContextVar[bool] = contextvars.ContextVar("skipping", default=False)
 
 
+@named
 def skip_init(build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Return build(*args, **kwargs), but leave unwritten what that would draw.
 
@@ -45,6 +47,15 @@ def skip_init(build: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return contextvars.copy_context().run(run)
 
 
+def _checked(tensor: Any) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"takes a tensor, got {type(tensor).__name__} {describe(tensor)}; the .data of a "
+            "parameter is its raw array: pass the parameter itself"
+        )
+    return tensor
+
+
 def _drawn(
     tensor: Tensor, draw: Callable[..., Tensor], *numbers: float, dtype: Any = None
 ) -> Tensor:
@@ -54,7 +65,7 @@ def _drawn(
     bits, and a seed should give a model the same weights everywhere. ``dtype`` is that of the
     numbers which the generator gives, by default the tensor's.
     """
-    if isinstance(tensor._data, np.ndarray) and not tensor._data.flags.writeable:
+    if isinstance(_checked(tensor)._data, np.ndarray) and not tensor._data.flags.writeable:
         raise ValueError(f"{draw.__name__}_: the tensor is read-only; give it memory by .copy()")
     if isinstance(tensor._data, backend.Symbolic) or random.reserve(0).state is not None:
         values = draw(
@@ -72,7 +83,7 @@ def _drawn(
 
 def _filled(tensor: Tensor, values: Any) -> Tensor:
     with no_grad():
-        return tensor.copy_(values)
+        return _checked(tensor).copy_(values)
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
@@ -146,7 +157,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
 def _fans(tensor: Tensor, name: str) -> tuple[int, int]:
     """Return (fan-in, fan-out) of a weight (out, in, ...)."""
-    if tensor.ndim < 2:
+    if _checked(tensor).ndim < 2:
         raise ValueError(
             f"{name}: fan-in and fan-out need a weight (out, in, ...), got shape {tensor.shape}"
         )
@@ -201,7 +212,7 @@ def scaled_residual_(tensor: Tensor, n_layer: int, std: float = 0.02) -> Tensor:
     return normal_(tensor, 0.0, std / math.sqrt(2 * n_layer))
 
 
-name_all(globals(), __name__)
+name_all(globals(), __name__, "skip_init", respelt=True)
 _BY_NAME: dict[str, Callable[..., Tensor]] = {
     function.__name__.rstrip("_"): function
     for function in (

@@ -174,7 +174,7 @@ mod = remainder
 pow = power
 true_divide = divide
 
-name_all(vars(random), random.__name__)
+name_all(vars(random), random.__name__, respelt=True)
 _NAMED = ("gpugrad.ops._hot", "asarray", "getitem", "matmul", "raw_index", "reshape", "sum")
 name_all(globals(), "gpugrad.ops.", *_NAMED)
 registry.recorded = sys.modules[__name__]

@@ -16,7 +16,7 @@ import numpy as np
 from .. import backend
 from ..boundary import REFUSALS, refuse
 from ..cuda import recording
-from ..registry import OPS, Sample, primitive
+from ..registry import OPS, Sample, describe, primitive
 from . import elementwise as ew
 from ._axes import Axis, count, kept, normalize_axes
 from .shape import asarray, reshape
@@ -58,12 +58,13 @@ def sum(
     *,
     dim: Axis = None,
     keepdim: bool | None = None,
+    out: None = None,
 ) -> Any:
     """Return the sum over axis (all axes by default), computed in dtype if given.
 
     ``dim`` and ``keepdim`` are PyTorch's names of ``axis`` and ``keepdims``; TypeError for both.
     Integers are added in 64 bits: TypeError for a boolean or narrower integer ``dtype``, in which a
-    sum may overflow.
+    sum may overflow. ``out`` has to be None, as which ``numpy.sum(x)`` gives it.
     """
     if dim is not None:
         if axis is not None:
@@ -74,6 +75,8 @@ def sum(
             raise TypeError("sum: argument 'keepdims' is given twice")
         keepdims = keepdim
     try:
+        if out is not None:
+            raise TypeError(f"sum: out must be None, got {describe(out)}; assign the result to it")
         if dtype is not None:
             wanted = backend.as_dtype(dtype)
             if wanted.kind in "iub" and wanted.itemsize < 8:

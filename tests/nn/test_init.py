@@ -115,6 +115,16 @@ def test_vectors_have_no_fans(name) -> None:
         init.by_name(name)(gg.empty(3))
 
 
+@pytest.mark.parametrize("name", init._BY_NAME)
+def test_the_raw_array_of_a_parameter_is_named(name) -> None:
+    weight = nn.Linear(2, 3).weight
+    given = {"constant": (1.0,), "scaled_residual": (2,)}.get(name, ())
+    before = weight.tolist()
+    with pytest.raises(TypeError, match=rf"^{name}: takes a tensor, got ndarray .* the parameter"):
+        init.by_name(name)(weight.data, *given)
+    assert weight.tolist() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -299,6 +299,25 @@ def test_scans_without_an_axis_flatten(name: str) -> None:
     gradcheck(getattr(gg, name), leaf(x))
 
 
+@pytest.mark.parametrize("name", ["sum", "prod", "mean", "max", "min", "std", "var", "all", "any"])
+def test_numpys_functions_reduce_tensors(name: str) -> None:
+    x, function = np.array([[1.0, 2.0], [0.0, 5.0]]), getattr(np, name)
+    for options in ({}, {"axis": 0}, {"axis": 1, "keepdims": True}):
+        out = function(gg.tensor(x), **options)
+        assert isinstance(out, gg.Tensor)
+        np.testing.assert_allclose(out.numpy(), function(x, **options))
+    with pytest.raises(TypeError, match=f"{name}: .*out"):
+        function(gg.tensor(x), out=np.zeros(()))
+
+
+def test_ddof_is_the_correction() -> None:
+    x = gg.tensor([1.0, 4.0], requires_grad=True)
+    assert np.var(x, ddof=1).item() == x.var(ddof=1).item() == 4.5
+    assert np.sum(x).requires_grad
+    with pytest.raises(TypeError, match="'correction' is given twice"):
+        x.var(correction=0, ddof=1)
+
+
 def test_an_axis_named_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="sum: "):
         gg.sum(gg.ones(2, 3), axis=(0, -2))

@@ -265,6 +265,7 @@ _BY_NAME: dict[str, st.SearchStrategy[Any]] = {
         ]
     ),
     "defaults": st.just({}),
+    "out": st.none(),
     "optimizer": st.just(Made("SGD", lambda: gg.optim.SGD(_parameters()))),
     "schedule": st.just(Made("a schedule", lambda: lambda step: 0.5)),
     "parameters": st.just(Made("parameters", _parameters)),

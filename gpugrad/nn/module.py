@@ -193,9 +193,11 @@ class Module:
     def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
         """Return all parameters and persistent buffers by name, on the module's own memory.
 
-        A tied parameter is listed under each of its names.
+        A tied parameter is listed under each of its names. Names begin with ``prefix`` and a dot,
+        with which, as in PyTorch, the prefix may end.
         """
-        return {name: tensor.detach() for name, tensor in self._state(prefix).items()}
+        state = self._state(prefix.removesuffix("."))
+        return {name: tensor.detach() for name, tensor in state.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadedKeys:
         """Copy tensors or arrays into the parameters and buffers of these names.

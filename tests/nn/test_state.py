@@ -43,7 +43,8 @@ def test_state_shares_memory_and_carries_no_graph() -> None:
     state["layers.0.bias"][1] = 5.0
     assert counter.layers[0].bias[1].item() == 5
     assert list(nn.Tanh().state_dict()) == []
-    assert list(nn.Linear(1, 1).state_dict(prefix="head")) == ["head.weight", "head.bias"]
+    for prefix in ("head", "head."):
+        assert list(nn.Linear(1, 1).state_dict(prefix)) == ["head.weight", "head.bias"]
 
 
 @pytest.mark.parametrize("form", ["tensors", "arrays"])

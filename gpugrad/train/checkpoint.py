@@ -30,7 +30,15 @@ from ml_dtypes import bfloat16
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ..text.files import leftovers, naming, parse_json, read_small, sync_folder, temporary_name
+from ..text.files import (
+    leftovers,
+    naming,
+    parse_json,
+    read_small,
+    remove,
+    sync_folder,
+    temporary_name,
+)
 from .seal import is_intact, sealed
 from .state import Place, put, take_arrays
 
@@ -129,7 +137,7 @@ def prune(
         if old not in protect:  # killed in between, half of one must not have its name
             (folder / f"step-{old:08d}").rename(temporary_name(folder / f"step-{old:08d}"))
     for path in leftovers(folder, _NAME.pattern):
-        _clear(path)
+        remove(path)
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
@@ -294,11 +302,4 @@ def _replace(temporary: Path, target: Path) -> None:
     except BaseException:  # Ctrl-C too
         aside.rename(target)
         raise
-    _clear(aside)
-
-
-def _clear(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+    remove(aside)

@@ -36,8 +36,8 @@ _MOST_POINTS = 500  # of a drawn curve; neighbours on a longer one are averaged
 def begin(config: TrainConfig, overwrite: bool = False) -> Iterator[Session]:
     """Start a run: read the text, make the folder, and yield what is ready to train.
 
-    What can be wrong is found before anything is written. Raises FileExistsError when the folder
-    holds a run, unless `overwrite`.
+    What is wrong leaves no new folder, and a run that was to be overwritten as it was. Raises
+    FileExistsError when the folder holds a run, unless `overwrite`.
     """
     folder = RunFolder(config.out)
     folder.check(overwrite)
@@ -45,15 +45,12 @@ def begin(config: TrainConfig, overwrite: bool = False) -> Iterator[Session]:
     source = read_source(config)
     corpus = read_corpus(config)
     with folder.locked():
-        folder.clear(overwrite)
-        try:
-            folder.write_config(config.to_dict())
-            store(corpus, folder)
-            session = Session(config, folder, source)
-            append_metrics(folder.metrics, kind="baseline", step=0, **session.baselines)
-        except BaseException:  # memory may not suffice, or Ctrl-C come early
-            folder.discard()
-            raise
+        with folder.replaced(overwrite) as new:
+            new.write_config(config.to_dict())
+            store(corpus, new)
+            session = Session(config, new, source)
+            append_metrics(new.metrics, kind="baseline", step=0, **session.baselines)
+        session.folder = folder
         yield session
 
 

@@ -193,7 +193,17 @@ def test_the_command_line(settings, capsys):
 def test_what_is_refused_leaves_nothing(settings, changes, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         begun({**settings, **changes})
-    assert not RunFolder(settings["out"]).path.exists()
+    folder = RunFolder(settings["out"])
+    assert not folder.path.exists()
+    begun(settings)
+    before = sorted(folder.path.rglob("*"))
+    with (
+        pytest.raises((ValueError, FileNotFoundError), match=message),
+        begin(resolve({**settings, **changes}), overwrite=True),
+    ):
+        pass
+    assert sorted(folder.path.rglob("*")) == before
+    assert folder.read_config() == resolve(settings).to_dict()
 
 
 def test_a_run_is_not_overwritten_by_what_starts_from_it(settings, pretrained):

@@ -58,7 +58,8 @@ def begin(config: TrainConfig, overwrite: bool = False) -> Iterator[Session]:
 def go_on(path: str, changes: Mapping[str, Any]) -> Iterator[Session]:
     """Open a run at its newest sound checkpoint, with some of its settings changed.
 
-    Raises FileNotFoundError when there is no run, ValueError for a setting that cannot change.
+    Raises FileNotFoundError when there is no run, ValueError for a setting that cannot change and
+    for fewer steps than are done: the run stays as it is.
     """
     folder = RunFolder(path)
     config = resumed(folder.read_config(), {**changes, "out": path})
@@ -71,6 +72,11 @@ def go_on(path: str, changes: Mapping[str, Any]) -> Iterator[Session]:
         trainer = session.trainer
         if begun:
             trainer.load_state_dict(folder.latest().state)
+            if trainer.step > config.max_steps:
+                raise ValueError(
+                    f"max_steps must be at least {trainer.step}, as many steps as this run has "
+                    f"done, got {config.max_steps}"
+                )
             session.saved = trainer.step, trainer.evaluated
             for aside in checkpoint.set_aside(folder.checkpoints, after=trainer.step):
                 print(f"damaged   a newer checkpoint, now called {aside}")

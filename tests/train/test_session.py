@@ -212,6 +212,30 @@ def test_what_cannot_change_is_refused_and_the_run_stays(make_config):
     assert RunFolder(config.out).config.read_bytes() == before
 
 
+def test_no_line_of_the_log_keeps_a_run_from_going_on(make_config, tmp_path):
+    straight, config = make_config(out=str(tmp_path / "straight")), make_config()
+    for each in (straight, config):
+        train(each)
+    resume(straight, max_steps=16)
+    path = RunFolder(config.out).metrics
+    strange = [b"{", b'{"a": 1}', b'{"kind": "train", "step": 3, "lxss": 1e9}', b"\xff"]
+    with open(path, "ab") as file:
+        file.writelines(line + b"\n" for line in strange)
+    with pytest.warns(RuntimeWarning, match=r"metrics\.jsonl: no record of a run is on line"):
+        resume(config, max_steps=16)
+    assert timeless(path) == timeless(RunFolder(straight.out).metrics)
+    assert set(strange) <= set(path.read_bytes().split(b"\n"))
+
+
+def test_fewer_steps_than_are_done_are_refused_and_the_run_stays(make_config):
+    config = make_config()
+    train(config)
+    before = {p: p.read_bytes() for p in RunFolder(config.out).path.rglob("*") if p.is_file()}
+    with pytest.raises(ValueError, match=r"max_steps must be at least 12, .* has done, got 9"):
+        resume(config, max_steps=9)
+    assert {p: p.read_bytes() for p in before} == before
+
+
 def test_patience_ends_a_run_and_the_best_checkpoint_stays(make_config, monkeypatch, capsys):
     losses = iter([3.0, 2.0, 2.5, 2.5, 2.5])
     monkeypatch.setattr(Trainer, "evaluate", lambda self: next(losses))

@@ -21,7 +21,7 @@ from . import _startup, live
 from .cuda.source import shipped
 from .flags import make_parser
 from .generate import log_probability
-from .train import evaluation, plan, search, session, space
+from .train import checkpoint, evaluation, plan, search, session, space
 from .train.config import FIELDS, nearest, resolve, usual_folder
 from .train.config_file import read_config_file
 from .train.devices import device
@@ -134,7 +134,9 @@ def _train(given: argparse.Namespace) -> int:
         except MemoryError as error:
             return _refuse("train", f"{live.explained(error)}\n{_LESS_MEMORY}")
         except DivergedError as error:
-            return _refuse("train", f"{error}; the last checkpoint is sound. A lower --lr may help")
+            found = checkpoint.steps(run.folder.checkpoints)
+            back = f"; --resume goes back to step {found[-1]}" if found else ""
+            return _refuse("train", f"{error}{back}. A lower --lr may help")
         except BrokenPipeError:  # an OSError, but no mistake
             raise
         except OSError as error:  # a full disk, say

@@ -204,7 +204,7 @@ def latest(folder: str | os.PathLike[str]) -> Checkpoint:
     raise CheckpointError(f"no sound checkpoint in {folder}: {'; '.join(problems)}")
 
 
-def set_aside(folder: str | os.PathLike[str], after: int) -> list[Path]:
+def set_aside(folder: str | os.PathLike[str], after: int, reason: str = "damaged") -> list[Path]:
     """Rename the checkpoints newer than step `after` to `damaged-...` and return the new names.
 
     For whoever goes on from there: left alone, they would count among those to keep.
@@ -212,7 +212,7 @@ def set_aside(folder: str | os.PathLike[str], after: int) -> list[Path]:
     folder, renamed = Path(folder), []
     for step in steps(folder):
         if step > after:
-            name = f"damaged-{step:08d}-{secrets.token_hex(4)}"
+            name = f"{reason}-{step:08d}-{secrets.token_hex(4)}"
             renamed.append((folder / f"step-{step:08d}").rename(folder / name))
     return renamed
 

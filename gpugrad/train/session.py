@@ -21,7 +21,7 @@ from .data import baselines, open_data, read_corpus, store
 from .folder import RunFolder
 from .initial import Source, read_source, start
 from .interrupt import Stopped, StopSignals
-from .loop import Trainer, find_device
+from .loop import DivergedError, Trainer, find_device
 from .metrics import append_metrics, keep_metrics, read_metrics, sync_metrics
 from .progress import Progress, duration
 from .sampling import opening, sample_text
@@ -106,13 +106,15 @@ class Session:
     def train(self) -> signal.Signals | None:
         """Train to the end, or to the signal that is returned, printing what happens.
 
-        Raises DivergedError when the loss is no longer finite; the last checkpoint is sound then.
+        Raises DivergedError when loss or gradients are no longer finite. Checkpoints with the
+        parameters that led there are set aside then, if there is an older one.
         """
         self._introduce()
         launched = cuda.launches.copy()
         trainer, config = self.trainer, self.config
         plain = trainer.device == "cpu" and not emulation.active()  # no recorded step that runs on
         with (
+            self._going_back(),
             Saver(config.async_save) as self._saver,
             StopSignals(plain) as signals,
             Progress(config.max_steps, trainer.step) as progress,
@@ -146,6 +148,19 @@ class Session:
             shown = ", ".join(f"{kernel} {count:,}" for kernel, count in sorted(counts.items()))
             print(f"kernels   launched on {self._kernels_run_on()}: {shown}")
         return stopped
+
+    @contextmanager
+    def _going_back(self) -> Iterator[None]:
+        """Set aside, should the run diverge within, the checkpoints that would do so again."""
+        try:
+            yield
+        except DivergedError:
+            saved, unsound = self.folder.checkpoints, self.trainer.unsound
+            sound = [step for step in checkpoint.steps(saved) if step < unsound]
+            if sound:
+                for aside in checkpoint.set_aside(saved, sound[-1], "diverged"):
+                    print(f"diverged  a checkpoint, now called {aside}")
+            raise
 
     def _introduce(self) -> None:
         config, data, trainer = self.config, self.data, self.trainer

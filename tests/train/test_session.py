@@ -272,6 +272,39 @@ def test_divergence_leaves_sound_checkpoints(make_config, monkeypatch):
     assert all(np.isfinite(array).all() for array in state["model"].values())
 
 
+@pytest.mark.parametrize(("interval", "newest"), [(1, 5), (3, 3), (6, 0), (99, 0)])
+def test_a_run_without_finite_gradients_goes_back_ahead_of_them(
+    make_config, monkeypatch, capsys, interval, newest
+):
+    original = Trainer.update
+
+    def update(self):
+        """Find no gradient from step 6 on, unless the learning rate is lower."""
+        weight = self.model.tokens.weight.data
+        before = weight.copy()
+        if self.step >= 6 and self.config.lr > 1e-3:
+            weight[0, 0] = np.nan
+        try:
+            original(self)
+        finally:
+            if self.guard.in_a_row:
+                weight[...] = before
+
+    monkeypatch.setattr(Trainer, "update", update)
+    config = make_config(eval_interval=interval, max_steps=30)
+    with pytest.raises(DivergedError, match="not finite in 10 steps in a row, up to step 16"):
+        train(config)
+    saved = RunFolder(config.out).checkpoints
+    assert checkpoint.steps(saved)[-1] == newest
+    aside = [step for step in range(6, 16) if step % interval == 0]
+    assert [int(path.name.split("-")[1]) for path in sorted(saved.glob("diverged-*"))] == aside
+    assert capsys.readouterr().out.count("diverged  a checkpoint, now called") == len(aside)
+    with go_on(config.out, {"lr": 1e-3}) as run:
+        assert run.trainer.step == newest
+        run.train()
+    assert checkpoint.steps(saved)[-1] == 30
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [

@@ -17,9 +17,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from . import _startup, live
+from . import _startup, backend, live, malloc, processes, threads
+from .cuda import emulation
 from .cuda.source import shipped
 from .flags import make_parser
+from .fused import _attention_sm90
 from .generate import log_probability
 from .train import checkpoint, evaluation, plan, search, session, space
 from .train.config import FIELDS, nearest, resolve, usual_folder
@@ -49,6 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    try:
+        for module in (backend, emulation, malloc, processes, threads, _attention_sm90):
+            module.asked()
+    except ValueError as error:  # of a variable of the environment
+        print(f"gpugrad: {error}", file=sys.stderr)
+        return 1
     if arguments and arguments[0] == "bench":
         return _bench(arguments[1:])
     runs = {

@@ -141,10 +141,16 @@ def cupy_module() -> ModuleType:
 
 def default_device() -> str:
     """Return where new data goes: GPUGRAD_DEVICE if set, else "cuda" if one works, else "cpu"."""
-    asked = os.environ.get("GPUGRAD_DEVICE", "auto").strip().lower()
-    if asked in ("", "auto"):
+    device = asked()
+    if device == "auto":
         return "cuda" if cuda_is_available() else "cpu"
-    if asked == "cpu" or asked.partition(":")[0] == "cuda":
+    return device
+
+
+def asked() -> str:
+    """Return what GPUGRAD_DEVICE asks for; ValueError for what is no device."""
+    asked = os.environ.get("GPUGRAD_DEVICE", "").strip().lower() or "auto"
+    if asked in ("auto", "cpu") or asked.partition(":")[0] == "cuda":
         return asked
     raise ValueError(f"GPUGRAD_DEVICE={asked!r} is not a device; use cpu, cuda, cuda:N or auto")
 

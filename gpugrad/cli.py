@@ -17,11 +17,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from . import _startup, live
+from . import _startup, backend, live, malloc, processes, threads
+from .cuda import emulation
 from .cuda.source import shipped
 from .flags import make_parser
+from .fused import _attention_sm90
 from .generate import log_probability
-from .train import evaluation, plan, search, session, space
+from .train import checkpoint, evaluation, plan, search, session, space
 from .train.config import FIELDS, nearest, resolve, usual_folder
 from .train.config_file import read_config_file
 from .train.devices import device
@@ -49,6 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    try:
+        for module in (backend, emulation, malloc, processes, threads, _attention_sm90):
+            module.asked()
+    except ValueError as error:  # of a variable of the environment
+        print(f"gpugrad: {error}", file=sys.stderr)
+        return 1
     if arguments and arguments[0] == "bench":
         return _bench(arguments[1:])
     runs = {
@@ -134,7 +142,9 @@ def _train(given: argparse.Namespace) -> int:
         except MemoryError as error:
             return _refuse("train", f"{live.explained(error)}\n{_LESS_MEMORY}")
         except DivergedError as error:
-            return _refuse("train", f"{error}; the last checkpoint is sound. A lower --lr may help")
+            found = checkpoint.steps(run.folder.checkpoints)
+            back = f"; --resume goes back to step {found[-1]}" if found else ""
+            return _refuse("train", f"{error}{back}. A lower --lr may help")
         except BrokenPipeError:  # an OSError, but no mistake
             raise
         except OSError as error:  # a full disk, say

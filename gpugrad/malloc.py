@@ -31,6 +31,14 @@ _LARGEST = 1 << 25  # HEAP_MAX_SIZE / 2: glibc refuses a larger threshold
 _NEVER = -1
 
 
+def asked() -> str:
+    """Return what GPUGRAD_MALLOC asks for; ValueError for what is none of CHOICES."""
+    asked = os.environ.get(VARIABLE) or "keep"
+    if asked not in CHOICES:
+        raise ValueError(f"{VARIABLE} must be {' or '.join(CHOICES)}, got {asked!r}")
+    return asked
+
+
 @functools.cache
 def keep_freed() -> bool:
     """Let malloc keep what is freed, from now on; return whether it does by our doing.
@@ -38,11 +46,8 @@ def keep_freed() -> bool:
     The first call decides: the environment is not read again. Raises ValueError where
     GPUGRAD_MALLOC is neither "keep" nor "system".
     """
-    asked = os.environ.get(VARIABLE) or "keep"
-    if asked not in CHOICES:
-        raise ValueError(f"{VARIABLE} must be {' or '.join(CHOICES)}, got {asked!r}")
     tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    if asked == "system" or tuned or any(name in os.environ for name in OTHERS):
+    if asked() == "system" or tuned or any(name in os.environ for name in OTHERS):
         return False
     if "CS_GNU_LIBC_VERSION" not in getattr(os, "confstr_names", ()):
         return False

@@ -55,16 +55,19 @@ def num_threads(count: int) -> Iterator[None]:
         set_num_threads(before)
 
 
+def asked() -> int | None:
+    """Return what GPUGRAD_NUM_THREADS asks for, if anything; ValueError for what is no number."""
+    asked = os.environ.get(VARIABLE)
+    if asked and (not asked.isdecimal() or int(asked) < 1):
+        raise ValueError(f"{VARIABLE} must be a whole number above 0, got {asked!r}")
+    return int(asked) if asked else None
+
+
 @functools.cache
 def _default() -> int:
-    asked = os.environ.get(VARIABLE)
-    if not asked:
-        limits = [os.environ.get(name, "") for name in _OTHERS]
-        given = [int(limit) for limit in limits if limit.isdecimal() and int(limit)]
-        return given[0] if given else physical_cores()
-    if not asked.isdecimal() or int(asked) < 1:
-        raise ValueError(f"{VARIABLE} must be a whole number above 0, got {asked!r}")
-    return int(asked)
+    limits = [os.environ.get(name, "") for name in _OTHERS]
+    given = [int(limit) for limit in limits if limit.isdecimal() and int(limit)]
+    return asked() or (given[0] if given else physical_cores())
 
 
 def physical_cores(folder: str | os.PathLike[str] = _CORES) -> int:

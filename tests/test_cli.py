@@ -245,6 +245,13 @@ def test_a_damaged_checkpoint_is_a_warning(here, capsys):
     assert "no sound checkpoint in run/checkpoints" in capsys.readouterr().err
 
 
+def test_a_run_that_diverged_says_where_it_goes_back_to(here, capsys):
+    assert train("--lr", "1e6", "--grad-clip", "0", "--max-steps", "400") == 1
+    newest = checkpoint.steps("run/checkpoints")[-1]
+    message = rf"not finite in 10 steps in a row, .*; --resume goes back to step {newest}\. A lower"
+    assert re.search(message, capsys.readouterr().err)
+
+
 def test_a_configuration_file(here, capsys):
     Path("settings.toml").write_text('max_steps = 4\nout = "from-file"\nn-embd = 32\n')
     small = SMALL[: SMALL.index("--n-embd")] + SMALL[SMALL.index("--n-embd") + 2 :]
@@ -314,6 +321,26 @@ def test_what_cannot_be_done_is_said_in_one_line_and_leaves_nothing(
     assert err.count("\n") == 1
     assert message in err
     assert sorted(os.listdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("GPUGRAD_ATTENTION", "kernels of attention are auto, tma, wgmma, mma, not 'foo'"),
+        ("GPUGRAD_DEVICE", "'foo' is not a device; use cpu, cuda, cuda:N or auto"),
+        ("GPUGRAD_EMULATE", "'foo' is not a mode; use plain, checked or off"),
+        ("GPUGRAD_FORK", "must be 0 or 1, got 'foo'"),
+        ("GPUGRAD_MALLOC", "must be keep or system, got 'foo'"),
+        ("GPUGRAD_NUM_THREADS", "must be a whole number above 0, got 'foo'"),
+    ],
+)
+def test_a_wrong_variable_of_the_environment_is_said_first(
+    here, capsys, monkeypatch, variable, message
+):
+    monkeypatch.setenv(variable, "foo")
+    assert train("--max-steps", "2") == 1
+    assert re.fullmatch(rf"gpugrad: {variable}.*{re.escape(message)}\n", capsys.readouterr().err)
+    assert os.listdir() == ["input.txt"]
 
 
 @pytest.mark.parametrize(

@@ -48,15 +48,24 @@ def settings() -> Settings | None:
     chosen = _current.get()
     if chosen is not None:
         return None if chosen is _OFF else chosen
-    asked = os.environ.get("GPUGRAD_EMULATE", "").strip().lower()
-    if asked in ("", "0", "off"):
-        return None
-    if asked not in MODES:
+    mode = asked()
+    return None if mode == "off" else Settings(mode)
+
+
+def asked() -> str:
+    """Return what GPUGRAD_EMULATE asks for, a mode or "off"; ValueError for something else."""
+    asked = _variable()
+    if asked not in (*MODES, "off"):
         raise ValueError(f"GPUGRAD_EMULATE={asked!r} is not a mode; use {', '.join(MODES)} or off")
-    return Settings(asked)
+    return asked
 
 
-_at_start = os.environ.get("GPUGRAD_EMULATE", "").strip().lower() not in ("", "0", "off")
+def _variable() -> str:
+    value = os.environ.get("GPUGRAD_EMULATE", "").strip().lower()
+    return "off" if value in ("", "0") else value
+
+
+_at_start = _variable() != "off"
 
 
 def expected() -> bool:

@@ -56,15 +56,20 @@ def kernels(name: str) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def _checked(name: str) -> str:
+def _checked(name: str, where: str = "") -> str:
     if name not in CHOICES:
-        raise ValueError(f"kernels of attention are {', '.join(CHOICES)}, not {name!r}")
+        raise ValueError(f"{where}kernels of attention are {', '.join(CHOICES)}, not {name!r}")
     return name
 
 
 def choice() -> str:
     """Return which kernels are chosen now: one of CHOICES."""
-    return _chosen.get() or _checked(os.environ.get("GPUGRAD_ATTENTION") or "auto")
+    return _chosen.get() or asked()
+
+
+def asked() -> str:
+    """Return what GPUGRAD_ATTENTION asks for; ValueError for what is none of CHOICES."""
+    return _checked(os.environ.get("GPUGRAD_ATTENTION") or "auto", "GPUGRAD_ATTENTION: ")
 
 
 def takes(arrays: Sequence[Any], dropout_p: float) -> bool:

@@ -33,8 +33,14 @@ def available() -> bool:
 
     There are some on Linux, on x86-64, where ``threads.get_num_threads()`` is 2 or more.
     """
+    allowed = asked()
+    here = sys.platform == "linux" and platform.machine() == "x86_64"
+    return allowed and here and threads.get_num_threads() > 1
+
+
+def asked() -> bool:
+    """Return whether GPUGRAD_FORK lets steps have helpers; ValueError for neither 0 nor 1."""
     asked = os.environ.get(VARIABLE) or "1"
     if asked not in ("0", "1"):
         raise ValueError(f"{VARIABLE} must be 0 or 1, got {asked!r}")
-    here = sys.platform == "linux" and platform.machine() == "x86_64"
-    return asked == "1" and here and threads.get_num_threads() > 1
+    return asked == "1"

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,14 @@ def leftovers(folder: Path, name: str) -> list[Path]:
     """
     found = ((path, _LEFTOVER.fullmatch(path.name)) for path in folder.iterdir())
     return sorted(path for path, match in found if match and re.fullmatch(name, match["name"]))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it; OSError names the whole path."""
+    try:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 @contextmanager

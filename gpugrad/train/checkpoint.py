@@ -30,7 +30,15 @@ from ml_dtypes import bfloat16
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ..text.files import leftovers, naming, parse_json, read_small, sync_folder, temporary_name
+from ..text.files import (
+    leftovers,
+    naming,
+    parse_json,
+    read_small,
+    remove,
+    sync_folder,
+    temporary_name,
+)
 from .seal import is_intact, sealed
 from .state import Place, put, take_arrays
 
@@ -129,7 +137,7 @@ def prune(
         if old not in protect:  # killed in between, half of one must not have its name
             (folder / f"step-{old:08d}").rename(temporary_name(folder / f"step-{old:08d}"))
     for path in leftovers(folder, _NAME.pattern):
-        _clear(path)
+        remove(path)
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
@@ -196,7 +204,7 @@ def latest(folder: str | os.PathLike[str]) -> Checkpoint:
     raise CheckpointError(f"no sound checkpoint in {folder}: {'; '.join(problems)}")
 
 
-def set_aside(folder: str | os.PathLike[str], after: int) -> list[Path]:
+def set_aside(folder: str | os.PathLike[str], after: int, reason: str = "damaged") -> list[Path]:
     """Rename the checkpoints newer than step `after` to `damaged-...` and return the new names.
 
     For whoever goes on from there: left alone, they would count among those to keep.
@@ -204,7 +212,7 @@ def set_aside(folder: str | os.PathLike[str], after: int) -> list[Path]:
     folder, renamed = Path(folder), []
     for step in steps(folder):
         if step > after:
-            name = f"damaged-{step:08d}-{secrets.token_hex(4)}"
+            name = f"{reason}-{step:08d}-{secrets.token_hex(4)}"
             renamed.append((folder / f"step-{step:08d}").rename(folder / name))
     return renamed
 
@@ -294,11 +302,4 @@ def _replace(temporary: Path, target: Path) -> None:
     except BaseException:  # Ctrl-C too
         aside.rename(target)
         raise
-    _clear(aside)
-
-
-def _clear(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+    remove(aside)

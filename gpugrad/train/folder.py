@@ -13,7 +13,15 @@ from typing import Any
 
 from .. import __version__
 from ..text import atomic_write
-from ..text.files import leftovers, parse_json, read_small
+from ..text.files import (
+    leftovers,
+    naming,
+    parse_json,
+    read_small,
+    remove,
+    sync_folder,
+    temporary_name,
+)
 from . import checkpoint
 from .seal import is_intact, sealed
 
@@ -60,17 +68,33 @@ class RunFolder:
                 f"{taken[0]} exists, but {self.path} holds no run; choose another folder with --out"
             )
 
-    def clear(self, overwrite: bool) -> None:
-        """Remove the run that the folder holds, if that may be, and nothing else in it."""
-        self.check(overwrite)
-        for path in self._taken():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    @contextmanager
+    def replaced(self, overwrite: bool) -> Iterator[RunFolder]:
+        """Yield an empty folder within this one, whose files become the run's when all is well.
 
-    def discard(self) -> None:
-        """Remove a run that never began, and the folder if nothing else is in it."""
-        self.clear(overwrite=True)
-        if not any(self.path.iterdir()):
-            self.path.rmdir()
+        Until then the run that is here, if it may be overwritten, stays as it is, and so does what
+        is no part of a run. What is raised leaves no new folder behind.
+        """
+        self.check(overwrite)
+        new = RunFolder(temporary_name(self.checkpoints))
+        old = new.path / "old"
+        try:
+            old.mkdir(parents=True)
+            yield new
+            for path in self._taken():
+                path.rename(old / path.name)
+            for path in reversed(new._taken()):
+                path.rename(self.path / path.name)
+            with naming(self.path):
+                sync_folder(self.path)
+        except BaseException:
+            for path in old.glob("*"):
+                path.rename(self.path / path.name)
+            shutil.rmtree(new.path, ignore_errors=True)  # what does not go now goes next time
+            if not any(self.path.iterdir()):
+                self.path.rmdir()
+            raise
+        remove(new.path)
 
     def _taken(self) -> list[Path]:
         return [path for path in self._files() if os.path.lexists(path)]
@@ -143,7 +167,7 @@ class RunFolder:
                 raise RuntimeError(f"another process is training in {self.path}") from error
             names = "|".join(re.escape(path.name) for path in self._files())
             for path in leftovers(self.path, names):
-                path.unlink()
+                remove(path)
             yield
         finally:
             os.close(descriptor)

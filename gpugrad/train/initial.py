@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, NamedTuple
 
 from ..models import GPT, GPTConfig
 from ..nn import lora
 from ..nn.patterns import fits, unused
-from .config import TrainConfig
+from .config import FIELDS, TrainConfig
 from .patterns import patterns
 from .sampling import load_run
 from .source import MEANING, is_pretrained
+
+_OF_ADAPTERS = ("lora_alpha", "lora_dropout", "lora_targets")
 
 
 class Source(NamedTuple):
@@ -24,12 +27,23 @@ def read_source(config: TrainConfig) -> Source | None:
     """Return what ``config.init_from`` names, of a run its best checkpoint; None if it is empty.
 
     Raises FileNotFoundError when there is no such model, ValueError when it is damaged or means
-    something else by its parameters.
+    something else by its parameters, or when there are settings that need one. Settings that are
+    rarely meant so are warned of.
     """
     path = config.init_from
+    idle = [] if config.lora_rank else [name for name in _OF_ADAPTERS if _given(config, name)]
+    if idle:
+        _warn(f"{', '.join(idle)} without lora_rank: there are no adapters, nothing changes")
     if not path:
         if config.fresh:
             raise ValueError("fresh needs init_from: without it all parameters start anew")
+        if config.lora_rank:
+            raise ValueError(
+                "lora_rank needs init_from: without it adapters are all that is trained beside "
+                "weights that are random and stay so"
+            )
+        if config.freeze:
+            _warn(f"freeze {config.freeze!r} without init_from: what it names stays random")
         return None
     model = (
         GPT.from_pretrained(path, device="cpu")
@@ -45,6 +59,14 @@ def read_source(config: TrainConfig) -> Source | None:
                 "something else then; leave the flag away"
             )
     return Source(model.config, dict(model.state_dict()))
+
+
+def _given(config: TrainConfig, name: str) -> bool:
+    return getattr(config, name) != FIELDS[name].default
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def start(model: GPT, source: Source, config: TrainConfig) -> None:

@@ -131,10 +131,11 @@ class Trainer:
     def update(self) -> None:
         """Take one step: accumulate gradients, clip, update.
 
-        A gradient whose norm is not finite, or a spike, changes no parameter and is counted. After
-        MOST_IN_A_ROW that are not finite the next report or checkpoint raises DivergedError; with
-        float16, where they shrink the scale of the loss, when nothing is left of that. With
-        ``detect_anomaly`` the first NaN or infinity raises it at once, and names its operation.
+        A gradient whose norm is not finite, or a spike, changes no parameter and is counted.
+        MOST_IN_A_ROW that are not finite raise DivergedError; with float16, where they shrink the
+        scale of the loss, they do when nothing is left of that. A GPU is not waited for: there the
+        next report or checkpoint raises it. With ``detect_anomaly`` the first NaN or infinity
+        raises it at once, and names its operation.
 
         Left half done (see ``left_by``), before it changes parameters, it leaves the trainer as it
         was.
@@ -166,6 +167,8 @@ class Trainer:
                 self.change = moved
         self.step += 1
         self.seconds += time.perf_counter() - started
+        if self.device == "cpu":
+            self._check_skipped()
 
     def _take_step(self, batches: Sequence[Any], shares: Any) -> tuple[Tensor, Tensor]:
         """Update the parameters; return the loss and the norm of the gradient.
@@ -261,15 +264,27 @@ class Trainer:
     def snapshot(self, folder: Path) -> Callable[[Callable[[], None]], Path]:
         """Return a function that writes a checkpoint of what is now, whatever happens until then.
 
-        It and the best one stay, with `config.keep` in all at least. The function takes ``go_on``
-        of checkpoint.save.
+        It and the best one stay, with `config.keep` in all at least, beside those since
+        gradients were not finite. The function takes ``go_on`` of checkpoint.save.
         """
-        keep, best = self.config.keep, self._best
-        return partial(checkpoint.save, folder, self.step, self.state_dict(), keep, best)
+        state = self.state_dict()
+        return partial(checkpoint.save, folder, self.step, state, self._keep, self._best)
 
     def prune(self, folder: Path) -> None:
         """Remove the checkpoints that do not stay, should `save` have been killed before it did."""
-        checkpoint.prune(folder, self.step, self.config.keep, self._best)
+        checkpoint.prune(folder, self.step, self._keep, self._best)
+
+    @property
+    def unsound(self) -> int:
+        """The first step whose parameters have brought no finite gradient since; waits for a GPU.
+
+        It is that of the last update that was taken: from there a run would come to the same end.
+        """
+        return self.step - self.guard.in_a_row
+
+    @property
+    def _keep(self) -> int:
+        return self.config.keep + self.guard.in_a_row
 
     @property
     def _best(self) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,27 +41,49 @@ def sync_metrics(path: str | os.PathLike[str]) -> None:
 def read_metrics(path: str | os.PathLike[str]) -> list[Record]:
     """Return the records of a metrics file, oldest first; none when there is no file.
 
-    A last line without its end, cut off when a process was killed, is left out. Raises ValueError
-    naming the first other line that is not a JSON object.
+    Left out are lines that are no records, damaged or written by somebody else, and a last one
+    without its end, cut off when a process was killed.
     """
-    path = Path(path)
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    records = []
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            record = parse_json(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number} is not a JSON object")
-        records.append(record)
-    return records
+    return [record for _, record in _lines(path) if record is not None]
 
 
 def keep_metrics(path: str | os.PathLike[str], keep: Callable[[Record], bool]) -> None:
-    """Rewrite a metrics file with only the records that `keep` accepts."""
-    records = [record for record in read_metrics(path) if keep(record)]
+    """Rewrite a metrics file with only the records that `keep` accepts.
+
+    Lines that are no records stay as they are; a RuntimeWarning tells their numbers.
+    """
+    lines = _lines(path)
+    strange = [str(number) for number, (_, record) in enumerate(lines, 1) if record is None]
+    if strange:
+        shown = ", ".join(strange[:10]) + ", ..." * (len(strange) > 10)
+        warnings.warn(
+            f"{path}: no record of a run is on line {shown}, which stays as it is and is not drawn",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     with atomic_write(path) as file:
-        file.write("".join(json.dumps(record) + "\n" for record in records).encode())
+        file.writelines(line + b"\n" for line, record in lines if record is None or keep(record))
+
+
+def _lines(path: str | os.PathLike[str]) -> list[tuple[bytes, Record | None]]:
+    """Return the lines that have an end, each with its record if it is one."""
+    path = Path(path)
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [(line, _record(line)) for line in lines]
+
+
+def _record(line: bytes) -> Record | None:
+    """Return a line's record, if it is one that `Session` can draw and place among the steps."""
+    loss = None
+    try:
+        record = parse_json(line)
+    except ValueError:
+        return None
+    match record:
+        case {"kind": "baseline", "step": int(step)}:
+            pass
+        case {"kind": "train" | "validation", "step": int(step), "loss": int() | float() | None}:
+            loss = record["loss"]
+        case _:
+            return None
+    return record if 0 <= step < 2**63 and abs(loss or 0) < 1e300 else None

@@ -46,6 +46,7 @@ _INCOMPARABLE = (
     "test_fraction",
     "eval_windows",
 )
+_REFUSED = "refused: "  # the status of a trial that is tried again, with other settings perhaps
 _MACHINE = ("device", "threads", "compile", "png")  # may differ when a search goes on
 
 
@@ -68,8 +69,9 @@ def _is_outcome(saved: Any) -> bool:
 class Trial:
     """One combination of settings and what came of it.
 
-    status: "" before it ended, "done", "diverged" or "out of memory". loss: the best dev loss, in
-    nats per token, after ``step`` updates; None unless it is done. seconds: spent in updates.
+    status: "" before it ended, "done", "diverged", "out of memory", or "refused: " and what its run
+    says against beginning. loss: the best dev loss, in nats per token, after ``step`` updates; None
+    unless it is done. seconds: spent in updates.
     """
 
     settings: Settings
@@ -89,9 +91,18 @@ class Trial:
         """Train to the end, or to the signal that is returned; what is printed goes to log.txt."""
         out, folder = self.config.out, RunFolder(self.config.out)
         changes = {name: getattr(self.config, name) for name in _MACHINE}
-        begun = session.go_on(out, changes) if folder.holds_run else session.begin(self.config)
+        begun = folder.holds_run
         try:
-            with begun as run, open(folder.log, "a", encoding="utf-8") as log:
+            with contextlib.ExitStack() as stack:
+                opened = session.go_on(out, changes) if begun else session.begin(self.config)
+                try:
+                    run = stack.enter_context(opened)
+                except (ValueError, FileNotFoundError) as error:
+                    if begun:
+                        raise
+                    self.status = f"{_REFUSED}{error}"
+                    return None
+                log = stack.enter_context(open(folder.log, "a", encoding="utf-8"))
                 with contextlib.redirect_stdout(log):
                     stopped = run.train()
                 trainer = run.trainer
@@ -116,7 +127,7 @@ class Search:
     left for a test.
 
     Raises ValueError for settings that cannot be, before anything runs, and when the folder holds
-    another search; FileExistsError when it holds something else.
+    another search, trials apart that were refused; FileExistsError when it holds something else.
     """
 
     def __init__(
@@ -144,6 +155,8 @@ class Search:
             # what a trial sets may matter: without it the shared settings may contradict each other
             fraction = resolve({**shared, **trials[0]}).train_fraction
             shared["test_fraction"] = round((1 - fraction) / 2, 9)
+        if any({**shared, **trial}.get("data") == "-" for trial in trials):
+            raise ValueError("Search: each trial reads its data, standard input can be read once")
         self.settings = shared
         self.trials = [
             Trial(
@@ -159,14 +172,15 @@ class Search:
     def run(self, report: Callable[[Trial], None] = lambda trial: None) -> signal.Signals | None:
         """Run the trials that have not ended, calling report after each.
 
-        Returns the signal that stopped it, if one did; a trial that diverges or does not fit into
-        memory is only noted. Raises RuntimeError when another process runs this search.
+        Returns the signal that stopped it, if one did; a trial that diverges, does not fit into
+        memory or cannot begin is only noted; one that could not begin is tried again. Raises
+        RuntimeError when another process runs this search.
         """
         with RunFolder(self.path).locked():
             self._read()
             self._write()
             for trial in self.trials:
-                if trial.status:
+                if trial.status and not trial.status.startswith(_REFUSED):
                     continue
                 stopped = trial.run()
                 if stopped:
@@ -240,9 +254,12 @@ class Search:
                 )
         if not all(map(_is_outcome, found["trials"])):
             raise ValueError(f"{self._file} is damaged: not every trial in it is one")
-        if len(found["trials"]) > len(self.trials):
-            raise ValueError(f"{self.path} holds {len(found['trials'])} trials; {elsewhere}")
-        for trial, saved in zip(self.trials, found["trials"], strict=False):
+        begun = [not saved["status"].startswith(_REFUSED) for saved in found["trials"]]
+        if any(begun[len(self.trials) :]):
+            raise ValueError(f"{self.path} holds {len(begun)} trials; {elsewhere}")
+        for trial, saved, kept in zip(self.trials, found["trials"], begun, strict=False):
+            if not kept:
+                continue
             if trial.settings != saved["settings"]:
                 raise ValueError(
                     f"{self.path} holds another search: {trial.name} has {saved['settings']}, not "

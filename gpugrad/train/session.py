@@ -21,7 +21,7 @@ from .data import baselines, open_data, read_corpus, store
 from .folder import RunFolder
 from .initial import Source, read_source, start
 from .interrupt import Stopped, StopSignals
-from .loop import Trainer, find_device
+from .loop import DivergedError, Trainer, find_device
 from .metrics import append_metrics, keep_metrics, read_metrics, sync_metrics
 from .progress import Progress, duration
 from .sampling import opening, sample_text
@@ -36,8 +36,8 @@ _MOST_POINTS = 500  # of a drawn curve; neighbours on a longer one are averaged
 def begin(config: TrainConfig, overwrite: bool = False) -> Iterator[Session]:
     """Start a run: read the text, make the folder, and yield what is ready to train.
 
-    What can be wrong is found before anything is written. Raises FileExistsError when the folder
-    holds a run, unless `overwrite`.
+    What is wrong leaves no new folder, and a run that was to be overwritten as it was. Raises
+    FileExistsError when the folder holds a run, unless `overwrite`.
     """
     folder = RunFolder(config.out)
     folder.check(overwrite)
@@ -45,15 +45,12 @@ def begin(config: TrainConfig, overwrite: bool = False) -> Iterator[Session]:
     source = read_source(config)
     corpus = read_corpus(config)
     with folder.locked():
-        folder.clear(overwrite)
-        try:
-            folder.write_config(config.to_dict())
-            store(corpus, folder)
-            session = Session(config, folder, source)
-            append_metrics(folder.metrics, kind="baseline", step=0, **session.baselines)
-        except BaseException:  # memory may not suffice, or Ctrl-C come early
-            folder.discard()
-            raise
+        with folder.replaced(overwrite) as new:
+            new.write_config(config.to_dict())
+            store(corpus, new)
+            session = Session(config, new, source)
+            append_metrics(new.metrics, kind="baseline", step=0, **session.baselines)
+        session.folder = folder
         yield session
 
 
@@ -61,7 +58,8 @@ def begin(config: TrainConfig, overwrite: bool = False) -> Iterator[Session]:
 def go_on(path: str, changes: Mapping[str, Any]) -> Iterator[Session]:
     """Open a run at its newest sound checkpoint, with some of its settings changed.
 
-    Raises FileNotFoundError when there is no run, ValueError for a setting that cannot change.
+    Raises FileNotFoundError when there is no run, ValueError for a setting that cannot change and
+    for fewer steps than are done: the run stays as it is.
     """
     folder = RunFolder(path)
     config = resumed(folder.read_config(), {**changes, "out": path})
@@ -74,6 +72,11 @@ def go_on(path: str, changes: Mapping[str, Any]) -> Iterator[Session]:
         trainer = session.trainer
         if begun:
             trainer.load_state_dict(folder.latest().state)
+            if trainer.step > config.max_steps:
+                raise ValueError(
+                    f"max_steps must be at least {trainer.step}, as many steps as this run has "
+                    f"done, got {config.max_steps}"
+                )
             session.saved = trainer.step, trainer.evaluated
             for aside in checkpoint.set_aside(folder.checkpoints, after=trainer.step):
                 print(f"damaged   a newer checkpoint, now called {aside}")
@@ -103,13 +106,15 @@ class Session:
     def train(self) -> signal.Signals | None:
         """Train to the end, or to the signal that is returned, printing what happens.
 
-        Raises DivergedError when the loss is no longer finite; the last checkpoint is sound then.
+        Raises DivergedError when loss or gradients are no longer finite. Checkpoints with the
+        parameters that led there are set aside then, if there is an older one.
         """
         self._introduce()
         launched = cuda.launches.copy()
         trainer, config = self.trainer, self.config
         plain = trainer.device == "cpu" and not emulation.active()  # no recorded step that runs on
         with (
+            self._going_back(),
             Saver(config.async_save) as self._saver,
             StopSignals(plain) as signals,
             Progress(config.max_steps, trainer.step) as progress,
@@ -143,6 +148,19 @@ class Session:
             shown = ", ".join(f"{kernel} {count:,}" for kernel, count in sorted(counts.items()))
             print(f"kernels   launched on {self._kernels_run_on()}: {shown}")
         return stopped
+
+    @contextmanager
+    def _going_back(self) -> Iterator[None]:
+        """Set aside, should the run diverge within, the checkpoints that would do so again."""
+        try:
+            yield
+        except DivergedError:
+            saved, unsound = self.folder.checkpoints, self.trainer.unsound
+            sound = [step for step in checkpoint.steps(saved) if step < unsound]
+            if sound:
+                for aside in checkpoint.set_aside(saved, sound[-1], "diverged"):
+                    print(f"diverged  a checkpoint, now called {aside}")
+            raise
 
     def _introduce(self) -> None:
         config, data, trainer = self.config, self.data, self.trainer

@@ -44,6 +44,28 @@ def test_killed_within_every_write(runs, straight, calls, record_property):
     record_property("fault", (len(writes), "killed within a write, half of it done", SAME))
 
 
+def test_killed_while_another_run_is_overwritten(runs, straight, record_property):
+    done, out = runs.new_folder(), runs.new_folder()
+    assert runs.train(done).status == 0
+    shutil.copytree(done, out)
+    assert runs.train(out, seed=2, overwrite=True, _n=0).status == 0
+    found, other = runs.calls(), results(out)
+    first = found.index(f"rename {out}/tokens.bin") + 1
+    last = next(n for n, call in enumerate(found, 1) if call.startswith("rmdir"))
+    for n in range(1, last + 1):
+        shutil.rmtree(out)
+        shutil.copytree(done, out)
+        assert runs.train(out, seed=2, overwrite=True, _fault="kill", _n=n).status == KILLED
+        if n <= first:
+            assert runs.resume(out).status == 0
+            assert results(out) == straight, (n, found[n - 1])
+        outcome = runs.train(out, seed=2, overwrite=True)
+        assert outcome.status == 0, (n, found[n - 1], outcome)
+        assert results(out) == other, (n, found[n - 1])
+    told = "the old run as it was until the new one can start; then that one"
+    record_property("fault", (last, "killed while it overwrites another run", told))
+
+
 @pytest.mark.parametrize(
     ("method", "step"),
     [("update", 0), ("update", 1), ("evaluate", 0), ("evaluate", 1), ("evaluate", 2)],

@@ -47,6 +47,10 @@ def test_struck_at_random_moments(runs, name, request, record_property):
     wanted = request.config.getoption("--trials", 24)
     trials = max(2, wanted // 12) if emulated else -(-wanted // len(RUNS))
     rng = random.Random(f"{name} {request.config.getoption('--strike-seed', 1)}")
+    if "lora_rank" in settings:
+        settings = {**settings, "init_from": runs.new_folder()}
+        first = {name: settings[name] for name in (*LONGER, "precision")}
+        assert runs.train(settings["init_from"], **first).status == 0
     out = runs.new_folder()
     outcome = runs.train(out, **settings)
     assert outcome.status == 0, outcome

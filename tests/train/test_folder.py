@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,6 @@ def folder(tmp_path) -> RunFolder:
     """A folder that holds a run, with every file a run can have, and somebody's notes."""
     folder = RunFolder(tmp_path / "run")
     with folder.locked():
-        folder.clear(overwrite=False)
         folder.write_config({"n_layer": 2})
     for path in vars(folder).values():
         if path.suffix and not path.exists():
@@ -31,19 +31,55 @@ def test_settings_come_back(folder):
 
 def test_a_run_is_not_overwritten_unless_told_so(folder):
     before = sorted(folder.path.rglob("*"))
-    with pytest.raises(FileExistsError, match=r"holds a run already: --resume .* --overwrite"):
-        folder.clear(overwrite=False)
+    with (
+        pytest.raises(FileExistsError, match=r"holds a run already: --resume .* --overwrite"),
+        folder.replaced(overwrite=False),
+    ):
+        pass
     assert sorted(folder.path.rglob("*")) == before
-    folder.clear(overwrite=True)
-    assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
+    with folder.replaced(overwrite=True) as new:
+        new.write_config({"n_layer": 3})
+        assert folder.read_config() == {"n_layer": 2}
+    assert sorted(path.name for path in folder.path.iterdir()) == ["config.json", "notes.txt"]
+    assert folder.read_config() == {"n_layer": 3}
+
+
+@pytest.mark.parametrize("renames", range(15))
+def test_a_run_that_cannot_be_replaced_stays(folder, monkeypatch, renames):
+    def content():
+        return {path: path.is_dir() or path.read_bytes() for path in folder.path.rglob("*")}
+
+    before, original, done = content(), Path.rename, []
+
+    def rename(self, target):
+        done.append(target)
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+
+    def replace():
+        with folder.replaced(overwrite=True) as new:
+            for path in (new.config, new.metrics, new.tokens, new.tokenizer):
+                path.write_text("new")
+            if not renames:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace()
+    assert content() == before
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "tokens.bin", "checkpoints", "sample.txt"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_files_that_belong_to_no_run_are_left_alone(tmp_path, name, overwrite):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(FileExistsError, match=f"{name} exists, but .* holds no run"):
-        RunFolder(tmp_path).clear(overwrite)
+    with (
+        pytest.raises(FileExistsError, match=f"{name} exists, but .* holds no run"),
+        RunFolder(tmp_path).replaced(overwrite),
+    ):
+        pass
     assert (tmp_path / name).read_text() == "mine"
 
 
@@ -60,7 +96,7 @@ def test_files_that_belong_to_no_run_are_left_alone(tmp_path, name, overwrite):
 def test_another_config_json_is_refused(tmp_path, content, message):
     folder = RunFolder(tmp_path)
     folder.config.write_text(content)
-    for call in (folder.read_config, lambda: folder.clear(overwrite=True)):
+    for call in (folder.read_config, lambda: folder.check(overwrite=True)):
         with pytest.raises(ValueError, match=message):
             call()
     assert folder.config.read_text() == content
@@ -76,6 +112,7 @@ def test_settings_changed_by_hand_are_refused(folder):
 def test_what_a_killed_process_left_is_removed_and_nothing_else(folder):
     for name in (".metrics.jsonl.0123abcd.tmp", ".config.json.0123abcd.tmp", ".mine.0123abcd.tmp"):
         (folder.path / name).write_text("half")
+    (folder.path / ".checkpoints.0123abcd.tmp/old").mkdir(parents=True)
     with folder.locked():
         pass
     assert [path.name for path in folder.path.glob(".*")] == [".mine.0123abcd.tmp"]

@@ -188,12 +188,35 @@ def test_the_command_line(settings, capsys):
         ({"n_layer": 3}, r"blocks\.2\.attention\.in_proj\.weight is absent in .* \(and 5 more\)"),
         ({"n_layer": 1}, r"blocks\.1\.attention\.in_proj\.weight is .* and absent here"),
         ({"init_from": "", "fresh": "head"}, "fresh needs init_from"),
+        ({"init_from": "", "lora_rank": 2}, "lora_rank needs init_from"),
     ],
 )
 def test_what_is_refused_leaves_nothing(settings, changes, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         begun({**settings, **changes})
-    assert not RunFolder(settings["out"]).path.exists()
+    folder = RunFolder(settings["out"])
+    assert not folder.path.exists()
+    begun(settings)
+    before = sorted(folder.path.rglob("*"))
+    with (
+        pytest.raises((ValueError, FileNotFoundError), match=message),
+        begin(resolve({**settings, **changes}), overwrite=True),
+    ):
+        pass
+    assert sorted(folder.path.rglob("*")) == before
+    assert folder.read_config() == resolve(settings).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"init_from": "", "freeze": "tokens"}, "freeze 'tokens' without init_from: .* random"),
+        ({"lora_targets": "*.up", "lora_alpha": 2.0}, "lora_alpha, lora_targets without lora_rank"),
+    ],
+)
+def test_what_is_rarely_meant_is_warned_of(settings, changes, message):
+    with pytest.warns(RuntimeWarning, match=message):
+        begun({**settings, **changes})
 
 
 def test_a_run_is_not_overwritten_by_what_starts_from_it(settings, pretrained):

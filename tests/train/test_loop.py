@@ -329,9 +329,10 @@ def test_gradients_that_are_not_finite_change_nothing_and_are_counted(make_train
     assert (trainer.guard.skipped, trainer.guard.in_a_row) == (9, 0)
     assert {state.step for state in trainer.optimizer._states.values()} == {2}
     trainer.model.tokens.weight.data[0, 0] = np.nan
-    for _ in range(10):
+    for _ in range(9):
         trainer.update()
-    for call in (trainer.report, trainer.state_dict):
+    assert trainer.unsound == 11
+    for call in (trainer.update, trainer.report, trainer.state_dict):
         with pytest.raises(DivergedError, match="not finite in 10 steps in a row, up to step 21"):
             call()
 

@@ -129,8 +129,7 @@ def test_a_gradient_that_overflows_at_any_scale_is_a_divergence(make_trainer, mo
         return original(**how)
 
     monkeypatch.setattr(trainer.optimizer, "step", step)
-    trainer.update()
-    for call in (trainer.report, trainer.state_dict):
+    for call in (trainer.update, trainer.report, trainer.state_dict):
         with pytest.raises(
             DivergedError, match=r"overflows float16 at step 1 .* by 0\.5; 1 update"
         ):

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from gpugrad.cli import main
-from gpugrad.train import Search, draw, grid
+from gpugrad.train import Search, begin, draw, grid
 from gpugrad.train import loop as training
 from gpugrad.train.folder import RunFolder
 from gpugrad.train.loop import DivergedError, Trainer
@@ -151,6 +151,41 @@ def test_what_fails_is_noted_and_the_search_goes_on(settings, tmp_path, monkeypa
     assert "no trial came to an end" in capsys.readouterr().err
 
 
+def test_a_trial_that_cannot_begin_is_noted_and_may_be_corrected(settings, tmp_path, monkeypatch):
+    path, trials = tmp_path / "found", grid({"block_size": [16, 20000, 8]})
+    found = Search(path, trials, settings)
+    assert found.run() is None
+    assert [trial.status.split(":")[0] for trial in found.trials] == ["done", "refused", "done"]
+    assert "block_size + 1 = 20001" in found.table()
+    assert not (path / "trial-002").exists()
+    counted = count_updates(monkeypatch)
+    again = Search(path, trials, settings)
+    assert len(again.ranking) == 2
+    assert again.run() is None
+    assert again.trials[1].status == found.trials[1].status
+    assert counted == []
+    corrected = Search(path, grid({"block_size": [16, 4, 8]}), settings)
+    assert corrected.run() is None
+    assert counted == list(range(1, 13))
+    assert [trial.status for trial in corrected.trials] == ["done"] * 3
+    for sizes, message in ([16, 20000, 8], "trial-002 has"), ([16], "holds 3 trials"):
+        with pytest.raises(ValueError, match=message):
+            Search(path, grid({"block_size": sizes}), settings)
+    last = grid({"block_size": [16, 20000]})
+    assert Search(tmp_path / "last", last, settings).run() is None
+    assert len(Search(tmp_path / "last", last[:1], settings).ranking) == 1
+
+
+def test_a_damaged_trial_is_an_error(settings, tmp_path):
+    found = Search(tmp_path / "found", TRIALS[:1], settings)
+    found.path.mkdir()
+    with begin(found.trials[0].config):
+        pass
+    RunFolder(found.trials[0].config.out).tokenizer.write_text("{")
+    with pytest.raises(ValueError, match=r"tokenizer\.json"):
+        found.run()
+
+
 def test_half_of_what_is_held_out_is_for_the_test(settings, tmp_path):
     assert Search(tmp_path / "a", TRIALS, settings).trials[0].config.test_fraction == 0.05
     fraction = {**settings, "train_fraction": 0.8}
@@ -165,6 +200,8 @@ def test_what_cannot_be_searched(settings, tmp_path, make_config):
         Search(tmp_path / "found", [], settings)
     with pytest.raises(ValueError, match="out is no setting to search over"):
         Search(tmp_path / "found", [{"out": "a"}, {"out": "b"}], settings)
+    with pytest.raises(ValueError, match="standard input can be read once"):
+        Search(tmp_path / "found", TRIALS, {**settings, "data": "-"})
     with pytest.raises(ValueError, match="each trial must set lr"):
         Search(tmp_path / "found", [{"lr": 0.1}, {"n_layer": 2}], settings)
     with pytest.raises(ValueError, match="n_embd 16 does not divide into n_head 3"):

@@ -212,6 +212,30 @@ def test_what_cannot_change_is_refused_and_the_run_stays(make_config):
     assert RunFolder(config.out).config.read_bytes() == before
 
 
+def test_no_line_of_the_log_keeps_a_run_from_going_on(make_config, tmp_path):
+    straight, config = make_config(out=str(tmp_path / "straight")), make_config()
+    for each in (straight, config):
+        train(each)
+    resume(straight, max_steps=16)
+    path = RunFolder(config.out).metrics
+    strange = [b"{", b'{"a": 1}', b'{"kind": "train", "step": 3, "lxss": 1e9}', b"\xff"]
+    with open(path, "ab") as file:
+        file.writelines(line + b"\n" for line in strange)
+    with pytest.warns(RuntimeWarning, match=r"metrics\.jsonl: no record of a run is on line"):
+        resume(config, max_steps=16)
+    assert timeless(path) == timeless(RunFolder(straight.out).metrics)
+    assert set(strange) <= set(path.read_bytes().split(b"\n"))
+
+
+def test_fewer_steps_than_are_done_are_refused_and_the_run_stays(make_config):
+    config = make_config()
+    train(config)
+    before = {p: p.read_bytes() for p in RunFolder(config.out).path.rglob("*") if p.is_file()}
+    with pytest.raises(ValueError, match=r"max_steps must be at least 12, .* has done, got 9"):
+        resume(config, max_steps=9)
+    assert {p: p.read_bytes() for p in before} == before
+
+
 def test_patience_ends_a_run_and_the_best_checkpoint_stays(make_config, monkeypatch, capsys):
     losses = iter([3.0, 2.0, 2.5, 2.5, 2.5])
     monkeypatch.setattr(Trainer, "evaluate", lambda self: next(losses))
@@ -246,6 +270,39 @@ def test_divergence_leaves_sound_checkpoints(make_config, monkeypatch):
     state = RunFolder(config.out).latest().state
     assert state["step"] == 4
     assert all(np.isfinite(array).all() for array in state["model"].values())
+
+
+@pytest.mark.parametrize(("interval", "newest"), [(1, 5), (3, 3), (6, 0), (99, 0)])
+def test_a_run_without_finite_gradients_goes_back_ahead_of_them(
+    make_config, monkeypatch, capsys, interval, newest
+):
+    original = Trainer.update
+
+    def update(self):
+        """Find no gradient from step 6 on, unless the learning rate is lower."""
+        weight = self.model.tokens.weight.data
+        before = weight.copy()
+        if self.step >= 6 and self.config.lr > 1e-3:
+            weight[0, 0] = np.nan
+        try:
+            original(self)
+        finally:
+            if self.guard.in_a_row:
+                weight[...] = before
+
+    monkeypatch.setattr(Trainer, "update", update)
+    config = make_config(eval_interval=interval, max_steps=30)
+    with pytest.raises(DivergedError, match="not finite in 10 steps in a row, up to step 16"):
+        train(config)
+    saved = RunFolder(config.out).checkpoints
+    assert checkpoint.steps(saved)[-1] == newest
+    aside = [step for step in range(6, 16) if step % interval == 0]
+    assert [int(path.name.split("-")[1]) for path in sorted(saved.glob("diverged-*"))] == aside
+    assert capsys.readouterr().out.count("diverged  a checkpoint, now called") == len(aside)
+    with go_on(config.out, {"lr": 1e-3}) as run:
+        assert run.trainer.step == newest
+        run.train()
+    assert checkpoint.steps(saved)[-1] == 30
 
 
 @pytest.mark.parametrize(

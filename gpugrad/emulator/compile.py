@@ -227,10 +227,7 @@ def _digest(file: Path, changed: int) -> str:
 def _prepare(source: str, kernels: Sequence[str]) -> str:
     """Return the source as g++ takes it: dynamic shared memory, and an entry for every kernel."""
     text = _EXTERN_SHARED.sub(
-        lambda m: (
-            f"{m[2]}* const {m[3]} = static_cast<{m[2]}*>(gpugrad_emulator::dynamic_shared());"
-            + "\n" * m[0].count("\n")
-        ),
+        lambda m: f"GPUGRAD_DYNAMIC({m[2]}, {m[3]});" + "\n" * m[0].count("\n"),
         _PRAGMA_ONCE.sub("", source),  # headers are part of the main file here
     )
     declared = declarations(source)

@@ -20,6 +20,7 @@ EXPORT uint3 thread_index __asm__("gpugrad_thread_index");
 EXPORT uint3 block_index __asm__("gpugrad_block_index");
 EXPORT uint3 block_size __asm__("gpugrad_block_size");
 EXPORT uint3 grid_size __asm__("gpugrad_grid_size");
+EXPORT char* dynamic_memory __asm__("gpugrad_dynamic_memory");
 
 namespace gpugrad_emulator {
 
@@ -523,8 +524,6 @@ EXPORT int64_t reduce(const char* op, uint32_t mask, int64_t value, int kind, co
     return operand.out;
 }
 
-EXPORT void* dynamic_shared() { return state.dynamic_shared; }
-
 EXPORT void failed(const char* text, const char* file, int line) {
     fault(ASSERTION, state.current, {file, line, 0}, "%s", text);
 }
@@ -598,7 +597,7 @@ static bool make_arena(size_t size) {
         arena = static_cast<char*>(memory);
         mprotect(arena + arena_size, GUARD, PROT_NONE);
     }
-    state.dynamic_shared = arena + arena_size - (size + 127) / 128 * 128;
+    state.dynamic_shared = dynamic_memory = arena + arena_size - (size + 127) / 128 * 128;
     return true;
 }
 

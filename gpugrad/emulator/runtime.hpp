@@ -36,7 +36,10 @@
 // used: the compiler must not take a variable that nobody writes for a constant zero
 #define __shared__ constinit thread_local __attribute__((used))
 #define DYN_SMEM(name) \
-    unsigned char* const name = static_cast<unsigned char*>(gpugrad_emulator::dynamic_shared())
+    unsigned char* const name = reinterpret_cast<unsigned char*>(gpugrad_emulator::dynamic_memory)
+// extern __shared__ T name[]: at file scope, too, it is where the running launch's memory begins
+#define GPUGRAD_DYNAMIC(T, name) \
+    T* const& name = reinterpret_cast<T* const&>(gpugrad_emulator::dynamic_memory)
 
 #define GPUGRAD_EXPORT __attribute__((visibility("default")))
 #define GPUGRAD_PLAIN __attribute__((no_sanitize("thread", "undefined")))
@@ -60,7 +63,8 @@ GPUGRAD_EXPORT int64_t reduce(const char* op, uint32_t mask, int64_t value, int 
 // `threads` 0 is the whole block; returns the sum of `value` over the block
 GPUGRAD_EXPORT int barrier(const char* op, int id, int threads, bool wait, int value,
                            const char* file, int line);
-GPUGRAD_EXPORT void* dynamic_shared();
+// const as threadIdx is: loads of it are not instrumented
+GPUGRAD_EXPORT extern char* const dynamic_memory __asm__("gpugrad_dynamic_memory");
 // what ptx.cuh is made of: asynchronous copies by one thread, and tensor-core operations of a warp
 GPUGRAD_EXPORT void copy_async(void* to, const void* from, int size, int from_size,
                                const char* file, int line);

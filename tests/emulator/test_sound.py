@@ -142,3 +142,12 @@ def test_last_warp(module: emulator.Module, rng: np.random.Generator) -> None:
         module, "last_warp", grid=(1,), block=(128,), args=(x, emulator.empty(1))
     )
     close(after[1], x.sum())
+
+
+def test_dynamic_shared_memory_at_file_scope(module: emulator.Module) -> None:
+    for n in (32, 96, 64):  # it begins elsewhere in every launch
+        x = np.arange(n, dtype=np.float32)
+        after = emulator.check(
+            module, "file_scope", grid=(1,), block=(n,), args=(x,), shared_mem=16 * n
+        )
+        np.testing.assert_array_equal(after[0], x[::-1])

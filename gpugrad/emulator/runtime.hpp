@@ -260,13 +260,16 @@ inline void __threadfence_block() { gpugrad_emulator::fence(false); }
 inline void __threadfence_system() { gpugrad_emulator::fence(true); }
 
 // ---- atomics: threads run one at a time, so the plain operation is atomic ----
-// not inlined: inside a kernel the load and the store would be instrumented as ordinary ones
+// not inlined: inside a kernel the load and the store would be instrumented as ordinary ones, as
+// they would be in a class's own copy and assignment (__half2)
 template <class T, class F>
 GPUGRAD_PLAIN __attribute__((noinline)) T gpugrad_atomic(T* address, F next, const char* file,
                                                          int line) {
     gpugrad_emulator::atomic_access(address, sizeof(T), file, line);
-    const T old = *address;
-    *address = next(old);
+    T old;
+    __builtin_memcpy(static_cast<void*>(&old), address, sizeof(T));
+    const T updated = next(old);
+    __builtin_memcpy(static_cast<void*>(address), &updated, sizeof(T));
     return old;
 }
 template <class T>

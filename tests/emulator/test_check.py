@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from gpugrad import emulator
+from gpugrad.cuda.compiler import find_include_folder
 
 RACY = """#include "helper.cuh"
 extern "C" __global__ void smooth(const float* x, float* out, int n) {
@@ -122,3 +124,18 @@ def test_the_source_itself_may_be_given():
     text = 'extern "C" __global__ void one(float* x) { x[threadIdx.x] = 1.0f; }'
     (x,) = emulator.check(text, grid=(1,), block=(4,), args=[emulator.empty(4)])
     assert (x == 1).all()
+
+
+@pytest.mark.skipif(find_include_folder() is None, reason="the CUDA headers are not installed")
+@pytest.mark.parametrize("pair", ["__half2", "__nv_bfloat162"])
+def test_pairs_are_added_atomically(pair: str) -> None:
+    text = f"""
+    #include <cuda_bf16.h>
+    #include <cuda_fp16.h>
+    __device__ __half2 made(__half2) {{ return __floats2half2_rn(1, 2); }}
+    __device__ __nv_bfloat162 made(__nv_bfloat162) {{ return __floats2bfloat162_rn(1, 2); }}
+    extern "C" __global__ void add({pair}* x) {{ atomicAdd(x, made({pair}())); }}
+    """
+    dtype = np.float16 if pair == "__half2" else ml_dtypes.bfloat16
+    (x,) = emulator.check(text, grid=(2,), block=(32,), args=(np.zeros(2, dtype),))
+    np.testing.assert_array_equal(x.astype("f"), [64, 128])

@@ -151,3 +151,10 @@ def test_dynamic_shared_memory_at_file_scope(module: emulator.Module) -> None:
             module, "file_scope", grid=(1,), block=(n,), args=(x,), shared_mem=16 * n
         )
         np.testing.assert_array_equal(after[0], x[::-1])
+
+
+def test_padding_of_structs_is_copied(module: emulator.Module, rng: np.random.Generator) -> None:
+    x = rng.normal(size=64)
+    args = (x, emulator.empty(1, np.int32))
+    after = emulator.check(module, "argmax", grid=(1,), block=(64,), args=args)
+    assert after[1] == x.argmax()

@@ -15,6 +15,9 @@
 #include <utility>
 
 #define GPUGRAD_EMULATE 1
+#ifndef __CUDA_ARCH__  // the newest architecture that gpugrad's kernels are compiled for
+#define __CUDA_ARCH__ 900
+#endif
 
 // The CUDA headers for bfloat16 and float16 bring their own versions of what follows.
 #define __VECTOR_TYPES_H__

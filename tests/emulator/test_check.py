@@ -139,3 +139,16 @@ def test_pairs_are_added_atomically(pair: str) -> None:
     dtype = np.float16 if pair == "__half2" else ml_dtypes.bfloat16
     (x,) = emulator.check(text, grid=(2,), block=(32,), args=(np.zeros(2, dtype),))
     np.testing.assert_array_equal(x.astype("f"), [64, 128])
+
+
+@pytest.mark.parametrize("header", ["", "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n"])
+@pytest.mark.parametrize(("defines", "expected"), [({}, 900), ({"__CUDA_ARCH__": 700}, 700)])
+def test_the_architecture(header: str, defines: dict[str, object], expected: int) -> None:
+    kernel = """extern "C" __global__ void arch(int* x) {
+    #if __CUDA_ARCH__ >= 700
+        *x = __CUDA_ARCH__;
+    #endif
+    }"""
+    args = [np.zeros(1, np.int32)]
+    (x,) = emulator.check(header + kernel, grid=(1,), block=(1,), args=args, defines=defines)
+    assert x == expected

@@ -57,7 +57,7 @@ _MODES = {
     "plain": ("-O2",),
     "checked": (
         "-O1",
-        "-fsanitize=thread,undefined",
+        "-fsanitize=thread,undefined,float-cast-overflow",
         "-fno-sanitize=vptr",
         "-fno-sanitize-recover=all",
         "--param=tsan-instrument-func-entry-exit=0",

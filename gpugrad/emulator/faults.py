@@ -58,7 +58,7 @@ class Misaligned(Fault):
 
 
 class Overflow(Fault):
-    """Signed integer overflow, or a shift that is not defined."""
+    """Signed integer overflow, a float that its integer cannot hold, a shift not defined."""
 
     kind = "integer overflow"
 

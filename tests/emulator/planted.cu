@@ -241,6 +241,17 @@ extern "C" __global__ void wide_shift(int* x) {
     x[threadIdx.x] = 1 << threadIdx.x;  // HERE
 }
 
+// Overflow: a float that int cannot hold.
+extern "C" __global__ void float_beyond_int(float* x) {
+    const int i = static_cast<int>(x[threadIdx.x] * 1e10f);  // HERE
+    x[threadIdx.x] = i;
+}
+
+// Overflow: no number, as an unsigned integer.
+extern "C" __global__ void nan_as_unsigned(float* x) {
+    x[threadIdx.x] = static_cast<unsigned>(sqrtf(-1.0f - x[threadIdx.x]));  // HERE
+}
+
 // Division: an integer divided by zero.
 extern "C" __global__ void division_by_zero(int* x, int n) {
     x[threadIdx.x] = 100 / (n - static_cast<int>(threadIdx.x));  // HERE

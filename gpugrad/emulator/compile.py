@@ -53,8 +53,9 @@ _KERNEL = (
     "-fno-plt",  # an alarm between kernel and runtime would meet code that has no line
 )
 _RUNTIME = (*_COMMON, "-O2", "-g1", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra")
+# local variables start differently in the two builds, so that results which depend on it differ
 _MODES = {
-    "plain": ("-O2",),
+    "plain": ("-O2", "-ftrivial-auto-var-init=zero"),
     "checked": (
         "-O1",
         "-fsanitize=thread,undefined,float-cast-overflow",
@@ -62,6 +63,7 @@ _MODES = {
         "-fno-sanitize-recover=all",
         "--param=tsan-instrument-func-entry-exit=0",
         "-ftrivial-auto-var-init=pattern",
+        "-fno-tree-fre",  # would give a variable, set on one way only, that value on all of them
     ),
 }
 _INPUT = ("-include", str(_HERE / "runtime.hpp"), "-x", "c++", "-")
@@ -76,7 +78,14 @@ _SOURCES = (
     "signals.cpp",
     "internal.hpp",
 )
-_WARNINGS = ("-Wall", "-Wno-unknown-pragmas", "-Wno-sign-compare", "-Wno-psabi")  # as nvcc does not
+_WARNINGS = (
+    "-Wall",
+    "-Wno-unknown-pragmas",  # what nvcc does not warn of
+    "-Wno-sign-compare",
+    "-Wno-psabi",
+    "-Werror=uninitialized",
+    "-Wno-error=maybe-uninitialized",  # may be wrong
+)
 _HEADERS = ("cuda_bf16.h*", "cuda_fp*.h*", "vector_*.h*", "nv/target")  # what those include too
 _CUDA_HEADER = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<cuda_\w+\.h>", re.MULTILINE)
 _EXTERN_SHARED = re.compile(
@@ -149,7 +158,8 @@ def runtime(portable: bool = False) -> Path:
         with _replacing(path) as temporary:
             sources = [str(file) for file in files if file.suffix == ".cpp"]
             link = ["-shared", f"-Wl,-soname,{name}", "-ldl", "-o", temporary]
-            _run([*flags, f"-I{_HERE}", *sources, *link], None, "the emulator's runtime")
+            what = "the emulator's runtime"
+            _warn(what, _run([*flags, f"-I{_HERE}", *sources, *link], None, what))
     loaded(path)
     return path
 
@@ -164,26 +174,32 @@ def build(
 ) -> Path:
     """Return the library of a source (headers inlined) in a mode, "plain" or "checked".
 
-    Raises CompileError with the compiler's messages.
+    Raises CompileError with the compiler's messages; shows its warnings, those of an earlier
+    process too.
     """
     library = runtime(portable)
     flags, text = _translated(source, mode, kernels, defines, name)
     header = (_HERE / "runtime.hpp").read_text(encoding="utf-8")
     key = _key(*_keyed(flags), library.name, header, text)
     path = cache_folder() / "emulator" / f"{key}.so"
+    log = path.with_suffix(".log")
     if not path.exists():
         with _replacing(path) as temporary:
             object_file = temporary + ".o"
             try:
-                _run([*flags, *_INPUT, "-c", "-o", object_file], text, name)
+                said = _run([*flags, *_INPUT, "-c", "-o", object_file], text, name)
                 # without -fsanitize, which would link the compiler's own runtime
-                _run(
+                said += _run(
                     ["-shared", "-Wl,-z,now", object_file, str(library), "-o", temporary],
                     None,
                     name,
                 )
             finally:
                 Path(object_file).unlink(missing_ok=True)
+            if said:
+                with _replacing(log) as written:
+                    Path(written).write_text(said, encoding="utf-8")
+    _warn(name, log.read_text(encoding="utf-8") if log.exists() else "")
     return path
 
 
@@ -258,7 +274,13 @@ def _replacing(path: Path) -> Iterator[str]:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _run(arguments: Sequence[str], text: str | None, name: str) -> None:
+def _warn(name: str, said: str) -> None:
+    if said:
+        warnings.warn(f"{name}, compiled for the emulator:\n{said}", stacklevel=4)
+
+
+def _run(arguments: Sequence[str], text: str | None, name: str) -> str:
+    """Run the compiler and return its warnings."""
     command = [compiler()[0], *arguments]
     started = time.monotonic()
     done = subprocess.run(command, input=text, capture_output=True, text=True)
@@ -274,8 +296,7 @@ def _run(arguments: Sequence[str], text: str | None, name: str) -> None:
                 "brings CUDA's"
             )
         raise CompileError(f"{name} does not compile for the emulator:\n{done.stderr}{hint}")
-    if done.stderr:
-        warnings.warn(f"{name}, compiled for the emulator:\n{done.stderr}", stacklevel=4)
+    return done.stderr
 
 
 _seconds = 0.0  # spent compiling

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpugrad import emulator
-from gpugrad.cuda.compiler import find_include_folder
+from gpugrad.cuda.compiler import CompileError, find_include_folder
 
 RACY = """#include "helper.cuh"
 extern "C" __global__ void smooth(const float* x, float* out, int n) {
@@ -152,3 +152,27 @@ def test_the_architecture(header: str, defines: dict[str, object], expected: int
     args = [np.zeros(1, np.int32)]
     (x,) = emulator.check(header + kernel, grid=(1,), block=(1,), args=args, defines=defines)
     assert x == expected
+
+
+LEAST = """extern "C" __global__ void least(const float* x, float* out, int n) {
+    float found;
+    if (n > 4) found = x[4];
+    for (int i = 0; i < n; i++) found = fminf(found, x[i]);
+    out[threadIdx.x] = found;
+}"""
+
+
+def test_local_variables_that_nobody_set() -> None:
+    args = [np.arange(8, dtype="f"), emulator.empty(32), 8]
+    with pytest.warns(UserWarning, match=r"found.* may be used uninitialized"):
+        after = emulator.check(LEAST, grid=(1,), block=(32,), args=args)
+    assert (after[1] == 0).all()
+    with (
+        pytest.warns(UserWarning, match=r"found.* may be used uninitialized"),  # from the cache
+        pytest.raises(emulator.OrderDependent),
+    ):
+        emulator.check(LEAST, grid=(1,), block=(32,), args=[*args[:2], 3])
+    never = LEAST.replace("if (n > 4) found = x[4];", "").replace("for (int i = 0; i < n; i++)", "")
+    never = never.replace("x[i]", "x[n]")
+    with pytest.raises(CompileError, match=r"found.* is used uninitialized"):
+        emulator.check(never, grid=(1,), block=(32,), args=[*args[:2], 3])

@@ -3,6 +3,7 @@
 // Included in front of every emulated source. Nothing here is instrumented in the checked build:
 // the parts that touch memory of more than one thread live in runtime.cpp and checks.cpp.
 #pragma once
+#pragma GCC system_header  // g++ warns of the kernels alone
 
 #include <cassert>
 #include <cmath>

@@ -176,3 +176,13 @@ def test_local_variables_that_nobody_set() -> None:
     never = never.replace("x[i]", "x[n]")
     with pytest.raises(CompileError, match=r"found.* is used uninitialized"):
         emulator.check(never, grid=(1,), block=(32,), args=[*args[:2], 3])
+
+
+def test_the_compiler_warns_of_the_kernel_alone() -> None:
+    text = """class Hidden { float x; public: operator float() const { return x; } };
+    extern "C" __global__ void swap(Hidden* x) {
+        x[threadIdx.x] = __shfl_xor_sync(~0u, x[threadIdx.x], 1);
+    }"""
+    x = np.arange(32, dtype="f")
+    (after,) = emulator.check(text, grid=(1,), block=(32,), args=[x])  # a warning is an error here
+    np.testing.assert_array_equal(after, x[np.arange(32) ^ 1])

@@ -88,10 +88,12 @@ _WARNINGS = (
 )
 _HEADERS = ("cuda_bf16.h*", "cuda_fp*.h*", "vector_*.h*", "nv/target")  # what those include too
 _CUDA_HEADER = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<cuda_\w+\.h>", re.MULTILINE)
-_EXTERN_SHARED = re.compile(
-    r"\bextern\s+__shared__\s+(__align__\s*\(\s*\d+\s*\)\s+)?([\w:]+(?:\s+\w+)*?)\s+(\w+)"
-    r"\s*\[\s*\]\s*;"
+_ALIGNMENT = r"\b(?:__align__|alignas|__attribute__)\s*\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
+_EXTERN_SHARED = re.compile(  # words in any order, name, [], further dimensions
+    rf"(\b__shared__\s+)?\bextern\b((?:{_ALIGNMENT}|[\w:<>,*\s])+?)\b(\w+)\s*\[\s*\]"
+    r"((?:\s*\[[^\]]*\])*)\s*;"
 )
+_NOT_THE_TYPE = re.compile(rf"{_ALIGNMENT}|\b__shared__\b|\s+")
 _PRAGMA_ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once[ \t]*$", re.MULTILINE)
 
 
@@ -190,7 +192,7 @@ def build(
                 said = _run([*flags, *_INPUT, "-c", "-o", object_file], text, name)
                 # without -fsanitize, which would link the compiler's own runtime
                 said += _run(
-                    ["-shared", "-Wl,-z,now", object_file, str(library), "-o", temporary],
+                    ["-shared", "-Wl,-z,now,-z,defs", object_file, str(library), "-o", temporary],
                     None,
                     name,
                 )
@@ -243,7 +245,7 @@ def _digest(file: Path, changed: int) -> str:
 def _prepare(source: str, kernels: Sequence[str]) -> str:
     """Return the source as g++ takes it: dynamic shared memory, and an entry for every kernel."""
     text = _EXTERN_SHARED.sub(
-        lambda m: f"GPUGRAD_DYNAMIC({m[2]}, {m[3]});" + "\n" * m[0].count("\n"),
+        _dynamic_shared,
         _PRAGMA_ONCE.sub("", source),  # headers are part of the main file here
     )
     declared = declarations(source)
@@ -255,6 +257,15 @@ def _prepare(source: str, kernels: Sequence[str]) -> str:
         for kernel in kernels
     )
     return f'{text}\n#line 1 "entries"\nextern "C" {{\n{entries}}}\n'
+
+
+def _dynamic_shared(declared: re.Match[str]) -> str:
+    """Return ``extern __shared__ T name[]`` as a pointer to where a launch's memory begins."""
+    if "__shared__" not in declared[0]:
+        return declared[0]
+    name, dimensions = declared.group(3, 4)
+    kind = _NOT_THE_TYPE.sub(" ", declared[2])
+    return f"GPUGRAD_DYNAMIC({name},{kind}[]{dimensions});" + "\n" * declared[0].count("\n")
 
 
 def _key(*parts: object) -> str:

@@ -248,3 +248,19 @@ extern "C" __global__ void argmax(const double* x, int* out) {
     }
     if (i == 0) *out = best[0].index;
 }
+
+// parts of a warp meet in the same shuffle, vote and fence, each at a line of its own
+extern "C" __global__ void several_lines(float* x) {
+    __shared__ float tile[32];
+    const int i = threadIdx.x;
+    float y = x[i];
+    if (i % 2) y += __shfl_xor_sync(FULL, y, 1);
+    else y -= __shfl_xor_sync(FULL, y, 1);
+    unsigned votes;
+    if (i < 16) votes = __ballot_sync(FULL, i < 8);
+    else votes = __ballot_sync(FULL, i < 20);
+    tile[i] = y + __popc(votes);
+    if (i % 3) __syncwarp();
+    else __syncwarp();
+    x[i] = tile[i ^ 2];
+}

@@ -158,3 +158,11 @@ def test_padding_of_structs_is_copied(module: emulator.Module, rng: np.random.Ge
     args = (x, emulator.empty(1, np.int32))
     after = emulator.check(module, "argmax", grid=(1,), block=(64,), args=args)
     assert after[1] == x.argmax()
+
+
+def test_warps_meet_at_several_lines(module: emulator.Module) -> None:
+    i = np.arange(32)
+    x = i.astype(np.float32) ** 2
+    after = emulator.check(module, "several_lines", grid=(1,), block=(32,), args=(x,))
+    y = np.where(i % 2, x + x[i ^ 1], x - x[i ^ 1]) + 12
+    np.testing.assert_array_equal(after[0], y[i ^ 2])

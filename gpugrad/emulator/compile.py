@@ -38,6 +38,7 @@ if hasattr(os, "register_at_fork"):  # a child must not find it in the middle of
     os.register_at_fork(
         before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
     )
+STATIC_SHARED = 48 << 10  # bytes, on every GPU
 OLDEST_GCC = 12  # whose C++20, instrumentation and _Float16 the builds are made for
 _HERE = Path(__file__).parent
 _FALLBACK = _HERE / "include" / "fallback"  # headers for bfloat16 and float16, without CUDA's
@@ -198,11 +199,33 @@ def build(
                 )
             finally:
                 Path(object_file).unlink(missing_ok=True)
+            for kernel in kernels:
+                if (size := shared_bytes(Path(temporary), kernel)) > STATIC_SHARED:
+                    raise CompileError(
+                        f"{name}: kernel {kernel!r} declares {size} bytes of shared memory; a GPU "
+                        f"has {STATIC_SHARED} for what is not dynamic (extern __shared__)"
+                    )
             if said:
                 with _replacing(log) as written:
                     Path(written).write_text(said, encoding="utf-8")
     _warn(name, log.read_text(encoding="utf-8") if log.exists() else "")
     return path
+
+
+def shared_bytes(library: Path, kernel: str) -> int:
+    """Return how much shared memory a kernel itself declares, that of functions it calls aside."""
+    symbols = (line.split() for line in tool("readelf", "-sW", str(library)).splitlines())
+    local = f"_ZZ{len(kernel)}{kernel}E"
+    return sum(int(s[2], 0) for s in symbols if "TLS" in s[3:4] and s[-1].startswith(local))
+
+
+def tool(*command: str) -> str:
+    """Return what a program of binutils (which g++ needs as well) prints."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return ""  # a report without names is better than none
+    return done.stdout
 
 
 def _translated(

@@ -520,6 +520,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows, with provenance")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the roofline (Matplotlib)")
     given = parser.parse_args(arguments)
+    if given.module:
+        sys.path.insert(1, "")  # the current folder, behind this one, as with python -m
     for module in given.module:
         importlib.import_module(module)
     if given.rounds < 1:

@@ -9,8 +9,12 @@ warpgroups (wgmma, by the bits of a descriptor): these are under way until they 
 see ordinary stores only behind a proxy fence.
 
 What it cannot tell: an index that leaves one shared array through a pointer and lands in the next
-one; speed; the last bits of results (libm instead of the GPU's functions, no contraction to fma,
-another order inside mma); whether inline assembly does what its emulated body does.
+one; in structs that are copied whole an unwritten member from padding, if it is smaller than
+another member (in an array from ``empty`` it reports both); reads of local variables that nobody
+set, unless g++ warns of them or two contents of them, as ``check`` compares, change the results;
+static shared memory beyond what a block has, where functions that the kernel calls declare it;
+speed; the last bits of results (libm instead of the GPU's functions, no contraction to fma, another
+order inside mma); whether inline assembly does what its emulated body does.
 """
 
 from ..cuda.emulation import Settings, active, enabled, settings

@@ -28,7 +28,7 @@ namespace {
 
 struct Access {
     uint32_t block;  // serial number over all launches of the process; 0: none
-    uint32_t epoch;
+    uint32_t epoch : 29, log_size : 3;  // of the bytes, 0 if no vector has so many
     // pending: a copy or wgmma not waited for, whose `clock` is its group if it reads; async:
     // through the asynchronous proxy
     uint32_t thread : 10, atomic : 1, pending : 1, async : 1, clock : 19;
@@ -143,11 +143,12 @@ void split(Region& region, int shift) {
 }
 
 // ---- who is ordered before whom ----
-inline Access here(uint32_t pc, int how) {
+inline Access here(uint32_t pc, int how, size_t size = 1) {
     const uint32_t t = state.current;
     const uint32_t clock = how == (READ | PENDING | ASYNC) ? reading_group : clocks[t / WARP].now;
-    return {serial, epoch, t, (how & ATOMIC) != 0, (how & PENDING) != 0, (how & ASYNC) != 0,
-            clock & CLOCK, pc};
+    const uint32_t log_size = size > 16 || size & (size - 1) ? 0 : __builtin_ctzll(size);
+    return {serial, epoch, log_size, t, (how & ATOMIC) != 0, (how & PENDING) != 0,
+            (how & ASYNC) != 0, clock & CLOCK, pc};
 }
 
 inline uint32_t known(int thread, int lane) {  // ticks of a lane of the same warp
@@ -312,6 +313,21 @@ void note_read(Cell& cell, const Access& now, const Region& region, int thread) 
     }
 }
 
+// Whether an unwritten cell, among those that the copy of a struct reads, may be padding: a gap
+// smaller than a member that was written, up to where such a one could follow.
+bool is_padding(const Region& region, size_t first, size_t last, size_t cell) {
+    auto written = [&](size_t i) { return !none(region.cells[i].write, region); };
+    size_t begin = cell, end = cell + 1;
+    while (begin > first && !written(begin - 1)) begin--;
+    while (end <= last && !written(end)) end++;
+    const size_t size = (end - begin) << region.shift, place = (end - first) << region.shift;
+    for (size_t i = first; i <= last; i++) {
+        const size_t member = size_t(1) << region.cells[i].write.log_size;
+        if (written(i) && member > size && place % member == 0) return true;
+    }
+    return false;
+}
+
 void use_named() {
     if (!named)
         for (int w = 0; w < WARPS; w++) memset(clocks[w].warps, 0, sizeof clocks[w].warps);
@@ -387,7 +403,7 @@ void access(char* address, size_t size, int how, uint32_t pc) {
     Region* region = find(address, size);
     if (!region) outside(address, size, write, pc);
     const int thread = state.current;
-    const Access now = here(pc, how);
+    const Access now = here(pc, how, size);
     const size_t offset = address - region->base;
     if (write && !region->writable) {
         describe(*state.report, *region, address, size);
@@ -418,7 +434,7 @@ void access(char* address, size_t size, int how, uint32_t pc) {
         if (!atomic && collides(cell.atomic))
             race(*region, address, size, now, write, cell.atomic, true);
         if (is_shared && (!write || atomic) && !early_read.kind && none(cell.write, *region) &&
-            none(cell.atomic, *region)) {
+            none(cell.atomic, *region) && !is_padding(*region, first, last, i)) {
             early_read = {};
             describe(early_read, *region, address, size);
             set_report(early_read, UNINITIALISED, thread, spot_of(pc),

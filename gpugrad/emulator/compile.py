@@ -38,6 +38,7 @@ if hasattr(os, "register_at_fork"):  # a child must not find it in the middle of
     os.register_at_fork(
         before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
     )
+STATIC_SHARED = 48 << 10  # bytes, on every GPU
 OLDEST_GCC = 12  # whose C++20, instrumentation and _Float16 the builds are made for
 _HERE = Path(__file__).parent
 _FALLBACK = _HERE / "include" / "fallback"  # headers for bfloat16 and float16, without CUDA's
@@ -53,15 +54,17 @@ _KERNEL = (
     "-fno-plt",  # an alarm between kernel and runtime would meet code that has no line
 )
 _RUNTIME = (*_COMMON, "-O2", "-g1", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra")
+# local variables start differently in the two builds, so that results which depend on it differ
 _MODES = {
-    "plain": ("-O2",),
+    "plain": ("-O2", "-ftrivial-auto-var-init=zero"),
     "checked": (
         "-O1",
-        "-fsanitize=thread,undefined",
+        "-fsanitize=thread,undefined,float-cast-overflow",
         "-fno-sanitize=vptr",
         "-fno-sanitize-recover=all",
         "--param=tsan-instrument-func-entry-exit=0",
         "-ftrivial-auto-var-init=pattern",
+        "-fno-tree-fre",  # would give a variable, set on one way only, that value on all of them
     ),
 }
 _INPUT = ("-include", str(_HERE / "runtime.hpp"), "-x", "c++", "-")
@@ -76,13 +79,22 @@ _SOURCES = (
     "signals.cpp",
     "internal.hpp",
 )
-_WARNINGS = ("-Wall", "-Wno-unknown-pragmas", "-Wno-sign-compare", "-Wno-psabi")  # as nvcc does not
+_WARNINGS = (
+    "-Wall",
+    "-Wno-unknown-pragmas",  # what nvcc does not warn of
+    "-Wno-sign-compare",
+    "-Wno-psabi",
+    "-Werror=uninitialized",
+    "-Wno-error=maybe-uninitialized",  # may be wrong
+)
 _HEADERS = ("cuda_bf16.h*", "cuda_fp*.h*", "vector_*.h*", "nv/target")  # what those include too
 _CUDA_HEADER = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<cuda_\w+\.h>", re.MULTILINE)
-_EXTERN_SHARED = re.compile(
-    r"\bextern\s+__shared__\s+(__align__\s*\(\s*\d+\s*\)\s+)?([\w:]+(?:\s+\w+)*?)\s+(\w+)"
-    r"\s*\[\s*\]\s*;"
+_ALIGNMENT = r"\b(?:__align__|alignas|__attribute__)\s*\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
+_EXTERN_SHARED = re.compile(  # words in any order, name, [], further dimensions
+    rf"(\b__shared__\s+)?\bextern\b((?:{_ALIGNMENT}|[\w:<>,*\s])+?)\b(\w+)\s*\[\s*\]"
+    r"((?:\s*\[[^\]]*\])*)\s*;"
 )
+_NOT_THE_TYPE = re.compile(rf"{_ALIGNMENT}|\b__shared__\b|\s+")
 _PRAGMA_ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once[ \t]*$", re.MULTILINE)
 
 
@@ -149,7 +161,8 @@ def runtime(portable: bool = False) -> Path:
         with _replacing(path) as temporary:
             sources = [str(file) for file in files if file.suffix == ".cpp"]
             link = ["-shared", f"-Wl,-soname,{name}", "-ldl", "-o", temporary]
-            _run([*flags, f"-I{_HERE}", *sources, *link], None, "the emulator's runtime")
+            what = "the emulator's runtime"
+            _warn(what, _run([*flags, f"-I{_HERE}", *sources, *link], None, what))
     loaded(path)
     return path
 
@@ -164,27 +177,55 @@ def build(
 ) -> Path:
     """Return the library of a source (headers inlined) in a mode, "plain" or "checked".
 
-    Raises CompileError with the compiler's messages.
+    Raises CompileError with the compiler's messages; shows its warnings, those of an earlier
+    process too.
     """
     library = runtime(portable)
     flags, text = _translated(source, mode, kernels, defines, name)
     header = (_HERE / "runtime.hpp").read_text(encoding="utf-8")
     key = _key(*_keyed(flags), library.name, header, text)
     path = cache_folder() / "emulator" / f"{key}.so"
+    log = path.with_suffix(".log")
     if not path.exists():
         with _replacing(path) as temporary:
             object_file = temporary + ".o"
             try:
-                _run([*flags, *_INPUT, "-c", "-o", object_file], text, name)
+                said = _run([*flags, *_INPUT, "-c", "-o", object_file], text, name)
                 # without -fsanitize, which would link the compiler's own runtime
-                _run(
-                    ["-shared", "-Wl,-z,now", object_file, str(library), "-o", temporary],
+                said += _run(
+                    ["-shared", "-Wl,-z,now,-z,defs", object_file, str(library), "-o", temporary],
                     None,
                     name,
                 )
             finally:
                 Path(object_file).unlink(missing_ok=True)
+            for kernel in kernels:
+                if (size := shared_bytes(Path(temporary), kernel)) > STATIC_SHARED:
+                    raise CompileError(
+                        f"{name}: kernel {kernel!r} declares {size} bytes of shared memory; a GPU "
+                        f"has {STATIC_SHARED} for what is not dynamic (extern __shared__)"
+                    )
+            if said:
+                with _replacing(log) as written:
+                    Path(written).write_text(said, encoding="utf-8")
+    _warn(name, log.read_text(encoding="utf-8") if log.exists() else "")
     return path
+
+
+def shared_bytes(library: Path, kernel: str) -> int:
+    """Return how much shared memory a kernel itself declares, that of functions it calls aside."""
+    symbols = (line.split() for line in tool("readelf", "-sW", str(library)).splitlines())
+    local = f"_ZZ{len(kernel)}{kernel}E"
+    return sum(int(s[2], 0) for s in symbols if "TLS" in s[3:4] and s[-1].startswith(local))
+
+
+def tool(*command: str) -> str:
+    """Return what a program of binutils (which g++ needs as well) prints."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return ""  # a report without names is better than none
+    return done.stdout
 
 
 def _translated(
@@ -227,10 +268,7 @@ def _digest(file: Path, changed: int) -> str:
 def _prepare(source: str, kernels: Sequence[str]) -> str:
     """Return the source as g++ takes it: dynamic shared memory, and an entry for every kernel."""
     text = _EXTERN_SHARED.sub(
-        lambda m: (
-            f"{m[2]}* const {m[3]} = static_cast<{m[2]}*>(gpugrad_emulator::dynamic_shared());"
-            + "\n" * m[0].count("\n")
-        ),
+        _dynamic_shared,
         _PRAGMA_ONCE.sub("", source),  # headers are part of the main file here
     )
     declared = declarations(source)
@@ -242,6 +280,15 @@ def _prepare(source: str, kernels: Sequence[str]) -> str:
         for kernel in kernels
     )
     return f'{text}\n#line 1 "entries"\nextern "C" {{\n{entries}}}\n'
+
+
+def _dynamic_shared(declared: re.Match[str]) -> str:
+    """Return ``extern __shared__ T name[]`` as a pointer to where a launch's memory begins."""
+    if "__shared__" not in declared[0]:
+        return declared[0]
+    name, dimensions = declared.group(3, 4)
+    kind = _NOT_THE_TYPE.sub(" ", declared[2])
+    return f"GPUGRAD_DYNAMIC({name},{kind}[]{dimensions});" + "\n" * declared[0].count("\n")
 
 
 def _key(*parts: object) -> str:
@@ -261,7 +308,13 @@ def _replacing(path: Path) -> Iterator[str]:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _run(arguments: Sequence[str], text: str | None, name: str) -> None:
+def _warn(name: str, said: str) -> None:
+    if said:
+        warnings.warn(f"{name}, compiled for the emulator:\n{said}", stacklevel=4)
+
+
+def _run(arguments: Sequence[str], text: str | None, name: str) -> str:
+    """Run the compiler and return its warnings."""
     command = [compiler()[0], *arguments]
     started = time.monotonic()
     done = subprocess.run(command, input=text, capture_output=True, text=True)
@@ -277,8 +330,7 @@ def _run(arguments: Sequence[str], text: str | None, name: str) -> None:
                 "brings CUDA's"
             )
         raise CompileError(f"{name} does not compile for the emulator:\n{done.stderr}{hint}")
-    if done.stderr:
-        warnings.warn(f"{name}, compiled for the emulator:\n{done.stderr}", stacklevel=4)
+    return done.stderr
 
 
 _seconds = 0.0  # spent compiling

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..cuda.emulation import Settings
+from .compile import tool
 
 
 class Fault(RuntimeError):
@@ -58,7 +58,7 @@ class Misaligned(Fault):
 
 
 class Overflow(Fault):
-    """Signed integer overflow, or a shift that is not defined."""
+    """Signed integer overflow, a float that its integer cannot hold, a shift not defined."""
 
     kind = "integer overflow"
 
@@ -231,7 +231,7 @@ def _place(raw: RawPlace, library: Path) -> Place:
 def _source_lines(library: Path, address: int) -> list[tuple[str, int]]:
     """Return file and line of an address in a library, then of the calls inlined around it."""
     lines = []
-    for shown in _tool("addr2line", "-i", "-e", str(library), hex(address)).splitlines():
+    for shown in tool("addr2line", "-i", "-e", str(library), hex(address)).splitlines():
         file, _, rest = shown.rpartition(":")
         number = rest.split(" ")[0]  # "12 (discriminator 3)"
         lines.append((Path(file).name, int(number) if number.isdigit() else 0))
@@ -261,7 +261,7 @@ def _memory(report: Report, library: Path, arguments: Sequence[str]) -> tuple[st
 
 def _symbol(library: Path, kind: str, address: int) -> tuple[str, int, int] | None:
     """Return (name, start, size) of the variable that holds an address."""
-    for line in _tool("readelf", "-sW", "--demangle", str(library)).splitlines():
+    for line in tool("readelf", "-sW", "--demangle", str(library)).splitlines():
         words = line.split(None, 7)
         if len(words) < 8 or words[3] != kind:
             continue
@@ -269,12 +269,3 @@ def _symbol(library: Path, kind: str, address: int) -> tuple[str, int, int] | No
         if start <= address < start + size:
             return words[7].split("::")[-1], start, size
     return None
-
-
-def _tool(*command: str) -> str:
-    """Return what a program of binutils (which g++ needs as well) prints."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return ""  # a report without names is better than none
-    return done.stdout

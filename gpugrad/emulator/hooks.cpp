@@ -80,7 +80,9 @@ UNDEFINED_OPERATION(load_invalid_value, UNDEFINED,
 UNDEFINED_OPERATION(nonnull_arg, UNDEFINED, "a null pointer where none is allowed")
 UNDEFINED_OPERATION(nonnull_return_v1, UNDEFINED, "a null pointer returned where none is allowed")
 UNDEFINED_OPERATION(invalid_builtin, UNDEFINED, "a bit count of zero where that is undefined")
-UNDEFINED_OPERATION(float_cast_overflow, OVERFLOWED, "a float does not fit the integer it becomes")
+UNDEFINED_OPERATION(float_cast_overflow, OVERFLOWED,
+                    "a float does not fit the integer it becomes (where the GPU's saturation is "
+                    "meant: __float2int_rz and the like)")
 EXPORT void __ubsan_handle_pointer_overflow_abort(Source* source, uintptr_t base, uintptr_t) {
     if (!base)
         undefined(MEMORY_FAULT, *source, "arithmetic on a null pointer (test the pointer first)");

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import backend
 from ..cuda import tensor_map
-from ..cuda.arguments import Parameter, Strided, checked, checked_sizes
+from ..cuda.arguments import MAX_SHARED, Parameter, Strided, checked, checked_sizes
 from ..cuda.emulation import ORDERS, Settings, settings
 from ..cuda.source import signatures
 from . import compile as compiler
@@ -145,6 +145,13 @@ class Kernel:
                 f"kernel {self.name!r}: a block of {threads} threads; "
                 f"__launch_bounds__ allows {entry.max_threads}"
             )
+        if shared_mem > MAX_SHARED - compiler.STATIC_SHARED:
+            static = compiler.shared_bytes(path, self.name)
+            if shared_mem + static > MAX_SHARED:
+                raise ValueError(
+                    f"kernel {self.name!r}: {shared_mem} bytes of dynamic shared memory beside "
+                    f"{static} that it declares; a block has {MAX_SHARED}"
+                )
         regions = _array_type(_Array, len(named))(
             *(
                 _Array(array.ctypes.data, array.nbytes, array.flags.writeable, i)

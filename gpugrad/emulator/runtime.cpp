@@ -20,6 +20,7 @@ EXPORT uint3 thread_index __asm__("gpugrad_thread_index");
 EXPORT uint3 block_index __asm__("gpugrad_block_index");
 EXPORT uint3 block_size __asm__("gpugrad_block_size");
 EXPORT uint3 grid_size __asm__("gpugrad_grid_size");
+EXPORT char* dynamic_memory __asm__("gpugrad_dynamic_memory");
 
 namespace gpugrad_emulator {
 
@@ -396,13 +397,18 @@ static uint32_t complete(int thread) {
     return lanes;
 }
 
+// CUDA's intrinsics may be reached at several lines, instructions (mma, ldmatrix) are `.aligned`.
+static bool meet(const Wait& a, const Wait& b) {
+    return same(a, b) || (a.op[0] == '_' && a.mask == b.mask && equal(a.op, b.op));
+}
+
 // Reports a lane that waits for this one in another operation.
 static void find_mismatch(const Wait& mine) {
     const int t = state.current, w = t / WARP, lane = t % WARP;
     for (uint32_t others = mine.mask & warps[w].parked; others; others &= others - 1) {
         const int other = w * WARP + __builtin_ctz(others);
         const Wait& wait = state.waits[other];
-        if (!(wait.mask >> lane & 1) || same(wait, mine)) continue;  // else it may join later
+        if (!(wait.mask >> lane & 1) || meet(wait, mine)) continue;  // else it may join later
         fault(WARP_MISMATCH, t, {mine.file, mine.line, 0},
               "thread %d calls %s (mask 0x%08x) while thread %d of its warp waits for it in %s at "
               "%s:%d (mask 0x%08x)",
@@ -422,7 +428,7 @@ EXPORT void collective(const char* op, uint32_t mask, void* operand, Combine com
     pending[t] = {combine, fence};
     warp.operands[lane] = operand;
     if (!warp.parked) warp.first = mine, warp.uniform = true;
-    else if (warp.uniform) warp.uniform = same(warp.first, mine);
+    else if (warp.uniform) warp.uniform = meet(warp.first, mine);
     if (!warp.uniform) find_mismatch(mine);
     warp.parked |= 1u << lane;
     const uint32_t done = complete(t);
@@ -523,8 +529,6 @@ EXPORT int64_t reduce(const char* op, uint32_t mask, int64_t value, int kind, co
     return operand.out;
 }
 
-EXPORT void* dynamic_shared() { return state.dynamic_shared; }
-
 EXPORT void failed(const char* text, const char* file, int line) {
     fault(ASSERTION, state.current, {file, line, 0}, "%s", text);
 }
@@ -598,7 +602,7 @@ static bool make_arena(size_t size) {
         arena = static_cast<char*>(memory);
         mprotect(arena + arena_size, GUARD, PROT_NONE);
     }
-    state.dynamic_shared = arena + arena_size - (size + 127) / 128 * 128;
+    state.dynamic_shared = dynamic_memory = arena + arena_size - (size + 127) / 128 * 128;
     return true;
 }
 

@@ -3,6 +3,7 @@
 // Included in front of every emulated source. Nothing here is instrumented in the checked build:
 // the parts that touch memory of more than one thread live in runtime.cpp and checks.cpp.
 #pragma once
+#pragma GCC system_header  // g++ warns of the kernels alone
 
 #include <cassert>
 #include <cmath>
@@ -11,10 +12,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
 #define GPUGRAD_EMULATE 1
+#ifndef __CUDA_ARCH__  // the newest architecture that gpugrad's kernels are compiled for
+#define __CUDA_ARCH__ 900
+#endif
 
 // The CUDA headers for bfloat16 and float16 bring their own versions of what follows.
 #define __VECTOR_TYPES_H__
@@ -27,7 +33,10 @@
 #define __host__
 #define __constant__
 #define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
+#define __maxnreg__(n)
 #define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
 #define __cudart_builtin__
@@ -36,7 +45,12 @@
 // used: the compiler must not take a variable that nobody writes for a constant zero
 #define __shared__ constinit thread_local __attribute__((used))
 #define DYN_SMEM(name) \
-    unsigned char* const name = static_cast<unsigned char*>(gpugrad_emulator::dynamic_shared())
+    unsigned char* const name = reinterpret_cast<unsigned char*>(gpugrad_emulator::dynamic_memory)
+// extern __shared__ T name[], also at file scope
+#define GPUGRAD_DYNAMIC(name, ...)                                 \
+    [[maybe_unused]] gpugrad_emulator::Dynamic<__VA_ARGS__> name = \
+        reinterpret_cast<gpugrad_emulator::Dynamic<__VA_ARGS__>>(  \
+            gpugrad_emulator::dynamic_memory)
 
 #define GPUGRAD_EXPORT __attribute__((visibility("default")))
 #define GPUGRAD_PLAIN __attribute__((no_sanitize("thread", "undefined")))
@@ -60,7 +74,10 @@ GPUGRAD_EXPORT int64_t reduce(const char* op, uint32_t mask, int64_t value, int 
 // `threads` 0 is the whole block; returns the sum of `value` over the block
 GPUGRAD_EXPORT int barrier(const char* op, int id, int threads, bool wait, int value,
                            const char* file, int line);
-GPUGRAD_EXPORT void* dynamic_shared();
+// where dynamic shared memory begins; const as threadIdx is: loads of it are not instrumented
+GPUGRAD_EXPORT extern char* const dynamic_memory __asm__("gpugrad_dynamic_memory");
+template <class Array>
+using Dynamic = std::remove_extent_t<Array>* const&;  // to `dynamic_memory`
 // what ptx.cuh is made of: asynchronous copies by one thread, and tensor-core operations of a warp
 GPUGRAD_EXPORT void copy_async(void* to, const void* from, int size, int from_size,
                                const char* file, int line);
@@ -206,7 +223,7 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, GPUGRAD_HERE) {
 template <class T>
 inline T gpugrad_shuffle(const char* op, int kind, unsigned mask, T x, int lane, int width,
                          const char* file, int line) {
-    static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>,
+    static_assert(sizeof(T) <= 8 && std::is_trivially_destructible_v<T>,
                   "a shuffle moves 1 to 8 bytes");
     return gpugrad_emulator::bits<T>(gpugrad_emulator::shuffle(
         op, mask, gpugrad_emulator::bits<uint64_t>(x), kind, lane, width, file, line));
@@ -236,6 +253,16 @@ inline unsigned __match_any_sync(unsigned mask, T x, GPUGRAD_HERE) {
     return gpugrad_emulator::vote("__match_any_sync", mask, gpugrad_emulator::bits<uint64_t>(x),
                                   true, file, line);
 }
+template <class T>
+inline unsigned __match_all_sync(unsigned mask, T x, int* equal, GPUGRAD_HERE) {
+    *equal = mask == gpugrad_emulator::vote("__match_all_sync", mask,
+                                            gpugrad_emulator::bits<uint64_t>(x), true, file, line);
+    return *equal ? mask : 0;
+}
+// Threads run one by one, so none is sure to be together with another.
+inline unsigned __activemask() {
+    return 1u << (threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)) % 32;
+}
 #define GPUGRAD_REDUCE(name, T, kind)                                                      \
     inline T name(unsigned mask, T x, GPUGRAD_HERE) {                                      \
         return static_cast<T>(gpugrad_emulator::reduce(#name, mask, x, kind, file, line)); \
@@ -256,13 +283,16 @@ inline void __threadfence_block() { gpugrad_emulator::fence(false); }
 inline void __threadfence_system() { gpugrad_emulator::fence(true); }
 
 // ---- atomics: threads run one at a time, so the plain operation is atomic ----
-// not inlined: inside a kernel the load and the store would be instrumented as ordinary ones
+// not inlined: inside a kernel the load and the store would be instrumented as ordinary ones, as
+// they would be in a class's own copy and assignment (__half2)
 template <class T, class F>
 GPUGRAD_PLAIN __attribute__((noinline)) T gpugrad_atomic(T* address, F next, const char* file,
                                                          int line) {
     gpugrad_emulator::atomic_access(address, sizeof(T), file, line);
-    const T old = *address;
-    *address = next(old);
+    T old;
+    __builtin_memcpy(static_cast<void*>(&old), address, sizeof(T));
+    const T updated = next(old);
+    __builtin_memcpy(static_cast<void*>(address), &updated, sizeof(T));
     return old;
 }
 template <class T>
@@ -333,6 +363,17 @@ inline unsigned __brev(unsigned x) {
 }
 inline unsigned __umulhi(unsigned x, unsigned y) {
     return static_cast<unsigned>(static_cast<uint64_t>(x) * y >> 32);
+}
+inline int __mul24(int x, int y) {
+    return static_cast<int>(static_cast<int64_t>(x << 8 >> 8) * (y << 8 >> 8));
+}
+inline unsigned __umul24(unsigned x, unsigned y) { return (x & 0xffffffu) * (y & 0xffffffu); }
+template <class A, class B, class C>
+GPUGRAD_PLAIN inline C __dp4a(A x, B y, C sum) {  // of signed or unsigned bytes
+    using X = std::conditional_t<std::is_signed_v<A>, int8_t, uint8_t>;
+    using Y = std::conditional_t<std::is_signed_v<B>, int8_t, uint8_t>;
+    for (int i = 0; i < 32; i += 8) sum += static_cast<X>(x >> i) * static_cast<Y>(y >> i);
+    return sum;
 }
 inline int __mulhi(int x, int y) { return static_cast<int>(static_cast<int64_t>(x) * y >> 32); }
 inline unsigned long long __umul64hi(unsigned long long x, unsigned long long y) {
@@ -411,15 +452,13 @@ inline void sincospif(float x, float* s, float* c) { *s = sinpif(x), *c = cospif
 inline float normcdff(float x) {
     return static_cast<float>(0.5 * std::erfc(-0.70710678118654752440 * x));
 }
-// out of range saturates and NaN becomes 0, as in the GPU's conversion instructions
-template <class I, class F>
-GPUGRAD_PLAIN inline I gpugrad_to_integer(F x) {
-    const F low =
-        static_cast<F>(static_cast<I>(sizeof(I) == 4 && std::is_signed_v<I> ? 1u << 31 : 0));
-    const double high = std::is_signed_v<I> ? 2147483647.0 : 4294967295.0;
-    if (x != x) return 0;
-    if (x <= low) return static_cast<I>(low);
-    return static_cast<double>(x) >= high ? static_cast<I>(high) : static_cast<I>(x);
+// out of range saturates and NaN becomes 0, or 1 << 63, as in the GPU's conversion instructions
+template <class I>
+GPUGRAD_PLAIN inline I gpugrad_to_integer(float x) {
+    using Limits = std::numeric_limits<I>;
+    if (x != x) return sizeof(I) == 8 ? static_cast<I>(1ull << 63) : 0;
+    if (x <= static_cast<float>(Limits::min())) return Limits::min();
+    return x >= std::ldexp(1.0f, Limits::digits) ? Limits::max() : static_cast<I>(x);
 }
 inline int __float2int_rn(float x) { return gpugrad_to_integer<int>(std::nearbyint(x)); }
 inline int __float2int_rz(float x) { return gpugrad_to_integer<int>(std::trunc(x)); }
@@ -427,6 +466,8 @@ inline int __float2int_rd(float x) { return gpugrad_to_integer<int>(std::floor(x
 inline int __float2int_ru(float x) { return gpugrad_to_integer<int>(std::ceil(x)); }
 inline unsigned __float2uint_rn(float x) { return gpugrad_to_integer<unsigned>(std::nearbyint(x)); }
 inline unsigned __float2uint_rz(float x) { return gpugrad_to_integer<unsigned>(std::trunc(x)); }
+inline long long __float2ll_rn(float x) { return gpugrad_to_integer<long long>(std::nearbyint(x)); }
+inline long long __float2ll_rz(float x) { return gpugrad_to_integer<long long>(x); }
 inline float __int2float_rn(int x) { return static_cast<float>(x); }
 inline float __uint2float_rn(unsigned x) { return static_cast<float>(x); }
 inline float __ll2float_rn(long long x) { return static_cast<float>(x); }

@@ -152,6 +152,25 @@ extern "C" __global__ void uninitialised_atomic(int* x) {
     if (threadIdx.x < 8) x[threadIdx.x] = bins[threadIdx.x];
 }
 
+// Uninitialised variable=slots: the fourth component of vectors is not there.
+extern "C" __global__ void uninitialised_component(float* x) {
+    __shared__ __align__(16) float slots[256];
+    for (int c = 0; c < 3; c++) slots[4 * threadIdx.x + c] = x[threadIdx.x];
+    __syncthreads();
+    const float4 v = reinterpret_cast<float4*>(slots)[63 - threadIdx.x];  // HERE
+    x[threadIdx.x] = v.x + v.y + v.z + v.w;  // HERE
+}
+
+// Uninitialised variable=pairs: a member that is as large as the other one.
+extern "C" __global__ void uninitialised_member(float* x) {
+    struct Pair { float a, b; };
+    __shared__ Pair pairs[64], copies[64];
+    pairs[threadIdx.x].a = x[threadIdx.x];
+    __syncthreads();
+    copies[threadIdx.x] = pairs[63 - threadIdx.x];  // HERE
+    x[threadIdx.x] = copies[threadIdx.x].a;
+}
+
 // Uninitialised variable=dynamic: a tail of the dynamic shared memory that no one filled.
 extern "C" __global__ void uninitialised_dynamic(float* x) {
     DYN_SMEM(memory);
@@ -220,6 +239,17 @@ extern "C" __global__ void overflowing_offset(float* x, int columns) {
 // Overflow: a shift by the width of the type.
 extern "C" __global__ void wide_shift(int* x) {
     x[threadIdx.x] = 1 << threadIdx.x;  // HERE
+}
+
+// Overflow: a float that int cannot hold.
+extern "C" __global__ void float_beyond_int(float* x) {
+    const int i = static_cast<int>(x[threadIdx.x] * 1e10f);  // HERE
+    x[threadIdx.x] = i;
+}
+
+// Overflow: no number, as an unsigned integer.
+extern "C" __global__ void nan_as_unsigned(float* x) {
+    x[threadIdx.x] = static_cast<unsigned>(sqrtf(-1.0f - x[threadIdx.x]));  // HERE
 }
 
 // Division: an integer divided by zero.

@@ -403,6 +403,15 @@ extern "C" __global__ void mma_in_divergent_code(float* out) {
     out[threadIdx.x] = sums[0];
 }
 
+// WarpMismatch: two halves of a warp at two products.
+extern "C" __global__ void mma_at_two_lines(float* out) {
+    float sums[4] = {};
+    const unsigned a[4] = {}, b[2] = {};
+    if (threadIdx.x < 16) mma_bf16(sums, a, b);  // HERE
+    else mma_bf16(sums, a, b);                   // HERE
+    out[threadIdx.x] = sums[0];
+}
+
 // Deadlock: a named barrier for more threads than come.
 extern "C" __global__ void named_barrier_too_wide(float* x) {
     if (threadIdx.x < 32) named_barrier_sync(1, 64);  // HERE

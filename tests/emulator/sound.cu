@@ -219,3 +219,48 @@ extern "C" __global__ void last_warp(const float* x, float* out) {
     __syncwarp();
     if (position == 3 && lane == 0) *out = partial[0] + partial[1] + partial[2] + partial[3];
 }
+
+extern __shared__ float slots[];  // at file scope
+
+__device__ float slot_of(int i) { return slots[i]; }
+
+extern "C" __global__ void file_scope(float* x) {
+    const int i = threadIdx.x, n = blockDim.x;
+    reinterpret_cast<float4*>(slots)[i] = make_float4(x[i], 1, 2, 3);
+    __syncthreads();
+    x[i] = slot_of(4 * (n - 1 - i));
+}
+
+struct Candidate {
+    double value;
+    int index;  // and four bytes that nobody writes
+};
+
+// the largest value and its place: structs copied as a whole that were written by members
+extern "C" __global__ void argmax(const double* x, int* out) {
+    __shared__ Candidate best[64];
+    const int i = threadIdx.x;
+    best[i].value = x[i];
+    best[i].index = i;
+    for (int step = 32; step > 0; step /= 2) {
+        __syncthreads();
+        if (i < step && best[i + step].value > best[i].value) best[i] = best[i + step];
+    }
+    if (i == 0) *out = best[0].index;
+}
+
+// parts of a warp meet in the same shuffle, vote and fence, each at a line of its own
+extern "C" __global__ void several_lines(float* x) {
+    __shared__ float tile[32];
+    const int i = threadIdx.x;
+    float y = x[i];
+    if (i % 2) y += __shfl_xor_sync(FULL, y, 1);
+    else y -= __shfl_xor_sync(FULL, y, 1);
+    unsigned votes;
+    if (i < 16) votes = __ballot_sync(FULL, i < 8);
+    else votes = __ballot_sync(FULL, i < 20);
+    tile[i] = y + __popc(votes);
+    if (i % 3) __syncwarp();
+    else __syncwarp();
+    x[i] = tile[i ^ 2];
+}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from gpugrad import emulator
+from gpugrad.cuda.compiler import CompileError, find_include_folder
 
 RACY = """#include "helper.cuh"
 extern "C" __global__ void smooth(const float* x, float* out, int n) {
@@ -122,3 +124,148 @@ def test_the_source_itself_may_be_given():
     text = 'extern "C" __global__ void one(float* x) { x[threadIdx.x] = 1.0f; }'
     (x,) = emulator.check(text, grid=(1,), block=(4,), args=[emulator.empty(4)])
     assert (x == 1).all()
+
+
+@pytest.mark.skipif(find_include_folder() is None, reason="the CUDA headers are not installed")
+@pytest.mark.parametrize("pair", ["__half2", "__nv_bfloat162"])
+def test_pairs_are_added_atomically(pair: str) -> None:
+    text = f"""
+    #include <cuda_bf16.h>
+    #include <cuda_fp16.h>
+    __device__ __half2 made(__half2) {{ return __floats2half2_rn(1, 2); }}
+    __device__ __nv_bfloat162 made(__nv_bfloat162) {{ return __floats2bfloat162_rn(1, 2); }}
+    extern "C" __global__ void add({pair}* x) {{ atomicAdd(x, made({pair}())); }}
+    """
+    dtype = np.float16 if pair == "__half2" else ml_dtypes.bfloat16
+    (x,) = emulator.check(text, grid=(2,), block=(32,), args=(np.zeros(2, dtype),))
+    np.testing.assert_array_equal(x.astype("f"), [64, 128])
+
+
+@pytest.mark.parametrize("header", ["", "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n"])
+@pytest.mark.parametrize(("defines", "expected"), [({}, 900), ({"__CUDA_ARCH__": 700}, 700)])
+def test_the_architecture(header: str, defines: dict[str, object], expected: int) -> None:
+    kernel = """extern "C" __global__ void arch(int* x) {
+    #if __CUDA_ARCH__ >= 700
+        *x = __CUDA_ARCH__;
+    #endif
+    }"""
+    args = [np.zeros(1, np.int32)]
+    (x,) = emulator.check(header + kernel, grid=(1,), block=(1,), args=args, defines=defines)
+    assert x == expected
+
+
+LEAST = """extern "C" __global__ void least(const float* x, float* out, int n) {
+    float found;
+    if (n > 4) found = x[4];
+    for (int i = 0; i < n; i++) found = fminf(found, x[i]);
+    out[threadIdx.x] = found;
+}"""
+
+
+def test_local_variables_that_nobody_set() -> None:
+    args = [np.arange(8, dtype="f"), emulator.empty(32), 8]
+    with pytest.warns(UserWarning, match=r"found.* may be used uninitialized"):
+        after = emulator.check(LEAST, grid=(1,), block=(32,), args=args)
+    assert (after[1] == 0).all()
+    with (
+        pytest.warns(UserWarning, match=r"found.* may be used uninitialized"),  # from the cache
+        pytest.raises(emulator.OrderDependent),
+    ):
+        emulator.check(LEAST, grid=(1,), block=(32,), args=[*args[:2], 3])
+    never = LEAST.replace("if (n > 4) found = x[4];", "").replace("for (int i = 0; i < n; i++)", "")
+    never = never.replace("x[i]", "x[n]")
+    with pytest.raises(CompileError, match=r"found.* is used uninitialized"):
+        emulator.check(never, grid=(1,), block=(32,), args=[*args[:2], 3])
+
+
+def test_the_compiler_warns_of_the_kernel_alone() -> None:
+    text = """class Hidden { float x; public: operator float() const { return x; } };
+    extern "C" __global__ void swap(Hidden* x) {
+        x[threadIdx.x] = __shfl_xor_sync(~0u, x[threadIdx.x], 1);
+    }"""
+    x = np.arange(32, dtype="f")
+    (after,) = emulator.check(text, grid=(1,), block=(32,), args=[x])  # a warning is an error here
+    np.testing.assert_array_equal(after, x[np.arange(32) ^ 1])
+
+
+@pytest.mark.parametrize("at_file_scope", [False, True])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "extern __shared__ __align__(sizeof(float4)) float s[]",
+        "extern __align__(16) __shared__ float s[]",
+        "extern volatile __shared__ float s[]",
+        "__shared__ extern float s[]",
+        "extern __shared__ alignas(16)\n float s [ ]",
+        "extern __shared__ Of<float, 1> s[]",
+        "extern __shared__ float s[][2]",
+    ],
+)
+def test_ways_to_declare_dynamic_shared_memory(words: str, at_file_scope: bool) -> None:
+    text = f"""template <class T, int N> struct Of {{ T values[N]; }};
+    {words if at_file_scope else ""};
+    extern "C" __global__ void reversed(float* x) {{
+        {"" if at_file_scope else words};
+        *(float*)&s[threadIdx.x] = x[threadIdx.x];
+        __syncthreads();
+        x[threadIdx.x] = *(float*)&s[31 - threadIdx.x];
+    }}"""
+    x = np.arange(32, dtype="f")
+    (after,) = emulator.check(text, grid=(1,), block=(32,), args=[x], shared_mem=256)
+    np.testing.assert_array_equal(after, x[::-1])
+
+
+def test_what_is_declared_but_nowhere_defined() -> None:
+    text = """extern __shared__ float a[], b[];
+    extern "C" __global__ void k() {
+        b[0] = 1;
+    }"""
+    with pytest.raises(CompileError, match=r"kernel\.cu:3: undefined reference to .b"):
+        emulator.check(text, grid=(1,), block=(1,), args=[], shared_mem=256)
+
+
+def test_rarer_words() -> None:
+    text = """
+    __device__ __noinline__ int half(int x) { return x / 2; }
+    extern "C" __global__ void __cluster_dims__(1, 1, 1) words(long long* out) {
+        int equal = 0, other = 0;
+        const unsigned all = __match_all_sync(~0u, threadIdx.x < 32, &equal);
+        __match_all_sync(~0u, threadIdx.x, &other);
+        const bool here = __activemask() >> threadIdx.x & 1;
+        if (threadIdx.x) return;
+        long long values[] = {
+            half(7), all == ~0u && equal && !other && here, __mul24(0x1fffffe, 3), __umul24(-1, 2),
+            __dp4a(0x01ff0203, 0x02030405, -1), __dp4a(0xff000001u, 0xff000002u, 1u),
+            __float2ll_rn(2.5f), __float2ll_rn(-1e30f), __float2ll_rn(1e30f),
+            __float2ll_rn(NAN), __float2int_rn(NAN), __float2uint_rn(5e9f), __float2int_rn(-3e9f),
+            clock() >= 0
+        };
+        for (int i = 0; i < 14; i++) out[i] = values[i];
+    }"""
+    expected = [3, 1, -6, 0x1FFFFFE, 21, 65028, 2, -(2**63), 2**63 - 1, -(2**63), 0]
+    expected += [2**32 - 1, -(2**31), 1]
+    args = [emulator.empty(14, np.int64)]
+    (out,) = emulator.check(text, grid=(1,), block=(32,), args=args)
+    assert out.tolist() == expected
+
+
+@pytest.mark.skipif(find_include_folder() is None, reason="the CUDA headers are not installed")
+@pytest.mark.parametrize("name", ["half", "nv_bfloat16"])
+def test_arithmetic_in_narrow_floats(name: str) -> None:
+    pair = f"__{name}2" if name == "half" else "__nv_bfloat162"
+    text = f"""#include <cuda_bf16.h>
+    #include <cuda_fp16.h>
+    extern "C" __global__ void k(__{name}* x) {{
+        const int i = threadIdx.x;
+        {pair}* pairs = reinterpret_cast<{pair}*>(x) + i;
+        const {pair} other = __shfl_xor_sync(~0u, *pairs, 1), sum = __hfma2(*pairs, other, other);
+        *pairs = {pair}(__hfma(other.x, other.y, sum.x), hexp(other.y));
+    }}"""
+    dtype = np.float16 if name == "half" else ml_dtypes.bfloat16
+    x = (np.arange(64) % 7 - 3).astype(dtype)
+    (after,) = emulator.check(text, grid=(1,), block=(32,), args=[x])
+    mine = x.astype("f").reshape(32, 2)
+    other = mine[np.arange(32) ^ 1]
+    first = other[:, 0] * other[:, 1] + mine[:, 0] * other[:, 0] + other[:, 0]
+    expected = np.stack([first, np.exp(other[:, 1])], 1).astype(dtype)
+    np.testing.assert_array_equal(after.reshape(32, 2).astype("f"), expected.astype("f"))

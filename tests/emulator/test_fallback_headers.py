@@ -129,7 +129,7 @@ def jobs() -> list[Any]:
 def test_every_kernel_compiles(source: Source, variant: Mapping[str, object]) -> None:
     kernels = list(signatures(source.text))
     flags, text = compiler._translated(source.text, "plain", kernels, variant, source.name)
-    compiler._run([*flags, *compiler._INPUT, "-fsyntax-only"], text, source.name)
+    assert not compiler._run([*flags, *compiler._INPUT, "-fsyntax-only"], text, source.name)
 
 
 @pytest.mark.usefixtures("fallback")

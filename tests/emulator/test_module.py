@@ -391,3 +391,28 @@ def test_what_is_compiled_is_known_by_the_text_of_its_headers_not_by_their_place
     one, two, other = (compiler._keyed(["-O2", "-isystem", str(place), "-g"]) for place in places)
     assert one == two != other
     assert [one[0], one[1], len(one), one[-1]] == ["-O2", "-isystem", 5, "-g"]
+
+
+def test_shared_memory_has_its_limits() -> None:
+    text = """
+    __device__ int helped(int i) {
+        __shared__ int held[9000];
+        held[i] = i;
+        return held[i];
+    }
+    extern "C" __global__ void large(int* x) {
+        __shared__ int tile[SIZE], more[3000];
+        more[threadIdx.x] = tile[threadIdx.x] = helped(threadIdx.x);
+        x[threadIdx.x] = tile[threadIdx.x] + more[threadIdx.x];
+    }
+    extern "C" __global__ void other() { __shared__ int tile[9000]; tile[threadIdx.x] = 1; }
+    """
+    args = [np.zeros(32, np.int32)]
+    for how in (PLAIN, CHECKED):
+        kernel = emulator.Module(text, {"SIZE": 9288}).get_function("large")
+        kernel((1,), (32,), args, (227 << 10) - 49152, how=how)
+        with pytest.raises(ValueError, match=r"183297 bytes .* beside 49152 that it declares"):
+            kernel((1,), (32,), args, (227 << 10) - 49151, how=how)
+        kernel = emulator.Module(text, {"SIZE": 9289}).get_function("large")
+        with pytest.raises(CompileError, match=r"'large' declares 49156 bytes.*; a GPU has 49152"):
+            kernel((1,), (32,), args, how=how)

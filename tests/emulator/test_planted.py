@@ -61,6 +61,7 @@ THREADS = {
     "misaligned_rows": 32,
     "ldmatrix_without_syncwarp": 32,
     "mma_in_divergent_code": 32,
+    "mma_at_two_lines": 32,
     "named_barrier_of_others": 96,
     "wgmma_without_proxy_fence": 128,
     "proxy_fence_after_barrier": 256,

@@ -142,3 +142,27 @@ def test_last_warp(module: emulator.Module, rng: np.random.Generator) -> None:
         module, "last_warp", grid=(1,), block=(128,), args=(x, emulator.empty(1))
     )
     close(after[1], x.sum())
+
+
+def test_dynamic_shared_memory_at_file_scope(module: emulator.Module) -> None:
+    for n in (32, 96, 64):  # it begins elsewhere in every launch
+        x = np.arange(n, dtype=np.float32)
+        after = emulator.check(
+            module, "file_scope", grid=(1,), block=(n,), args=(x,), shared_mem=16 * n
+        )
+        np.testing.assert_array_equal(after[0], x[::-1])
+
+
+def test_padding_of_structs_is_copied(module: emulator.Module, rng: np.random.Generator) -> None:
+    x = rng.normal(size=64)
+    args = (x, emulator.empty(1, np.int32))
+    after = emulator.check(module, "argmax", grid=(1,), block=(64,), args=args)
+    assert after[1] == x.argmax()
+
+
+def test_warps_meet_at_several_lines(module: emulator.Module) -> None:
+    i = np.arange(32)
+    x = i.astype(np.float32) ** 2
+    after = emulator.check(module, "several_lines", grid=(1,), block=(32,), args=(x,))
+    y = np.where(i % 2, x + x[i ^ 1], x - x[i ^ 1]) + 12
+    np.testing.assert_array_equal(after[0], y[i ^ 2])

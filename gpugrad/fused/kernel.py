@@ -72,10 +72,10 @@ def kernel(
     ``variants`` are the macros to compile with (``cuda.variants(GPUGRAD_DTYPE=(0, 1))``); floating
     tensors of one of those element types, float32 if none is named, take the kernel unless
     ``fits(*arrays, **statics)`` says no. ``samples`` are inputs, as ``gg.Sample((3, 4),
-    factor=2.0)``, for ``gg.testing.check_kernel``, which finds wrong gradients, races and reads
-    out of bounds. ``cost(*arrays, **statics)`` returns the ``gg.Cost`` that ``gpugrad bench
-    --module MODULE NAME`` compares with, at ``sizes`` (by default the samples). ``python -m
-    gpugrad.cuda.lock MODULE`` keeps the kernels' registers under control.
+    factor=2.0)``, for ``gg.testing.check_kernel``, which finds wrong gradients, races, reads out of
+    bounds and what NVRTC refuses. ``cost(*arrays, **statics)`` returns the ``gg.Cost`` that
+    ``gpugrad bench --module MODULE NAME`` compares with, at ``sizes`` (by default the samples).
+    ``python -m gpugrad.cuda.lock MODULE`` keeps the kernels' registers under control.
     """
 
     def decorate(spec: Callable[..., Any]) -> Kernel:

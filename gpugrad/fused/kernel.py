@@ -61,7 +61,8 @@ def kernel(
     The definition is the oracle of the checks, what runs where the kernel does not (NumPy without
     the emulator, float64), and the second derivative. Its positional parameters are the tensors,
     its keyword-only ones numbers and switches. ``path`` is relative to the definition's file (in a
-    notebook, to the current folder).
+    notebook, to the current folder); it may include the headers of the shipped kernels, above all
+    "ptx.cuh" (cp.async, mma, mbarrier, TensorMap), where none so named lies beside it.
 
     ``forward(source, *arrays, **statics)`` launches kernels with ``source.launch`` and returns the
     result, or a pair of result and tuple of arrays to keep for backward. ``backward(source, g,

@@ -10,7 +10,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import cuda, emulator, testing
-from gpugrad.cuda import compiler, source
+from gpugrad.cuda import compiler
 from gpugrad.cuda import kernel as launch
 from gpugrad.fused import FUSED
 
@@ -40,8 +40,6 @@ def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that registers the operation anew with other launchers."""
     monkeypatch.setattr(launch, "SOURCES", {})
     text = Path(__file__).with_name("scale_shift.cu").read_text()
-    for file in ("common.cuh",):
-        (tmp_path / file).write_text((source.folder() / file).read_text())
     (tmp_path / "own.cu").write_text(text)
 
     def make(forward: Any = forward, backward: Any = backward, **more: Any) -> Any:

@@ -1,6 +1,7 @@
 // Every instruction that CUDA C++ has no function for, each as a device body in inline assembly and
 // an emulated body. No other file contains assembly. Pointers are generic; the wrappers convert.
 #pragma once
+#include "common.cuh"
 
 #ifdef GPUGRAD_EMULATE
 #define PTX_CALLER , GPUGRAD_HERE  // reports name the line of the kernel that calls

@@ -1,7 +1,7 @@
 """Kernel sources: found, their headers written into them, their kernels' parameters read.
 
-Headers of our own (``#include "common.cuh"``) become part of the source, marked with ``#line``, so
-that compiler messages name the right file and the text is the whole cache key.
+Headers included by "..." (``#include "common.cuh"``) become part of the source, marked with
+``#line``, so that compiler messages name the right file and the text is the whole cache key.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def shipped(name: str) -> Path:
 def inline(path: Path) -> str:
     """Return the source with the headers it includes by "..." written into it, each once.
 
+    A header lies beside the file that includes it, or is one of the shipped kernels' own.
     Raises FileNotFoundError naming the file, the line and the header that is missing.
     """
     seen: set[Path] = set()
@@ -76,9 +77,13 @@ def inline(path: Path) -> str:
         end = 0
         for match in _INCLUDE.finditer(text):
             line = text.count("\n", 0, match.start()) + 1
-            header = (file.parent / match.group(1)).resolve()
+            beside, ours = ((root / match.group(1)).resolve() for root in (file.parent, folder()))
+            header = beside if beside.is_file() else ours
             if not header.is_file():
-                raise FileNotFoundError(f"{file.name}:{line}: no header {match.group(1)!r}")
+                raise FileNotFoundError(
+                    f"{file.name}:{line}: no header {match.group(1)!r}, neither beside it nor in "
+                    f"{folder()}"
+                )
             parts.append(text[end : match.start()])
             if header not in seen:
                 seen.add(header)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..backend import memory_base
 from ..cuda import source
+from ..cuda.arguments import Strided
 from ..cuda.emulation import Settings, enabled
 from .faults import OrderDependent
-from .memory import copy_of, marks_of
+from .memory import mark, marks_of, marks_of_owner
 from .module import Kernel, Module
 
 _PAD = 4096  # bytes around every array, so that a step outside never meets another one
@@ -45,10 +48,12 @@ def check(
 
     Every run of ``sweep`` (checked and plain build; ascending, descending and random orders of
     threads and blocks; two contents of shared memory) starts from copies of ``args``: numpy arrays,
-    None for a null pointer, numbers. The returned list holds the arrays as the first run left them;
-    yours stay as they are. ``path`` is a file, the source itself, or a Module; ``kernel`` may be
-    left out where there is only one. ``__CUDA_ARCH__`` is 900 unless ``defines`` sets it;
-    ``GPUGRAD_EMULATE`` is defined here alone.
+    ``cuda.strided`` ones, None for a null pointer, numbers. Copies of arrays that overlap do so
+    too; where one begins inside of its memory, its alignment is that of its place there, as on a
+    GPU. The returned list holds the arrays as the first run left them; yours stay as they are.
+    ``path`` is a file, the source itself, or a Module; ``kernel`` may be left out where there is
+    only one. ``__CUDA_ARCH__`` is 900 unless ``defines`` sets it; ``GPUGRAD_EMULATE`` is defined
+    here alone.
 
     Raises the Fault that was found, with kernel, block, thread, variable and line; OrderDependent
     if the arrays are not bitwise equal after all runs, bytes of ``empty`` arrays that nobody wrote
@@ -122,32 +127,77 @@ def _compare_results(what: str, a: Any, b: Any, first: Settings, how: Settings) 
 
 
 def _copies(args: Sequence[Any], poison: int) -> list[Any]:
-    """Return the arguments with every array copied, the same one to the same copy."""
-    made: dict[int, np.ndarray] = {}
+    """Return the arguments with every array copied; what overlaps, into views of one copy."""
+    spans = [span for span in map(_span, args) if span]
+    pieces: list[_Span] = []
+    for span in sorted(spans, key=lambda span: span[:2]):
+        if pieces and span.start < pieces[-1].end:
+            pieces[-1] = pieces[-1]._replace(end=max(span.end, pieces[-1].end))
+        else:
+            pieces.append(span)
+    copies = [(piece.start, _copy(piece, poison)) for piece in pieces]
+    views: dict[int, np.ndarray] = {}
+    made = []
     for value in args:
-        if isinstance(value, np.ndarray) and id(value) not in made:
-            made[id(value)] = _copy(value, poison)
-    return [made.get(id(value), value) for value in args]
+        if _span(value):
+            array = value.array if isinstance(value, Strided) else value
+            view = views.setdefault(id(array), _view(array, copies))
+            value = value._replace(array=view) if isinstance(value, Strided) else view
+        made.append(value)
+    return made
 
 
-def _copy(array: np.ndarray, poison: int) -> np.ndarray:
-    marks = marks_of(array)
+class _Span(NamedTuple):
+    """The addresses that a launch lets an argument reach, and the array that owns them."""
+
+    start: int
+    end: int
+    owner: np.ndarray
+
+
+def _span(value: Any) -> _Span | None:
+    """Return an argument's; None for numbers, and for arrays that the launch refuses."""
+    array = value.array if isinstance(value, Strided) else value
+    if not isinstance(array, np.ndarray):
+        return None
+    owner = memory_base(array)
+    if isinstance(value, Strided):
+        array = owner
+    elif not array.flags.c_contiguous:
+        return None
+    start, end = np.lib.array_utils.byte_bounds(array)
+    return _Span(start, end, owner) if end - start == array.nbytes else None
+
+
+def _copy(span: _Span, poison: int) -> np.ndarray:
+    """Return the bytes of a span, aligned as if their owner were an allocation of its own."""
+    size, offset = span.end - span.start, span.start - span.owner.ctypes.data
+    memory = bytearray(size + 2 * _PAD + _ALIGNMENT)  # no array: what looks at it owns it
+    first = np.frombuffer(memory, np.uint8).ctypes.data + _PAD
+    copy = np.ndarray(size, np.uint8, memory, _PAD + (offset - first) % _ALIGNMENT)
+    ctypes.memmove(copy.ctypes.data, span.start, size)
+    marks = marks_of_owner(span.owner)
     if marks is not None:
-        return copy_of(array, marks, poison)
-    if not array.flags.c_contiguous:
-        return array  # refused by the launch, with a message
-    memory = np.empty(array.nbytes + 2 * _PAD + _ALIGNMENT, np.uint8)
-    start = _PAD + -(memory.ctypes.data + _PAD) % _ALIGNMENT
-    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    copy.flags.writeable = array.flags.writeable
+        mark(copy, marks[offset : offset + size], poison)
+    copy.flags.writeable = span.owner.flags.writeable
     return copy
+
+
+def _view(array: np.ndarray, copies: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
+    """Return what looks at its copy as the array does at its memory."""
+    address = array.ctypes.data
+    start, copy = [found for found in copies if found[0] <= address][-1]
+    view = np.ndarray(array.shape, array.dtype, copy, address - start, array.strides)
+    view.flags.writeable = array.flags.writeable
+    return view
 
 
 def _compare(
     function: Kernel, expected: Sequence[Any], after: Sequence[Any], first: Settings, how: Settings
 ) -> None:
     for parameter, a, b in zip(function.parameters, expected, after, strict=True):
+        if isinstance(a, Strided):
+            a, b = a.array, b.array
         if not isinstance(a, np.ndarray):
             continue
         differs = np.frombuffer(a.tobytes(), np.uint8) != np.frombuffer(b.tobytes(), np.uint8)

@@ -23,47 +23,55 @@ def empty(shape: int | Sequence[int], dtype: Any = np.float32, poison: int = 0xF
     not seen: fill it by a kernel, or use numpy.empty.
     """
     array = np.empty(shape, dtype)
-    _bytes(array)[...] = poison
-    _mark(array, np.ones(array.nbytes, np.uint8))
+    mark(array, np.ones(array.nbytes, np.uint8), poison)
     return array
 
 
 def marks_of(array: np.ndarray) -> np.ndarray | None:
-    """Return which bytes of an array from ``empty`` no kernel has written (1), None for others."""
-    if _marked.get(id(array)) is not array:
+    """Return which bytes of an array no kernel has written (1), in C order.
+
+    None if it shows no memory from ``empty``.
+    """
+    owner = memory_base(array)
+    marks = marks_of_owner(owner)
+    return None if marks is None else _shown(marks, owner, array).reshape(-1)
+
+
+def marks_of_owner(owner: np.ndarray) -> np.ndarray | None:
+    """Return the same for an array that owns its memory, in the order of addresses."""
+    if _marked.get(id(owner)) is not owner:
         return None
-    marks = np.zeros(array.nbytes, np.uint8)
+    marks = np.zeros(owner.nbytes, np.uint8)
     with compiler.lock:
-        _runtime().gpugrad_marks(_address(array), ctypes.c_size_t(array.nbytes), _address(marks))
+        _runtime().gpugrad_marks(_address(owner), ctypes.c_size_t(owner.nbytes), _address(marks))
     return marks
 
 
-def copy_of(array: np.ndarray, marks: np.ndarray, poison: int) -> np.ndarray:
-    """Return a copy with the same bytes unwritten; they hold ``poison``."""
-    copy = np.empty_like(array)
-    _bytes(copy)[...] = np.where(marks, np.uint8(poison), _bytes(array))
-    _mark(copy, marks)
-    return copy
+def mark(array: np.ndarray, marks: np.ndarray, poison: int) -> None:
+    """Count bytes of an array as unwritten, and fill them with ``poison``."""
+    if not array.nbytes:
+        return
+    _bytes(array)[marks != 0] = poison
+    _runtime_mark(array, marks)
+    weakref.finalize(array, _forget, _runtime(), _address(array)).atexit = False
+    _marked[id(array)] = array
 
 
 def wrote(array: np.ndarray) -> None:
     """Count what an array from ``empty``, or a view of one, shows as written by a kernel."""
     owner = memory_base(array)
-    marks = marks_of(owner)
+    marks = marks_of_owner(owner)
     if marks is None or not array.size:
         return
-    start = array.ctypes.data - owner.ctypes.data
-    shape, strides = (*array.shape, array.itemsize), (*array.strides, 1)
-    np.lib.stride_tricks.as_strided(marks[start:], shape, strides)[...] = 0
+    _shown(marks, owner, array)[...] = 0
     _runtime_mark(owner, marks)
 
 
-def _mark(array: np.ndarray, marks: np.ndarray) -> None:
-    if not array.nbytes:
-        return
-    _runtime_mark(array, marks)
-    weakref.finalize(array, _forget, _runtime(), _address(array)).atexit = False
-    _marked[id(array)] = array
+def _shown(marks: np.ndarray, owner: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """Return the marks of what a view shows, with its shape and an axis for the bytes."""
+    start = array.ctypes.data - owner.ctypes.data
+    shape, strides = (*array.shape, array.itemsize), (*array.strides, 1)
+    return np.lib.stride_tricks.as_strided(marks[start:], shape, strides)
 
 
 def _runtime_mark(array: np.ndarray, marks: np.ndarray) -> None:

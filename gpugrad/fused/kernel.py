@@ -61,7 +61,8 @@ def kernel(
     The definition is the oracle of the checks, what runs where the kernel does not (NumPy without
     the emulator, float64), and the second derivative. Its positional parameters are the tensors,
     its keyword-only ones numbers and switches. ``path`` is relative to the definition's file (in a
-    notebook, to the current folder).
+    notebook, to the current folder); it may include the headers of the shipped kernels, above all
+    "ptx.cuh" (cp.async, mma, mbarrier, TensorMap), where none so named lies beside it.
 
     ``forward(source, *arrays, **statics)`` launches kernels with ``source.launch`` and returns the
     result, or a pair of result and tuple of arrays to keep for backward. ``backward(source, g,
@@ -72,10 +73,10 @@ def kernel(
     ``variants`` are the macros to compile with (``cuda.variants(GPUGRAD_DTYPE=(0, 1))``); floating
     tensors of one of those element types, float32 if none is named, take the kernel unless
     ``fits(*arrays, **statics)`` says no. ``samples`` are inputs, as ``gg.Sample((3, 4),
-    factor=2.0)``, for ``gg.testing.check_kernel``, which finds wrong gradients, races and reads
-    out of bounds. ``cost(*arrays, **statics)`` returns the ``gg.Cost`` that ``gpugrad bench
-    --module MODULE NAME`` compares with, at ``sizes`` (by default the samples). ``python -m
-    gpugrad.cuda.lock MODULE`` keeps the kernels' registers under control.
+    factor=2.0)``, for ``gg.testing.check_kernel``, which finds wrong gradients, races, reads out of
+    bounds and what NVRTC refuses. ``cost(*arrays, **statics)`` returns the ``gg.Cost`` that
+    ``gpugrad bench --module MODULE NAME`` compares with, at ``sizes`` (by default the samples).
+    ``python -m gpugrad.cuda.lock MODULE`` keeps the kernels' registers under control.
     """
 
     def decorate(spec: Callable[..., Any]) -> Kernel:

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 
 from .. import backend, emulator, engine
+from ..cuda import compiler, lock
+from ..cuda.kernel import Source
 from ..fused.base import Fused
 from ..fused.kernel import Kernel
 from ..registry import Sample
 from ..tensor import Tensor
 from .closeness import assert_implements
 from .derivatives import gradcheck, gradgradcheck
+
+ARCHITECTURES = ("sm_80", "sm_90a")  # that check_kernel compiles for
 
 
 def check_kernel(
@@ -32,8 +36,14 @@ def check_kernel(
     order; and their results and gradients against the definition by the 2x/3x rule (``scale`` as
     in ``tolerance``).
 
-    Raises AssertionError, emulator.Fault, and ValueError if the kernels never ran.
+    Before that NVRTC compiles the variants for ``ARCHITECTURES``, except those older than
+    ``op.source.since``: g++, the emulator's compiler, takes more (std headers, ``INFINITY``). Where
+    NVRTC is not installed, whether a GPU's compiler takes the source stays unknown.
+
+    Raises AssertionError, emulator.Fault, cuda.compiler.CompileError with NVRTC's message, and
+    ValueError if the kernels never ran.
     """
+    _compile(op.source)
     for sample in op.samples if samples is None else samples:
         inputs = drawn(op, sample, seed)
         spec, run = _bound(op.spec, sample), _bound(op, sample)
@@ -50,6 +60,19 @@ def check_kernel(
                 )
             with emulator.enabled("plain"):
                 assert_implements(run, spec, inputs, dtype, scale=scale)
+
+
+def _compile(source: Source) -> None:
+    """Compile a source for GPUs; raise what NVRTC says against it, nothing where there is none."""
+    try:
+        compiler.nvrtc()
+        compiler.include_folder()
+    except RuntimeError:
+        return
+    for architecture in ARCHITECTURES:
+        if lock.supports(source, architecture):
+            for variant in source.variants:
+                lock.measure(source, variant, architecture)
 
 
 def drawn(op: Fused, sample: Sample, seed: int = 0) -> list[Any]:

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from gpugrad.cuda import source
+from gpugrad import emulator
+from gpugrad.cuda import compiler, source
 
 
 def test_headers_are_inlined_once_with_line_marks(tmp_path):
@@ -28,6 +29,27 @@ def test_a_missing_header_is_named_with_its_line(tmp_path):
     (tmp_path / "k.cu").write_text('\n#include "none.cuh"\n')
     with pytest.raises(FileNotFoundError, match=r"k\.cu:2: no header 'none\.cuh'"):
         source.inline(tmp_path / "k.cu")
+
+
+def test_headers_that_are_not_beside_a_source_are_the_shipped_ones(tmp_path):
+    path = tmp_path / "k.cu"
+    path.write_text("""#include "ptx.cuh"
+extern "C" __global__ void k(const float* x, float* out) {
+    __shared__ __align__(16) float tile[4];
+    cp_async_16(tile, x);
+    cp_async_commit();
+    cp_async_wait<0>();
+    for (int i = 0; i < 4; i++) out[i] = tile[i];
+}
+""")
+    text = source.inline(path)
+    x = np.arange(4, dtype=np.float32)
+    _, out = emulator.check(path, grid=(1,), block=(1,), args=(x, emulator.empty(4)))
+    np.testing.assert_array_equal(out, x)
+    assert compiler.compile_cubin(text, "k.cu", "sm_80").resources.keys() == {"k"}
+    (tmp_path / "ptx.cuh").write_text("int mine;\n")
+    assert "int mine;" in source.inline(path)
+    assert "cp.async" not in source.inline(path)
 
 
 def test_parameters_of_every_kernel():

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from gpugrad import emulator
+from gpugrad import cuda, emulator
 from gpugrad.cuda.compiler import CompileError, find_include_folder
 
 RACY = """#include "helper.cuh"
@@ -118,6 +118,72 @@ def test_results_go_into_the_next_check(tmp_path: Path) -> None:
     np.testing.assert_array_equal(second[:6], 4 * x[:6])
     with pytest.raises(emulator.Uninitialised, match="array 'x', bytes 24 to 27 of 32"):
         emulator.check(path, grid=(1,), block=(8,), args=(first, emulator.empty(8), 7))
+
+
+COPY = """extern "C" __global__ void copy(const float* x, float* out) {
+    out[threadIdx.x] = x[threadIdx.x] + 1;
+}
+"""
+
+
+def test_views_that_overlap_still_do():
+    b = np.arange(64, dtype=np.float32)
+    with pytest.raises(emulator.Race, match="data race in kernel 'copy'"):
+        emulator.check(COPY, grid=(1,), block=(63,), args=(b[1:], b[:63]))
+    assert (b == np.arange(64)).all()
+
+
+def test_one_memory_in_two_shapes_stays_one_memory():
+    b = np.zeros((8, 8), np.float32)
+    x, out = emulator.check(COPY, grid=(1,), block=(64,), args=(b.reshape(-1), b))
+    assert (x == 1).all()
+    assert (out == 1).all()
+    assert (x.shape, out.shape) == ((64,), (8, 8))
+    assert not b.any()
+
+
+@pytest.mark.parametrize("offset", [0, 1, 4])
+def test_copies_are_aligned_as_in_the_array_they_are_of(offset):
+    text = """extern "C" __global__ void k(const float* x, float* out) {
+        out[0] = reinterpret_cast<const float4*>(x)->w;
+    }"""
+    args = (np.arange(257, dtype=np.float32)[offset:], np.zeros(1, np.float32))
+    if offset == 1:
+        with pytest.raises(emulator.Misaligned):
+            emulator.check(text, grid=(1,), block=(1,), args=args)
+    else:
+        assert emulator.check(text, grid=(1,), block=(1,), args=args)[1] == offset + 3
+
+
+def test_views_of_empty_arrays_are_unwritten():
+    whole, out = emulator.empty(128), np.zeros(64, np.float32)
+    with pytest.raises(emulator.Uninitialised, match="array 'x', bytes 0 to 3 of 256"):
+        emulator.check(COPY, grid=(1,), block=(64,), args=(whole[:64], out))
+    written = emulator.check(COPY, grid=(1,), block=(32,), args=(out, whole[64:]))[1]
+    emulator.check(COPY, grid=(1,), block=(32,), args=(written, out))
+    with pytest.raises(emulator.Uninitialised, match="array 'x', bytes 128 to 131 of 256"):
+        emulator.check(COPY, grid=(1,), block=(33,), args=(written, out))
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_strided_arrays_are_copied_too(read_only):
+    text = """extern "C" __global__ void k(float* x, int stride, int n) {
+        if (threadIdx.x < n) x[threadIdx.x * stride] = atomicAdd(x + 1, 1.0f);
+    }"""
+    base = np.zeros((8, 4), np.float32)
+    base.flags.writeable = not read_only
+    column = cuda.strided(base[:, 0])
+    if read_only:
+        with pytest.raises(emulator.ReadOnly):
+            emulator.check(text, grid=(1,), block=(8,), args=(column, 4, 8))
+    else:
+        with pytest.raises(emulator.OrderDependent, match="element 0 of 'x' is 0"):
+            emulator.check(text, grid=(1,), block=(8,), args=(column, 4, 8))
+        found, *_ = emulator.check(text, grid=(1,), block=(8,), args=(column, 4, 8), bitwise=False)
+        np.testing.assert_array_equal(found.array, np.arange(8))
+        with pytest.raises(emulator.OutOfBounds, match="array 'x', bytes 128 to 131 of 128"):
+            emulator.check(text, grid=(1,), block=(9,), args=(column, 4, 9))
+    assert not base.any()
 
 
 def test_the_source_itself_may_be_given():

@@ -10,8 +10,8 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import cuda, emulator, testing
+from gpugrad.cuda import compiler
 from gpugrad.cuda import kernel as launch
-from gpugrad.cuda import source
 from gpugrad.fused import FUSED
 
 SAMPLES = [gg.Sample((3, 4), (4,), factor=2.0), gg.Sample((17, 5), (5,), factor=-0.5)]
@@ -40,8 +40,6 @@ def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that registers the operation anew with other launchers."""
     monkeypatch.setattr(launch, "SOURCES", {})
     text = Path(__file__).with_name("scale_shift.cu").read_text()
-    for file in ("common.cuh",):
-        (tmp_path / file).write_text((source.folder() / file).read_text())
     (tmp_path / "own.cu").write_text(text)
 
     def make(forward: Any = forward, backward: Any = backward, **more: Any) -> Any:
@@ -92,6 +90,30 @@ def test_without_a_backward_the_definition_is_differentiated(register):
     with gg.no_grad():
         out.backward(gg.ones_like(out))
     np.testing.assert_array_equal(x.grad.data, np.full((3, 4), 2.0))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("uint32_t bits = 0; x[bits] = 1;", r'"uint32_t" is undefined'),
+        ("x[0] = -INFINITY;", r'"INFINITY" is undefined'),
+        ("x[0] = std::sqrt(x[1]);", 'name must be a namespace|has no member "sqrt"'),
+    ],
+)
+def test_check_kernel_finds_what_no_gpu_compiler_takes(register, tmp_path, body, message):
+    op, own = register(), tmp_path / "own.cu"
+    bad = f'extern "C" __global__ void bad(float* x) {{ {body} }}\n'
+    own.write_text(bad + own.read_text())
+    with pytest.raises(compiler.CompileError, match=message):
+        testing.check_kernel(op)
+
+
+def test_check_kernel_does_without_nvrtc(register, monkeypatch):
+    def missing() -> None:
+        raise RuntimeError("no NVRTC")
+
+    monkeypatch.setattr(compiler, "nvrtc", missing)
+    testing.check_kernel(register())
 
 
 def test_check_kernel_finds_a_race(register):

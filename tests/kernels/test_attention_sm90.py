@@ -180,6 +180,22 @@ def test_ragged_tails(rows):
     forward_agrees(inputs, given, sweep=PLAIN)
 
 
+@pytest.mark.parametrize(("width", "keys"), [(64, 63), (64, 127), (128, 63), (128, 127)])
+def test_one_key_less_than_tiles_have(width, keys):
+    inputs, given = drawn((1, 1, 20, keys, width), "bfloat16"), statics(width)
+    agrees(inputs, given, sweep=PLAIN)
+    forward_agrees(inputs, given, sweep=PLAIN)
+
+
+@pytest.mark.parametrize("growth", [3, 8])
+@pytest.mark.parametrize("width", [64, 128])
+def test_scores_that_grow_from_tile_to_tile(width, growth):
+    """What was summed up is scaled anew in some rows, or in all, and still counts, or hardly."""
+    inputs, given = drawn((1, 1, 64, 256, width), "bfloat16"), statics(width)
+    inputs[1][:, :, 128:] *= growth
+    forward_agrees(inputs, given, sweep=PLAIN)
+
+
 def test_blocks_work_on_one_head_after_the_other(monkeypatch):
     """Results do not depend on how many blocks there are."""
     inputs, given = drawn((2, 3, 200, 300, 64), "bfloat16"), statics(64, is_causal=True, offset=90)

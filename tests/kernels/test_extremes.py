@@ -43,6 +43,16 @@ def test_more_elements_than_threads():
     assert extremes.read(row) == extremes.Extremes(1, 1, 0, 135_000, 1.0, 1.0)
 
 
+def test_a_thread_with_two_bad_elements_names_the_first():
+    stride = extremes._BLOCKS * extremes._THREADS
+    x = np.ones(stride + 101, np.float32)
+    x[[100, 100 + stride]] = np.nan
+    row = np.zeros(extremes.ROW, np.uint64)
+    with emulator.enabled("plain"):
+        extremes.queue(x, row)
+    assert extremes.read(row) == extremes.Extremes(2, 0, 0, 100, 1.0, 1.0)
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_the_ends_of_the_range(dtype):
     limits = np.array([0, -0.0, 1], dtype)

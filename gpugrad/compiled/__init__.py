@@ -255,14 +255,15 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     state, learning rates and other settings in ``param_groups``, the state of ``gg.random``.
     Other shapes, dtypes or numbers among the arguments, other parts, numbers or modes of modules,
     other parameter arrays, groups of an optimiser or hooks record again, and so does whatever else
-    the function's code names: variables around it, globals, attributes, containers, raw arrays of
-    up to 1 MiB, in the user's functions and hooks that it calls too, and settings of optimisers
-    that it computes with. What it sets there itself is an error; settings in ``param_groups`` may
-    be set. Drawing from ``random`` or ``numpy.random`` is an error, as is taking from an iterator.
-    Python code in the function runs only while it is recorded: so does whatever works on raw
-    arrays, or on nothing but integers and booleans that the step makes. Not seen are a clock, files
-    and the environment, context variables, ``globals()``, names that are computed, and what is
-    patched in libraries: pass what they give as arguments. A recording has memory of its own.
+    the function's code names: variables around it, globals, attributes, containers, modules that it
+    imports, raw arrays of up to 1 MiB, in the user's functions and hooks that it calls too, and
+    settings of optimisers that it computes with. What it sets there itself is an error; settings in
+    ``param_groups`` may be set. Drawing from ``random`` or ``numpy.random`` is an error, as is
+    taking from an iterator. Python code in the function runs only while it is recorded: so does
+    whatever works on raw arrays, or on nothing but integers and booleans that the step makes. Not
+    seen are a clock, files and the environment, context variables, ``globals()``, names that are
+    computed, and what is patched in libraries: pass what they give as arguments. A recording has
+    memory of its own.
 
     Arguments and results are tensors, arrays, numbers, None, or lists, tuples and dicts of them;
     arguments may be modules and optimisers too. A tensor that requires a gradient is an argument by

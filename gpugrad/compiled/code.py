@@ -5,9 +5,9 @@ from __future__ import annotations
 import dis
 import types
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR")
+_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR", "IMPORT_FROM")
 _BETWEEN = ("COPY", "DUP_TOP", "PUSH_NULL")  # what may stand between a name and its attribute
 _GLOBAL = ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME")
 
@@ -36,6 +36,20 @@ def chains(code: types.CodeType, scope: Iterable[str]) -> Iterator[Chain]:
         if isinstance(one.argval, types.CodeType):
             yield from chains(one.argval, {*scope} & {*one.argval.co_freevars})
     yield chain
+
+
+def imports(code: types.CodeType) -> Iterator[str]:
+    """Yield the modules that some code imports, with a dot ahead for each level up."""
+    before: Any = (None, None)  # what is loaded ahead of an import: the level, and a list of names
+    for one in dis.get_instructions(code):
+        if one.opname == "IMPORT_NAME":
+            level, names = before
+            module = "." * level + one.argval
+            yield module
+            yield from (module + "." * bool(one.argval) + name for name in names or ())
+        elif isinstance(one.argval, types.CodeType):
+            yield from imports(one.argval)
+        before = before[1], one.argval
 
 
 def words(code: types.CodeType) -> tuple[set[str], set[str]]:

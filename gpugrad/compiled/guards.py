@@ -45,14 +45,15 @@ def _alike(now: Any, then: Any) -> bool:
 class Watch:
     """Values in one place, as they were: ``read`` returns them and ``write`` puts them back.
 
-    ``name_of`` says in a message what a step does that changes the value at an index.
+    ``name_of`` says in a message what a step does that changes the value at an index; None if it
+    may.
     """
 
     def __init__(
         self,
         read: Callable[[], Values],
         write: Callable[[Values], object],
-        name_of: Callable[[int], str],
+        name_of: Callable[[int], str | None],
         is_list: bool = False,
         is_kept: bool = True,
     ) -> None:
@@ -216,6 +217,11 @@ def watch_iterator(name: str) -> Watch:
         lambda i: f"taking from the iterator {name!r} (pass what it yields as arguments)",
         is_kept=False,
     )
+
+
+def watch_import(name: str) -> Watch:
+    """Watch for a module that a step imports: a recording made ahead of that has not seen it."""
+    return Watch(lambda: [sys.modules.get(name)], lambda values: None, lambda i: None)
 
 
 LineOf = Callable[[str], str]

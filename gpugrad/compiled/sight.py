@@ -3,14 +3,17 @@
 A name is followed as far as attributes are spelled out, ``trainer.config.scale``, in the step and
 in the user's functions and methods that it names, and in hooks of tensors. An attribute of
 something that no name leads to, such as a local variable, is taken to be one of any object that was
-found, and so is each string in code that uses ``getattr``. Libraries are not looked into, nor is
-what only running the code would tell: names that are computed, clocks, files, the environment.
+found, a module too, and so is each string in code that uses ``getattr``. Libraries are not looked
+into, nor is what only running the code would tell: names that are computed, clocks, files, the
+environment.
 """
 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import functools
+import importlib.util
 import io
 import sys
 import types
@@ -33,6 +36,7 @@ from .guards import (
     watch_cells,
     watch_draws,
     watch_elements,
+    watch_import,
     watch_items,
     watch_iterator,
     watch_names,
@@ -112,6 +116,8 @@ class Sight:
             generator = everybodys_generator(value.__name__)
             if generator is not None:
                 self._meet(generator, value.__name__)
+            for attribute in [*self._loose]:
+                self._attribute(value, attribute, named=False)
         elif isinstance(value, (tuple, frozenset)):
             for part in value:
                 self._meet(part, name)
@@ -191,6 +197,8 @@ class Sight:
         if "random" in names:
             for module in ("random", "numpy.random"):
                 self._meet(everybodys_generator(module), module)
+        for module in code.imports(written):
+            self._import(module, function.__globals__.get("__package__"))
         if cells:
             self._watched.append(watch_cells(written.co_freevars, cells, name))
         scope = {
@@ -207,6 +215,16 @@ class Sight:
             self._meet(value, name)
         for chain in code.chains(written, scope):
             self._follow(chain, scope, function)
+
+    def _import(self, name: str, package: str | None) -> None:
+        """Look at a module that some code imports, or wait until it is there."""
+        with contextlib.suppress(ImportError):
+            name = importlib.util.resolve_name(name, package)
+        parent, _, last = name.rpartition(".")
+        if name in sys.modules:
+            self._meet(sys.modules[name], name)
+        elif not hasattr(sys.modules.get(parent), last):  # or it is no module
+            self._watched.append(watch_import(name))
 
     def _follow(self, chain: code.Chain, scope: dict[str, Any], function: Any) -> None:
         """Look at what a name leads to."""

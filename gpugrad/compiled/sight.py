@@ -240,8 +240,10 @@ class Sight:
             self._meet(value, chain.name)
         else:
             value = scope[chain.name]
-        for attribute in chain.attributes:
+        for position, attribute in enumerate(chain.attributes, 1):
             value = self._attribute(value, attribute, named=True)
+            if isinstance(value, property):  # no name leads to what it returns
+                self._loose.update(chain.attributes[position:])
 
     def _attribute(self, value: Any, name: str, named: bool) -> Any:
         """Look at an attribute of an object, and return it; MISSING where it is not looked for."""
@@ -253,6 +255,9 @@ class Sight:
             return MISSING
         kind = value if isinstance(value, type) else type(value)
         label = f"%r, an attribute of {kind.__name__},"
+        if name == "__class__":
+            self._note(value, name, label)
+            return type(value)
         space = getattr(value, "__dict__", None)  # of a class it is no dict
         found = space.get(name, MISSING) if isinstance(space, dict) else MISSING
         kinds = [k for k in kind.__mro__ if name in vars(k)]
@@ -266,14 +271,13 @@ class Sight:
                 return MISSING
             for one in kinds:  # super() may lead to all of them
                 self._note(one, name, label)
-                self._run(_function_of(vars(one)[name]), value)
+                self._run(_function_of(vars(one)[name]), _owner(value, vars(one)[name]))
             found = vars(kinds[0])[name]
             if isinstance(found, types.MemberDescriptorType):  # of an object with slots
                 self._note(value, name, label)
                 found = getattr(value, name, MISSING)
         if isinstance(_function_of(found), types.FunctionType):
-            owner = None if isinstance(found, staticmethod) else value
-            self._run(_function_of(found), owner)
+            self._run(_function_of(found), _owner(value, found))
         elif named or not _is_opaque(found):  # a chance name is no sign that something is taken
             self._meet(found, name)
         return found
@@ -285,6 +289,15 @@ class Sight:
 
     def _is_library(self, module: str | None) -> bool:
         return module != self._home and _is_library(module or "builtins")
+
+
+def _owner(value: Any, method: Any) -> Any:
+    """Return what an attribute of a value is called with ahead of its arguments, None if nothing.
+
+    A function in a class is: through that class as any function, with an instance among these.
+    """
+    is_function = isinstance(value, type) and isinstance(method, types.FunctionType)
+    return None if is_function or isinstance(method, staticmethod) else value
 
 
 def _function_of(value: Any) -> Any:

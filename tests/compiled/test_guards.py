@@ -44,6 +44,13 @@ class Place:
     def doubled(self):
         return 2 * self.factor
 
+    def times_shared(self, x):
+        return x * self.__class__.shared
+
+    @property
+    def part(self):
+        return self.inner
+
     @gg.compile
     def step(self, x):
         return x * self.factor
@@ -121,6 +128,22 @@ def class_attribute(monkeypatch):
     return gg.compile(place.times), lambda new: monkeypatch.setattr(Place, "shared", new)
 
 
+def attribute_of_a_class(monkeypatch):
+    step = gg.compile(Place().times_shared)
+    return step, lambda new: monkeypatch.setattr(Place, "shared", new)
+
+
+def method_of_a_class():
+    place = Place(factor=2.0)
+    return attribute(place, "factor", lambda x: place.__class__.times(place, x) / 2)
+
+
+def attribute_of_a_property():
+    inner = Place(factor=2.0)
+    outer = Place(inner=inner)
+    return attribute(inner, "factor", lambda x: x * outer.part.factor)
+
+
 def property_of_a_part():
     place = Place(factor=2.0)
     return attribute(place, "factor", lambda x: x * place.doubled / 2)
@@ -186,6 +209,9 @@ CHANGED = [
     through_a_local,
     method,
     class_attribute,
+    attribute_of_a_class,
+    method_of_a_class,
+    attribute_of_a_property,
     property_of_a_part,
     slots,
     bound_method,
@@ -370,6 +396,17 @@ def test_what_a_step_changes_is_an_error_and_put_back(make):
         gg.compile(step)(ONE)
     assert words in str(caught.value)
     assert now() == before
+
+
+def test_an_object_that_gets_another_class():
+    class Other(Place):
+        shared = 3.0
+
+    place = Place()
+    step = gg.compile(place.times_shared)
+    assert step(ONE).tolist() == [2, 2]
+    place.__class__ = Other
+    assert step(ONE).tolist() == [3, 3]
 
 
 def test_the_line_that_sets_a_variable_is_named():

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 _ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR", "IMPORT_FROM")
 _BETWEEN = ("COPY", "DUP_TOP", "PUSH_NULL")  # what may stand between a name and its attribute
 _GLOBAL = ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME")
+ITEM = "[]"  # among attributes: what an index leads to
 
 
 class Chain(NamedTuple):
@@ -22,20 +23,28 @@ class Chain(NamedTuple):
 
 def chains(code: types.CodeType, scope: Iterable[str]) -> Iterator[Chain]:
     """Yield the names in some code, each with the attributes that follow; those in scope only."""
-    chain = Chain(None, False, ())
+    before = chain = Chain(None, False, ())
+    cells = {*code.co_cellvars, *code.co_freevars}
     for one in dis.get_instructions(code):
         if one.opname in _ATTRIBUTE:
             chain = chain._replace(attributes=(*chain.attributes, one.argval))
-        elif one.opname not in _BETWEEN:
+        elif one.opname == "BINARY_SUBSCR" or one.argrepr == ITEM:
             yield chain
+            chain = before._replace(attributes=(*before.attributes, ITEM))
+            before = Chain(None, False, ())
+        elif one.opname not in _BETWEEN:
+            yield before
+            before = chain
             several = isinstance(one.argval, tuple) and one.argval  # () may be a constant
             name = one.argval[-1] if several else one.argval
             is_global = one.opname in _GLOBAL
             is_local = "LOAD" in one.opname and "CONST" not in one.opname and name in scope
+            if name in cells and "DEREF" not in one.opname:
+                is_local = False  # the cell itself, for a function inside
             chain = Chain(name if is_global or is_local else None, is_global, ())
         if isinstance(one.argval, types.CodeType):
             yield from chains(one.argval, {*scope} & {*one.argval.co_freevars})
-    yield chain
+    yield from (before, chain)
 
 
 def imports(code: types.CodeType) -> Iterator[str]:

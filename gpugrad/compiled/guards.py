@@ -54,10 +54,10 @@ class Watch:
         read: Callable[[], Values],
         write: Callable[[Values], object],
         name_of: Callable[[int], str | None],
-        is_list: bool = False,
+        may_grow: bool = False,
         is_kept: bool = True,
     ) -> None:
-        self._read, self._write, self._name_of, self._is_list = read, write, name_of, is_list
+        self._read, self._write, self._name_of, self._may_grow = read, write, name_of, may_grow
         self.is_kept = is_kept  # whether replays depend on it, or only the step may not change it
         self._values = [*read()]
 
@@ -65,7 +65,7 @@ class Watch:
     def is_log(self) -> bool:
         """Whether this is a list that something but tensors was added to, and nothing else."""
         now, then = self._read(), self._values
-        if not self._is_list or len(now) <= len(then) or not same(now[: len(then)], then):
+        if not self._may_grow or len(now) <= len(then) or not same(now[: len(then)], then):
             return False
         return not any(isinstance(value, Tensor) for value in now[len(then) :])
 
@@ -129,12 +129,12 @@ def watch_names(space: Any, names: Sequence[str], label: str) -> Watch:
     return Watch(read, write, lambda i: "setting " + label % names[i])
 
 
-def watch_items(value: Any, name: str) -> Watch:
-    """Watch all that is in a container."""
+def watch_items(value: Any, name: str, is_log: bool = False) -> Watch:
+    """Watch all that is in a container. ``is_log`` tells that a step only appends to it."""
     what = f"changing the {type(value).__name__} {name!r}"
     if isinstance(value, list):
         whole = slice(None)
-        return Watch(lambda: value, partial(value.__setitem__, whole), lambda i: what, is_list=True)
+        return Watch(lambda: value, partial(value.__setitem__, whole), lambda i: what, is_log)
 
     def read() -> Values:
         return [*value, *value.values()] if isinstance(value, Mapping) else [*value]

@@ -15,10 +15,11 @@ import contextlib
 import functools
 import importlib.util
 import io
+import itertools
 import sys
 import types
 import weakref
-from collections.abc import Iterator, Mapping, MutableSequence, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableSequence, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ from .guards import (
 
 _BY_STRING = {"getattr", "setattr", "hasattr", "delattr", "attrgetter", "vars", "__dict__"}
 MOST_BYTES = 1 << 20  # of an array whose elements are compared at each call
+_APPENDS = (("append",), ("extend",))  # what may follow a list that is a log
 # methods that nothing calls which computes with an object
 _ASIDE = {"__del__", "__eq__", "__hash__", "__init__", "__new__", "__post_init__", "__repr__"}
 
@@ -59,7 +61,8 @@ class Sight:
             roots = (*roots, *function.args, *function.keywords.values())
             function = function.func
         self._home = getattr(function, "__module__", None)  # where the step is, if in a library
-        self._loose = {"__call__", "forward"}  # attributes of what has no name
+        # attributes of what has no name, with the method where they are appended to
+        self._loose: set[tuple[str, ...]] = {("__call__",), ("forward",)}
         known = 0
         while known != len(self._loose):  # all objects are asked for the last of them
             known = len(self._loose)
@@ -70,13 +73,19 @@ class Sight:
             self._watched: list[Watch] = []
             self._codes: list[types.CodeType] = []
             self._named: dict[int, tuple[Any, str, dict[str, None]]] = {}
+            self._containers: list[tuple[Any, str]] = []
+            self._uses: dict[int, set[tuple[str, ...]]] = {}  # what follows names of containers
             for root in (function, *roots):
                 self._meet(root, "an argument")
 
     def watches(self) -> list[Watch]:
         """Return what watches all places."""
         named = self._named.values()
-        return [*self._watched, *(watch_names(space, [*n], label) for space, label, n in named)]
+        return [
+            *self._watched,
+            *(watch_items(value, name, self._is_log(value)) for value, name in self._containers),
+            *(watch_names(space, [*n], label) for space, label, n in named),
+        ]
 
     def line_of(self, name: str) -> str:
         """Return the file and line in which a name is set, or named; else where the step begins."""
@@ -116,14 +125,11 @@ class Sight:
             generator = everybodys_generator(value.__name__)
             if generator is not None:
                 self._meet(generator, value.__name__)
-            for attribute in [*self._loose]:
-                self._attribute(value, attribute, named=False)
-        elif isinstance(value, (tuple, frozenset)):
-            for part in value:
-                self._meet(part, name)
-        elif _is_container(value):
-            self._watched.append(watch_items(value, name))
-            for part in value.values() if isinstance(value, Mapping) else value:
+            self._look_at(value, self._loose)
+        elif (parts := _parts(value)) is not None:
+            if _is_container(value):
+                self._containers.append((value, name))
+            for part in parts:
                 self._meet(part, name)
         elif isinstance(value, weakref.ref):
             self._meet(value(), name)
@@ -136,8 +142,7 @@ class Sight:
             self.optimizers[value] = None
             for group in value.param_groups:
                 self._meet(group["params"], "params")
-            for method in self._methods(value):
-                self._attribute(value, method, named=False)
+            self._look_at(value, self._methods(value))
         elif isinstance(value, types.BuiltinMethodType) and is_generator(value.__self__):
             self._meet(value.__self__, name)
         elif hasattr(value, "__wrapped__"):  # a compiled function, a cached one
@@ -147,17 +152,21 @@ class Sight:
                 self._look_into(value, name)
             elif self._is_gpugrad(value):  # whose code is not looked into, such as a schedule's
                 self._watched.append(watch_items(vars(value), type(value).__name__))
-            for attribute in [*self._loose, *self._methods(value)]:
-                self._attribute(value, attribute, named=False)
+            self._look_at(value, [*self._loose, *self._methods(value)])
 
-    def _methods(self, value: Any) -> list[str]:
+    def _look_at(self, value: Any, attributes: Iterable[tuple[str, ...]]) -> None:
+        """Look at attributes of an object, which may be others' of the same name."""
+        for name, *then in [*attributes]:
+            self._use(self._attribute(value, name, named=False), (*then,))
+
+    def _methods(self, value: Any) -> list[tuple[str]]:
         """Return the methods of an object that are called without being named, as operators are.
 
         Those of optimisers are all.
         """
         kinds = [k for k in type(value).__mro__ if not self._is_library(k.__module__)]
         return [
-            name
+            (name,)
             for kind in kinds
             for name, method in vars(kind).items()
             if isinstance(method, types.FunctionType)
@@ -193,7 +202,7 @@ class Sight:
         self._note(function, "__code__", f"%r of {name}")
         self._note(function, "__defaults__", f"%r of {name}")
         if names & _BY_STRING:
-            self._loose |= strings
+            self._loose |= {(string,) for string in strings}
         if "random" in names:
             for module in ("random", "numpy.random"):
                 self._meet(everybodys_generator(module), module)
@@ -229,7 +238,7 @@ class Sight:
     def _follow(self, chain: code.Chain, scope: dict[str, Any], function: Any) -> None:
         """Look at what a name leads to."""
         if chain.name is None:
-            self._loose.update(chain.attributes)
+            self._look_for(chain.attributes)
             return
         if chain.is_global:
             space = function.__globals__
@@ -240,10 +249,30 @@ class Sight:
             self._meet(value, chain.name)
         else:
             value = scope[chain.name]
-        for position, attribute in enumerate(chain.attributes, 1):
-            value = self._attribute(value, attribute, named=True)
-            if isinstance(value, property):  # no name leads to what it returns
-                self._loose.update(chain.attributes[position:])
+        then = chain.attributes
+        self._use(value, then)
+        while then and then[0] != code.ITEM and not isinstance(value, property):
+            value, then = self._attribute(value, then[0], named=True), then[1:]
+            self._use(value, then)
+        self._look_for(then)  # no name leads to what a property returns, or to an item
+
+    def _look_for(self, attributes: Iterable[str]) -> None:
+        """Look for attributes, one behind the other, in any object."""
+        for name, *then in itertools.pairwise((*attributes, "")):
+            self._loose.add((name, *then) if (*then,) in _APPENDS else (name,))
+
+    def _use(self, value: Any, then: tuple[str, ...]) -> None:
+        """Note what follows a name that leads to a container, and to what lies in it."""
+        parts = _parts(value)
+        if parts is not None and then not in self._uses.setdefault(id(value), set()):
+            self._uses[id(value)].add(then)
+            for part in parts:
+                self._use(part, then[1:] if then[:1] == (code.ITEM,) else ())
+
+    def _is_log(self, value: Any) -> bool:
+        """Return whether a list is appended to, and nothing else is done with it."""
+        uses = self._uses.get(id(value), ())
+        return bool(uses) and all(then[:1] in _APPENDS for then in uses)
 
     def _attribute(self, value: Any, name: str, named: bool) -> Any:
         """Look at an attribute of an object, and return it; MISSING where it is not looked for."""
@@ -324,6 +353,13 @@ def _is_container(value: Any) -> bool:
     kinds = (Mapping, MutableSequence, Set)
     own = type(value).__module__.partition(".")[0] in sys.stdlib_module_names
     return own and isinstance(value, kinds) and not isinstance(value, frozenset)
+
+
+def _parts(value: Any) -> Collection[Any] | None:
+    """Return what lies in a container, None for other objects."""
+    if not isinstance(value, (tuple, frozenset)) and not _is_container(value):
+        return None
+    return value.values() if isinstance(value, Mapping) else value
 
 
 def _is_opaque(value: Any) -> bool:

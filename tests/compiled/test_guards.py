@@ -420,18 +420,3 @@ def test_the_line_that_sets_a_variable_is_named():
     with pytest.raises(NotRecordable) as caught:
         gg.compile(step)(ONE)
     assert f"test_guards.py:{step.__code__.co_firstlineno + 2}:" in str(caught.value)
-
-
-def test_a_list_is_a_log():
-    seen = []
-
-    @gg.compile
-    def step(x):
-        seen.append(x.shape)
-        return x
-
-    for _ in range(3):
-        step(ONE)
-        seen.append("called")
-    assert seen == [(2,), "called", "called", "called"]
-    assert step.recordings == 1

@@ -259,11 +259,12 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     imports, raw arrays of up to 1 MiB, in the user's functions and hooks that it calls too, and
     settings of optimisers that it computes with. What it sets there itself is an error; settings in
     ``param_groups`` may be set, and a list may be appended to where the step does nothing else with
-    it. Drawing from ``random`` or ``numpy.random`` is an error, as is taking from an iterator.
-    Python code in the function runs only while it is recorded: so does whatever works on raw
-    arrays, or on nothing but integers and booleans that the step makes. Not seen are a clock, files
-    and the environment, context variables, ``globals()``, names that are computed, and what is
-    patched in libraries: pass what they give as arguments. A recording has memory of its own.
+    it. Drawing from ``random`` or ``numpy.random`` is an error, as are making a generator of theirs
+    without a seed and taking from an iterator. Python code in the function runs only while it is
+    recorded: so does whatever works on raw arrays, or on nothing but integers and booleans that the
+    step makes. Not seen are a clock, files and the environment, context variables, ``globals()``,
+    names that are computed, and what is patched in libraries: pass what they give as arguments. A
+    recording has memory of its own.
 
     Arguments and results are tensors, arrays, numbers, None, or lists, tuples and dicts of them;
     arguments may be modules and optimisers too. A tensor that requires a gradient is an argument by

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 _ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "DELETE_ATTR", "IMPORT_FROM")
 _BETWEEN = ("COPY", "DUP_TOP", "PUSH_NULL")  # what may stand between a name and its attribute
+_CALL = ("CALL", "PRECALL", "CALL_FUNCTION", "CALL_METHOD")
 _GLOBAL = ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME")
 ITEM = "[]"  # among attributes: what an index leads to
 
@@ -59,6 +60,18 @@ def imports(code: types.CodeType) -> Iterator[str]:
         elif isinstance(one.argval, types.CodeType):
             yield from imports(one.argval)
         before = before[1], one.argval
+
+
+def bare_calls(code: types.CodeType) -> Iterator[tuple[str, bool]]:
+    """Yield the names that some code calls without arguments, and whether they are attributes."""
+    before, is_attribute = None, False
+    for one in dis.get_instructions(code):
+        if one.opname in _CALL and one.arg == 0 and isinstance(before, str):
+            yield before, is_attribute
+        if isinstance(one.argval, types.CodeType):
+            yield from bare_calls(one.argval)
+        if one.opname not in _BETWEEN:
+            before, is_attribute = one.argval, one.opname in _ATTRIBUTE
 
 
 def words(code: types.CodeType) -> tuple[set[str], set[str]]:

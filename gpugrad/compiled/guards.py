@@ -184,6 +184,9 @@ def everybodys_generator(module: str) -> Any:
 def watch_draws(generator: Any, name: str) -> Watch:
     """Watch for random numbers that are drawn while a step is recorded: others come in replays."""
     kind = f"{type(generator).__module__}.{type(generator).__qualname__}"
+    what = f"drawing from a {kind} ({name!r}; gg.random can be recorded)"
+    if isinstance(generator, random.SystemRandom):
+        return refusal(what)
     get: Callable[[], Any]
     put: Callable[[Any], None]
     if isinstance(generator, random.Random):
@@ -197,7 +200,7 @@ def watch_draws(generator: Any, name: str) -> Watch:
     return Watch(
         lambda: [_flat(get())],
         lambda values: put(then),
-        lambda i: f"drawing from a {kind} ({name!r}; gg.random can be recorded)",
+        lambda i: what,
         is_kept=False,
     )
 
@@ -209,14 +212,9 @@ def _flat(state: Any) -> Any:
     return state.tobytes() if isinstance(state, np.ndarray) else state
 
 
-def watch_iterator(name: str) -> Watch:
-    """Watch an iterator, which does not tell whether something was taken from it."""
-    return Watch(
-        lambda: [object()],
-        lambda values: None,
-        lambda i: f"taking from the iterator {name!r} (pass what it yields as arguments)",
-        is_kept=False,
-    )
+def refusal(what: str) -> Watch:
+    """Watch what does not tell whether a step has used it, such as an iterator: it has."""
+    return Watch(lambda: [object()], lambda values: None, lambda i: what, is_kept=False)
 
 
 def watch_import(name: str) -> Watch:

@@ -14,12 +14,11 @@ import builtins
 import contextlib
 import functools
 import importlib.util
-import io
 import itertools
 import sys
 import types
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Mapping, MutableSequence, Sequence, Set
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,17 +33,21 @@ from .guards import (
     Watch,
     everybodys_generator,
     is_generator,
+    refusal,
     watch_cells,
     watch_draws,
     watch_elements,
     watch_import,
     watch_items,
-    watch_iterator,
     watch_names,
 )
+from .kinds import function_of, is_container, is_library, is_opaque, owner_of, parts_of
 
 _BY_STRING = {"getattr", "setattr", "hasattr", "delattr", "attrgetter", "vars", "__dict__"}
 MOST_BYTES = 1 << 20  # of an array whose elements are compared at each call
+# what makes a generator of random numbers, without an argument another one each time
+_GENERATORS = {"Random", "SystemRandom", "RandomState", "default_rng", "SeedSequence"}
+_GENERATORS |= {"MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64"}
 _APPENDS = (("append",), ("extend",))  # what may follow a list that is a log
 # methods that nothing calls which computes with an object
 _ASIDE = {"__del__", "__eq__", "__hash__", "__init__", "__new__", "__post_init__", "__repr__"}
@@ -126,8 +129,8 @@ class Sight:
             if generator is not None:
                 self._meet(generator, value.__name__)
             self._look_at(value, self._loose)
-        elif (parts := _parts(value)) is not None:
-            if _is_container(value):
+        elif (parts := parts_of(value)) is not None:
+            if is_container(value):
                 self._containers.append((value, name))
             for part in parts:
                 self._meet(part, name)
@@ -136,8 +139,9 @@ class Sight:
         elif isinstance(value, functools.partial):
             for part in (value.func, *value.args, *value.keywords.values()):
                 self._meet(part, name)
-        elif _is_opaque(value):
-            self._watched.append(watch_iterator(name))
+        elif is_opaque(value):
+            what = f"taking from the iterator {name!r} (pass what it yields as arguments)"
+            self._watched.append(refusal(what))
         elif isinstance(value, Optimizer):
             self.optimizers[value] = None
             for group in value.param_groups:
@@ -184,7 +188,7 @@ class Sight:
                     self._meet(value, name)
             if not self._is_library(type(part).__module__):
                 for key, value in vars(part).items():
-                    if _is_container(value):  # which may change in place
+                    if is_container(value):  # which may change in place
                         self._meet(value, key)
 
     def _run(self, function: Any, owner: Any) -> None:
@@ -222,6 +226,12 @@ class Sight:
             self._meet(value, free)
         for value in defaults:
             self._meet(value, name)
+        for called, is_attribute in code.bare_calls(written):
+            found = None if is_attribute else scope.get(called, function.__globals__.get(called))
+            kind, home = getattr(found, "__name__", called), getattr(found, "__module__", None)
+            if kind in _GENERATORS and self._is_library(home):
+                what = f"making a generator without a seed ({called!r}; gg.random can be recorded)"
+                self._watched.append(refusal(what))
         for chain in code.chains(written, scope):
             self._follow(chain, scope, function)
 
@@ -263,7 +273,7 @@ class Sight:
 
     def _use(self, value: Any, then: tuple[str, ...]) -> None:
         """Note what follows a name that leads to a container, and to what lies in it."""
-        parts = _parts(value)
+        parts = parts_of(value)
         if parts is not None and then not in self._uses.setdefault(id(value), set()):
             self._uses[id(value)].add(then)
             for part in parts:
@@ -300,14 +310,14 @@ class Sight:
                 return MISSING
             for one in kinds:  # super() may lead to all of them
                 self._note(one, name, label)
-                self._run(_function_of(vars(one)[name]), _owner(value, vars(one)[name]))
+                self._run(function_of(vars(one)[name]), owner_of(value, vars(one)[name]))
             found = vars(kinds[0])[name]
             if isinstance(found, types.MemberDescriptorType):  # of an object with slots
                 self._note(value, name, label)
                 found = getattr(value, name, MISSING)
-        if isinstance(_function_of(found), types.FunctionType):
-            self._run(_function_of(found), _owner(value, found))
-        elif named or not _is_opaque(found):  # a chance name is no sign that something is taken
+        if isinstance(function_of(found), types.FunctionType):
+            self._run(function_of(found), owner_of(value, found))
+        elif named or not is_opaque(found):  # a chance name is no sign that something is taken
             self._meet(found, name)
         return found
 
@@ -317,53 +327,4 @@ class Sight:
         return own and isinstance(getattr(value, "__dict__", None), dict)
 
     def _is_library(self, module: str | None) -> bool:
-        return module != self._home and _is_library(module or "builtins")
-
-
-def _owner(value: Any, method: Any) -> Any:
-    """Return what an attribute of a value is called with ahead of its arguments, None if nothing.
-
-    A function in a class is: through that class as any function, with an instance among these.
-    """
-    is_function = isinstance(value, type) and isinstance(method, types.FunctionType)
-    return None if is_function or isinstance(method, staticmethod) else value
-
-
-def _function_of(value: Any) -> Any:
-    """Return the function in a compiled method, a class method or a property."""
-    for wrapper in ("__wrapped__", "__func__", "fget"):
-        value = getattr(value, wrapper, value)
-    return value
-
-
-@functools.cache
-def _is_library(module: str) -> bool:
-    """Return whether a module is Python's own, gpugrad's, or one that was installed."""
-    top = module.partition(".")[0]
-    if top in (*sys.stdlib_module_names, "gpugrad"):
-        return True
-    file = getattr(sys.modules.get(top), "__file__", None) or ""
-    return "site-packages" in file or "dist-packages" in file
-
-
-def _is_container(value: Any) -> bool:
-    """Return whether this is one of Python's own containers, which may change in place."""
-    if isinstance(value, (list, dict, set)):
-        return True
-    kinds = (Mapping, MutableSequence, Set)
-    own = type(value).__module__.partition(".")[0] in sys.stdlib_module_names
-    return own and isinstance(value, kinds) and not isinstance(value, frozenset)
-
-
-def _parts(value: Any) -> Collection[Any] | None:
-    """Return what lies in a container, None for other objects."""
-    if not isinstance(value, (tuple, frozenset)) and not _is_container(value):
-        return None
-    return value.values() if isinstance(value, Mapping) else value
-
-
-def _is_opaque(value: Any) -> bool:
-    """Return whether this is an iterator that does not tell what was taken from it; no file."""
-    if not isinstance(value, Iterator) or isinstance(value, io.IOBase):
-        return False
-    return not isinstance(getattr(type(value), "__next__", None), types.FunctionType)
+        return module != self._home and is_library(module or "builtins")

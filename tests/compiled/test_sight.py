@@ -252,11 +252,14 @@ def test_what_an_optimiser_reads_of_its_settings_is_no_number_of_the_step(launch
 
 GENERATOR = np.random.default_rng(0)
 OWN = random.Random(0)
+SYSTEM = random.SystemRandom()
+AnyName = random.Random
 DRAWS: dict[str, Callable[[], Any]] = {
     "random": lambda: random.random(),
     "random.Random": lambda: OWN.randint(0, 9),
     "numpy.random": lambda: np.random.rand(),
     "Generator": lambda: GENERATOR.integers(9),
+    "SystemRandom": lambda: SYSTEM.random(),
 }
 
 
@@ -272,6 +275,47 @@ def test_drawing_from_another_generator_is_refused(name, launched):
     with pytest.raises(NotRecordable, match=r"(?s)step: drawing from a .*test_sight.py:\d+"):
         step(numbers(3))
     assert before == [random.getstate(), OWN.getstate(), GENERATOR.bit_generator.state]
+
+
+class Random:
+    """Something of that name that draws nothing."""
+
+    number = 3.0
+
+
+def made_in_a_helper():
+    return np.random.default_rng()
+
+
+def made_by_an_import():
+    from random import Random as Anything
+
+    return Anything(), random.Random().random()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: random.Random(),
+        lambda: AnyName(),
+        lambda: np.random.RandomState(),
+        lambda: np.random.Generator(np.random.PCG64()),
+        lambda: made_in_a_helper(),
+        made_by_an_import,
+    ],
+    ids=["Random", "another name", "RandomState", "PCG64", "helper", "import"],
+)
+def test_a_generator_that_a_step_makes_without_a_seed_is_refused(make, launched):
+    with pytest.raises(NotRecordable, match=r"generator without a seed .*test_sight\.py:\d+"):
+        gg.compile(lambda x: [make(), x][1])(numbers(3))
+
+
+def test_a_generator_that_a_step_makes_with_a_seed_draws_the_same_each_time(launched):
+    step = gg.compile(lambda x: x * random.Random(3).random() * np.random.default_rng(3).random())
+    expected = random.Random(3).random() * np.random.default_rng(3).random()
+    for _ in range(2):
+        np.testing.assert_allclose(step(np.ones(3, np.float32)).numpy(), expected, rtol=1e-6)
+    assert gg.compile(lambda x: x * Random().number)(np.ones(1, np.float32)).tolist() == [3]
 
 
 @pytest.mark.parametrize("make", [itertools.count, lambda: iter([1, 2]), lambda: (i for i in [1])])

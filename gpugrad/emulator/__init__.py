@@ -8,13 +8,24 @@ newer GPUs it knows mma, bulk copies (of boxes too, by the bits of a tensor map)
 warpgroups (wgmma, by the bits of a descriptor): these are under way until they are waited for, and
 see ordinary stores only behind a proxy fence.
 
-What it cannot tell: an index that leaves one shared array through a pointer and lands in the next
-one; in structs that are copied whole an unwritten member from padding, if it is smaller than
-another member (in an array from ``empty`` it reports both); reads of local variables that nobody
-set, unless g++ warns of them or two contents of them, as ``check`` compares, change the results;
-static shared memory beyond what a block has, where functions that the kernel calls declare it;
-speed; the last bits of results (libm instead of the GPU's functions, no contraction to fma, another
-order inside mma); whether inline assembly does what its emulated body does.
+A barrier is for all threads of its block: one that returned before ``__syncthreads`` makes it
+divergent, though a GPU may let it pass.
+
+What it cannot tell:
+
+- an index that leaves a shared array through a pointer and lands in the next one, or a local array;
+- a shared array read as float4 without ``__align__(16)``: here arrays lie at multiples of 16 bytes;
+- in some order of threads, a race with the third of several unordered reads of one place: two are
+  remembered;
+- in structs that are copied whole an unwritten member from padding, if it is smaller than another
+  member (in an array from ``empty`` it reports both);
+- reads of local variables that nobody set, unless g++ warns of them or two contents of them, as
+  ``check`` compares, change the results;
+- static shared memory beyond what a block has, where functions that the kernel calls declare it;
+- speed;
+- the last bits of results (libm instead of the GPU's functions, no contraction to fma, another
+  order inside mma);
+- whether inline assembly does what its emulated body does.
 """
 
 from ..cuda.emulation import Settings, active, enabled, settings

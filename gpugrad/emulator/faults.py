@@ -64,7 +64,7 @@ class Overflow(Fault):
 
 
 class DivergentBarrier(Fault):
-    """A barrier that the threads of a block do not reach together."""
+    """A barrier that the threads of a block do not reach together, or some never: they returned."""
 
     kind = "divergent barrier"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import threading
@@ -12,49 +11,21 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
-import numpy as np
-
 from .. import backend, cuda, processes
 from ..cuda import recording, replay
 from ..cuda.recording import Buffer, Trace
-from ..engine import mutations
 from ..ops import random
 from ..registry import state
-from ..tensor import Tensor
 from .arguments import flat, objects, replaced, symbolic
 from .ends import Ends
 from .guards import Guards, unchanged
+from .recorded import Recorded
 from .settings import Settings
 from .sight import Sight
 
 OLDEST = 80  # compute capability for which all operations of a GPT have kernels
 NAME = "gg.compile:"
 MOST_RECORDINGS = 16  # of one function: shapes should repeat
-
-
-@dataclasses.dataclass(eq=False)
-class _Recording:
-    """One recorded run of a function: when it holds, what it launches, what it returns."""
-
-    trace: Trace
-    replay: replay.Replay
-    draws: Any  # how many random numbers a run takes
-    random_state: Buffer
-    result: Any  # the function's result, with Buffers in the place of arrays
-    ends: Ends
-    guards: Guards
-    settings: Settings
-    used: int = 0  # the number of the last call that it served
-
-    def holds(self) -> bool:
-        """Return whether everything from outside is as it was when the function was recorded."""
-        trace = self.trace
-        return (
-            all(leaf.holds() for leaf in trace.leaves.values())
-            and all(guard() for guard in trace.guards)
-            and self.guards.hold()
-            and self.settings.hold()
-        )
 
 
 _everyone: weakref.WeakSet[Compiled] = weakref.WeakSet()
@@ -84,7 +55,7 @@ class Compiled:
         functools.update_wrapper(self, function, updated=())
         self._function = function
         self._device = device
-        self._found: dict[Any, list[_Recording]] = {}
+        self._found: dict[Any, list[Recorded]] = {}
         self._lock = threading.RLock()  # all calls share their memory
         _everyone.add(self)
         self._calls = 0
@@ -174,7 +145,7 @@ class Compiled:
             self._found.setdefault(key, []).append(chosen)
         self._calls += 1
         chosen.used = self._calls
-        return _run(chosen, arrays)
+        return chosen.run(arrays)
 
     def _make_room(self) -> None:
         """Forget the recording that was not used for longest where there are too many; say so."""
@@ -194,13 +165,14 @@ class Compiled:
                 stacklevel=4,
             )
 
-    def _record(self, trace: Trace, device: str, args: tuple, kwargs: dict[str, Any]) -> _Recording:
+    def _record(self, trace: Trace, device: str, args: tuple, kwargs: dict[str, Any]) -> Recorded:
         random_state = trace.input((2,), backend.uint64)
         sight = Sight(self._function, objects((args, kwargs)))
         watches = sight.watches()
         trace.modules.update((module, module.held()) for module in sight.modules)
         settings = Settings(sight.optimizers)
         with recording.recording(trace), random.recording(random_state) as draws:
+            trace.drawn = lambda: draws.blocks
             given, keywords = symbolic((args, kwargs), trace)
             with settings.recorded(trace):
                 result = self._function(*given, **keywords)
@@ -222,7 +194,7 @@ class Compiled:
         made = replay.Replay(trace, device, outputs, ends.kept)
         ends.place(made)
         guards = Guards(watches, trace.modules)
-        return _Recording(trace, made, draws, random_state, result, ends, guards, settings)
+        return Recorded(trace, made, draws.blocks, random_state, result, ends, guards, settings)
 
 
 @overload
@@ -291,22 +263,6 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     if function is None:
         return functools.partial(Compiled, device=device)
     return Compiled(function, device)
-
-
-def _run(chosen: _Recording, arrays: Sequence[Any]) -> Any:
-    runner, trace = chosen.replay, chosen.trace
-    runner.follow()
-    runner.refuse_changing(arrays)
-    arrays = chosen.ends.take(arrays)
-    drawn = random.reserve(chosen.draws.blocks)
-    runner.write(chosen.random_state, np.array([drawn.seed, drawn.offset], np.uint64))
-    for buffer, value in zip(trace.inputs[1:], arrays, strict=True):
-        runner.write(buffer, value)
-    chosen.settings.apply()
-    runner.run()
-    mutations.record_step(runner)
-    chosen.ends.leave()
-    return replaced(chosen.result, lambda b: Tensor._wrap(runner.read(b), None))
 
 
 def _device(arrays: Sequence[Any], wanted: str | None) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from .recording import (
     META,
     REAL,
     Buffer,
+    Launch,
     NotRecordable,
     Storage,
     Trace,
@@ -62,6 +64,7 @@ class Replay:
         if self._helped and not self._helped.begin(self._roots, self._bound, self._calls):
             self._helped = None
         self._runs = 0
+        self.failed: Launch | None = None  # the one whose call raised an error in the last run
         self._graph: Any = None
         self._stream: Any = (
             None  # on which calls are made and captured: products keep memory for it
@@ -258,6 +261,7 @@ class Replay:
 
     def run(self) -> None:
         """Make all calls, in order; on a GPU queue them on the current stream."""
+        self.failed = None
         for callback in self.trace.callbacks:
             callback()
         self._runs += 1
@@ -278,8 +282,13 @@ class Replay:
             kernel.launches.update(self.counts)
 
     def _make_calls(self) -> None:
-        for call in self._calls:
-            call()
+        calls = iter(self._calls)
+        try:
+            for call in calls:
+                call()
+        except Exception:
+            self.failed = self.trace.launches[-1 - operator.length_hint(calls)]
+            raise
 
     def _make_calls_apart(self) -> None:
         """Make the calls on a stream of their own, between what is queued before and after."""

@@ -110,6 +110,14 @@ def reserve(blocks: int) -> Draw:
     return draw
 
 
+def give_back(draw: Draw, taken: int, used: int) -> None:
+    """Go back from the blocks that a reservation took to those used, unless others drew since."""
+    draws = _local.get() or _generator
+    with _lock:
+        if draws.next == draw._replace(offset=draw.offset + taken):
+            draws.next = draw._replace(offset=draw.offset + used)
+
+
 @contextlib.contextmanager
 def drawing_from(start: Draw) -> Iterator[Draws]:
     """Draw from a place on inside the ``with`` block; the generator stays where it is.

@@ -21,7 +21,8 @@ class Launch(NamedTuple):
     """One entry of the list: ``function(*args, **kwargs)`` on arrays in the place of Buffers.
 
     ``reads`` and ``writes`` are all Buffers it touches; what is read and written is in both.
-    ``operation`` names what it belongs to, ``flops`` are those of matrix products.
+    ``operation`` names what it belongs to, ``flops`` are those of matrix products, ``drawn`` the
+    blocks of random numbers that the step has taken by then.
     """
 
     function: Callable[..., Any]
@@ -32,6 +33,7 @@ class Launch(NamedTuple):
     name: str
     operation: str
     flops: int
+    drawn: int
 
     @property
     def nbytes(self) -> int:
@@ -64,6 +66,7 @@ class Trace(Outside):
         self.settings_read: dict[int, set[str]] = {}
         self.settings_set: dict[int, set[str]] = {}
         self.is_noting = True
+        self.drawn: Callable[[], int] = int  # how many blocks of random numbers it has taken: none
         self.known: dict[Any, Any] = {}  # what NumPy's functions return: see dry_run.py
 
     # Memory
@@ -118,10 +121,9 @@ class Trace(Outside):
                 if waiting is not None:
                     waiting.settle()
         operation = self.operations[-1] if self.operations else ""
-        given = (tuple(args), dict(kwargs or {}))
-        self.launches.append(
-            Launch(function, *given, read, written, name or function.__name__, operation, flops)
-        )
+        given = (tuple(args), dict(kwargs or {}), read, written)
+        names = (name or function.__name__, operation)
+        self.launches.append(Launch(function, *given, *names, flops, self.drawn()))
 
     def drop_unread(self, results: Sequence[Buffer]) -> None:
         """Forget launches that write only temporaries which nothing reads, nor are results.

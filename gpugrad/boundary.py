@@ -59,7 +59,7 @@ def named(function: F, title: str | None = None, respelt: bool = False) -> F:
         try:
             return function(*args, **kwargs)
         except REFUSALS as error:
-            refuse(error, own, _given(function, args, kwargs), respelt=respelt)
+            refuse(error, own, given_to(function, args, kwargs), respelt=respelt)
             raise
 
     return public  # type: ignore[return-value]
@@ -71,7 +71,7 @@ def _named_generator(function: Callable[..., Any], title: str) -> Callable[..., 
         try:
             return (yield from function(*args, **kwargs))
         except REFUSALS as error:
-            refuse(error, title, _given(function, args, kwargs))
+            refuse(error, title, given_to(function, args, kwargs))
             raise
 
     return public
@@ -92,7 +92,7 @@ def named_method(method: F) -> F:
         except REFUSALS as error:
             owner = self if isinstance(self, type) else type(self)  # a class: of a classmethod
             title = owner.__name__ + suffix
-            refuse(error, title, _given(method, (self, *args), kwargs), is_constructor)
+            refuse(error, title, given_to(method, (self, *args), kwargs), is_constructor)
             raise
 
     return public  # type: ignore[return-value]
@@ -198,7 +198,7 @@ def _passed_through_other_code(error: Exception) -> bool:
     return False
 
 
-def _given(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+def given_to(function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call by their names."""
     try:
         given = inspect.signature(function).bind(*args, **kwargs).arguments

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..cuda.recording import Buffer, Trace
+from .. import boundary
+from ..cuda.recording import Buffer, Launch, Trace, Whole
 from ..cuda.replay import Replay
 from ..engine import mutations
 from ..ops import random
@@ -56,10 +57,21 @@ class Recorded:
         self.settings.apply()
         try:
             runner.run()
-        except Exception:
+        except Exception as error:
             if runner.failed is not None:
                 random.give_back(draw, self.drawn, runner.failed.drawn)
+                _refuse(error, runner.failed, *runner.concrete(runner.failed))
             raise
         mutations.record_step(runner)
         self.ends.leave()
         return replaced(self.result, lambda b: Tensor._wrap(runner.read(b), None))
+
+
+def _refuse(error: Exception, launch: Launch, args: tuple, kwargs: dict[str, Any]) -> None:
+    """Raise what a launch has raised with its name and arguments; return if that is said."""
+    function = launch.function
+    if isinstance(function, Whole):
+        function, (_, _, args, kwargs) = function.function, args
+    if isinstance(error, boundary.REFUSALS):
+        title = launch.operation or launch.name
+        boundary.refuse(error, title, boundary.given_to(function, args, kwargs), strict=False)

@@ -212,12 +212,19 @@ class Replay:
             return self.array(buffer) if root is None else self._view(root, buffer)
 
         launch = self.trace.launches[number]
-        args, kwargs = _concrete(launch.args, array), _concrete(launch.kwargs, array)
+        args, kwargs = self.concrete(launch, array)
         if getattr(launch.function, "__name__", "") == "launch":
             self.counts[launch.name] += 1
         if isinstance(launch.function, Whole):
             return launch.function.bound(*args, **kwargs)
         return functools.partial(launch.function, *args, **kwargs)
+
+    def concrete(
+        self, launch: Launch, array: Callable[[Buffer], Any] | None = None
+    ) -> tuple[tuple, dict[str, Any]]:
+        """Return the arguments of a launch, with arrays in the place of Buffers."""
+        array = array or self.array
+        return _concrete(launch.args, array), _concrete(launch.kwargs, array)
 
     def write(self, buffer: Buffer, value: Any) -> None:
         """Fill an input from an array of its shape and dtype, on the CPU or the device."""

@@ -72,3 +72,34 @@ def test_what_others_have_drawn_meanwhile_is_not_drawn_again():
     with pytest.raises(IndexError):
         step(np.array([0]))
     assert gg.random.get_state()["offset"] == recorded(step).drawn + 2
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (lambda ids: TABLE[ids], r"getitem: index 7 .* \(a=float32\[3, 2\], b=int64\[1\]\)"),
+        (lambda ids: TABLE[:, ids], r"getitem: index 7 .* \(a=.*, b=.*array\(\[7\]\)\)\)"),
+        (lambda ids: gg.take(TABLE, ids, axis=0), r"getitem: index 7 .*a=float32\[3, 2\]"),
+        (lambda ids: F.embedding(ids, TABLE), r"^embedding: ids\[0\] is 7"),
+    ],
+    ids=["rows", "columns", "take", "embedding"],
+)
+def test_an_error_of_a_replay_names_the_operation(step, words):
+    step = gg.compile(step)
+    step(np.array([0]))
+    with pytest.raises(IndexError, match=words):
+        step(np.array([7]))
+
+
+def test_an_error_that_is_no_refusal_of_arguments_is_as_it_was():
+    class Own(Exception):
+        pass
+
+    def fail():
+        raise Own("of somebody")
+
+    step = gg.compile(draws_first)
+    step(np.array([0]))
+    recorded(step).replay._calls[-1] = fail
+    with pytest.raises(Own, match=r"^of somebody$"):
+        step(np.array([0]))

@@ -20,6 +20,7 @@ import numpy as np
 
 from . import backend, cuda, malloc, registry
 from .backend import Array
+from .cuda import recording
 from .cuda.column_sums import sums
 from .cuda.emulation import expected
 from .registry import Node, state
@@ -355,7 +356,8 @@ def seed_of(output: Any, gradient: Any, where: str) -> Any:
     if not output._requires_grad:
         raise RuntimeError(
             f"{where}: the output does not require grad: no tensor it was computed from has "
-            "requires_grad=True, or it was computed under no_grad"
+            "requires_grad=True, or it was computed under no_grad, or by a step of gg.compile: its "
+            "results have no graph, the backward pass has to be part of it"
         )
     xp = backend.xp_of(data)
     if gradient is None:
@@ -428,6 +430,8 @@ def _seeds(
 def _sweeping(create_graph: bool) -> Iterator[None]:
     malloc.keep_freed()
     outer = state.shown
+    if registry.lift is not None:
+        recording.goes_back()
     with enable_grad() if create_graph else no_grad(), np.errstate(all="ignore"):
         state.shown = {} if outer is None else outer
         try:

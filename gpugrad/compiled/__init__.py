@@ -16,7 +16,7 @@ from ..cuda import recording, replay
 from ..cuda.recording import Buffer, Trace
 from ..ops import random
 from ..registry import state
-from .arguments import flat, objects, replaced, symbolic
+from .arguments import flat, has_graph, objects, replaced, symbolic
 from .ends import Ends
 from .guards import Guards, unchanged
 from .recorded import Recorded
@@ -182,6 +182,8 @@ class Compiled:
                 check()
             watches += [watch for array, watch in sight.arrays if not trace.uses_array(array)]
             watches = unchanged(watches, trace.modules, sight.line_of)
+            trains = trace.goes_back or trace.settings
+            is_part = state.make_node is not None and not trains and has_graph(result)
             outputs: list[Buffer] = []
             try:
                 result = replaced(result, lambda a: _output(trace, a, outputs))
@@ -194,6 +196,13 @@ class Compiled:
         made = replay.Replay(trace, device, outputs, ends.kept)
         ends.place(made)
         guards = Guards(watches, trace.modules)
+        if is_part:
+            warnings.warn(
+                f"{NAME} {self._name} is recorded without a backward pass: its results have no "
+                "graph, and gradients end there; compile the whole training step, backward and "
+                "optimizer included, or call it under gg.no_grad()",
+                stacklevel=4,
+            )
         return Recorded(trace, made, draws.blocks, random_state, result, ends, guards, settings)
 
 
@@ -242,6 +251,8 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     arguments may be modules and optimisers too. A tensor that requires a gradient is an argument by
     what it is, like a parameter of a closure: another one records again.
     Results are copies that belong to the caller, without a graph; reading them waits for a GPU.
+    Gradients end there: a step that computes none, outside of ``no_grad``, and returns what would
+    have led to some, as ``gg.compile(model)`` does, warns when it is recorded.
     Gradients that the step leaves in ``.grad`` are overwritten by its next call. Those it comes
     with may be any: they are copied to the recording, and what is added to them lies there.
     Data that the step assigns (``w.data = ...``) is written to the array that there was.

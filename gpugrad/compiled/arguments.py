@@ -82,6 +82,14 @@ def objects(value: Any) -> list[Any]:
     return [value] if isinstance(value, (Module, Optimizer, types.FunctionType, type)) else []
 
 
+def has_graph(value: Any) -> bool:
+    """Return whether gradients would flow from a tensor in nested lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        return value._node is not None
+    parts = value.values() if isinstance(value, dict) else value
+    return isinstance(value, (list, tuple, dict)) and any(map(has_graph, parts))
+
+
 def symbolic(value: Any, trace: Trace) -> Any:
     """Return arguments with inputs of a trace in the place of arrays."""
 

@@ -194,6 +194,7 @@ def test_an_owner_without_a_place_for_recordings():
 @pytest.mark.parametrize(
     "make", [lambda: Unhashable(gg.tensor(2.0)), Model], ids=["plain", "model"]
 )
+@gg.no_grad()
 def test_an_owner_is_not_kept_alive(make):
     owner = make()
     (owner.step if isinstance(owner, Unhashable) else owner.loss)(ONE)
@@ -204,6 +205,7 @@ def test_an_owner_is_not_kept_alive(make):
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+@gg.no_grad()
 def test_a_copy_of_an_owner(copied):
     model = Model()
     first = model.loss(ONE).item()
@@ -237,6 +239,7 @@ def test_the_recording_that_was_not_used_for_longest_is_forgotten():
     assert traced[17:] == [1]
 
 
+@gg.no_grad()
 def test_what_a_forgotten_recording_was_made_for_is_not_kept_alive():
     step = gg.compile(lambda x, model: model(x))
     model = nn.Linear(2, 2)

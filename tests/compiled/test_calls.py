@@ -215,6 +215,7 @@ def test_a_graph_from_before_a_step_is_stale():
         y.backward()
 
 
+@gg.no_grad()
 def test_replaced_parts_of_a_model(rng):
     model = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Dropout(0.5))
     run = gg.compile(lambda x: model(x))
@@ -233,6 +234,7 @@ def test_replaced_parts_of_a_model(rng):
     agrees()
 
 
+@gg.no_grad()
 def test_a_model_that_looks_at_its_own_mode():
     class Model(nn.Module):
         def __init__(self):

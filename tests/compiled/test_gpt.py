@@ -155,6 +155,7 @@ def test_what_nothing_reads_is_not_launched(launched, rng):
     assert sum(name.startswith(product) for name in names) == 2 + 1 + 3  # forward, again, backward
 
 
+@pytest.mark.filterwarnings("ignore:gg.compile.* without a backward pass")
 def test_a_loss_whose_gradients_nobody_reads(rng):
     """Kernels that overwrite what they read: what wrote it before is needed."""
     model = gpt()

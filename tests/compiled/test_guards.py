@@ -242,6 +242,7 @@ def test_a_number_that_changes_between_calls(make, monkeypatch):
 # Objects
 
 
+@gg.no_grad()
 def test_a_module_of_a_namespace_that_is_replaced():
     one, two = nn.Linear(2, 2), nn.Linear(2, 2)
     space = types.SimpleNamespace(m=one)
@@ -262,6 +263,7 @@ def test_a_tensor_and_a_function_of_a_dict_that_are_replaced():
     np.testing.assert_allclose(step(ONE).numpy(), 2 * ONE, rtol=1e-5)
 
 
+@gg.no_grad()
 def test_a_part_of_a_module_in_an_object_that_is_replaced():
     place = Place(model=nn.Sequential(nn.Linear(2, 2), nn.Tanh()))
     step = gg.compile(lambda x: place.model(x))
@@ -281,6 +283,7 @@ def test_what_the_step_does_not_name_is_free():
     assert step.recordings == 1
 
 
+@gg.no_grad()
 def test_a_look_at_modules_costs_once_per_change(monkeypatch):
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
     looks = []

@@ -146,6 +146,7 @@ def test_what_changes_within_a_step_is_read_as_it_is_then():
     assert len(set(found[0])) == 12
 
 
+@gg.no_grad()
 def test_steps_with_empty_arrays():
     w = gg.tensor(np.ones((512, 512), np.float32))
     norm = gg.nn.LayerNorm(64)
@@ -171,6 +172,7 @@ def test_what_reads_weights_and_little_else_is_not_shared():
     assert helpers(step) == 1
 
 
+@gg.no_grad()
 def test_small_steps_have_no_helpers():
     w = gg.tensor(np.ones((8, 8), np.float32), requires_grad=True)
     step = gg.compile(lambda x: (x @ w).sum())

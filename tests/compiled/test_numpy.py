@@ -151,6 +151,7 @@ def test_random_graphs(seed):
     assert runs[0] == runs[1]
 
 
+@gg.no_grad()
 def test_ids_out_of_range_are_refused_in_replays():
     table = gg.tensor(np.ones((4, 2), np.float32), requires_grad=True)
 
@@ -290,6 +291,7 @@ def test_what_a_backward_does_not_read_is_not_kept_for_it():
     assert "softmax_backward" in names
 
 
+@gg.no_grad()
 def test_recording_does_not_compute_the_rows(monkeypatch):
     counted = []
     for_several = threads._for_rows

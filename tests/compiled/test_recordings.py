@@ -18,6 +18,7 @@ from gpugrad.nn import functional as F
 pytestmark = pytest.mark.usefixtures("launched")
 
 
+@gg.no_grad()
 def test_modes_of_modules(rng):
     model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5))
     x = rng.standard_normal((4, 8)).astype("f")
@@ -33,6 +34,7 @@ def test_modes_of_modules(rng):
     assert run.recordings == 2
 
 
+@gg.no_grad()
 def test_numbers_and_replaced_parameters(rng):
     w = gg.tensor(rng.standard_normal((3, 3)).astype("f"), requires_grad=True)
     run = gg.compile(lambda x, factor: F.linear(x, w) * factor)
@@ -86,6 +88,7 @@ def test_without_kernels_numpys_calls_are_recorded():
 
 
 @by_kernels
+@gg.no_grad()
 def test_a_step_runs_where_its_tensors_are(monkeypatch):
     """A machine with a GPU, and a model that was left on the CPU."""
     w = gg.tensor(np.ones(3, np.float32), requires_grad=True, device="cpu")
@@ -113,6 +116,7 @@ def test_what_escaped_from_a_recording():
         (kept.get() + 1).sum()
 
 
+@gg.no_grad()
 def test_other_threads_compute_meanwhile():
     w = gg.tensor(np.ones(3, np.float32), requires_grad=True)
     found = []

@@ -96,10 +96,12 @@ FOLLOWED = {
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
+@gg.no_grad()
 def test_a_step_follows_numbers_wherever_it_finds_them(name):
     Cases.agrees(following(*FOLLOWED[name]))
 
 
+@gg.no_grad()
 def test_a_proxy_and_a_weak_reference_are_looked_through():
     numbers_behind, scale = {0: 0.0}, Scale()
     behind = types.MappingProxyType(numbers_behind), weakref.ref(scale)
@@ -375,6 +377,7 @@ def test_arguments_on_memory_that_changes_before_they_are_read(launched):
     late(w[3:].copy())
 
 
+@gg.no_grad()
 def test_an_empty_tuple_among_the_constants_of_a_function():
     w = leaf(3)
 

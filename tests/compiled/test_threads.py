@@ -88,7 +88,7 @@ def test_eager_threads_while_steps_are_recorded(launched, rng):
     with ThreadPoolExecutor(2) as pool:
         counts = [pool.submit(compute) for _ in range(2)]
         try:
-            with WAYS[launched]():
+            with WAYS[launched](), gg.no_grad():
                 for factor in range(8):
                     step = gg.compile(lambda x: model(x) * factor)  # noqa: B023
                     out = step(x).numpy()
@@ -108,7 +108,7 @@ def test_threads_record_steps_on_one_model(launched, rng):
     def work(factor):
         step = gg.compile(lambda x: model(x) * factor)
         start.wait()
-        with WAYS[launched]():
+        with WAYS[launched](), gg.no_grad():
             for _ in range(2):
                 out = step(x)
         return out.numpy(), step.recordings

@@ -145,6 +145,13 @@ def unnoticed() -> Iterator[None]:
         trace.is_noting = outer
 
 
+def goes_back() -> None:
+    """Note that a step computes gradients itself."""
+    trace = current()
+    if trace is not None:
+        trace.goes_back = True
+
+
 def refuses(what: str) -> None:
     """Raise NotRecordable: what a step does cannot be repeated by launches."""
     if current() is not None:

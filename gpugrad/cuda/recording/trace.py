@@ -66,6 +66,7 @@ class Trace(Outside):
         self.settings_read: dict[int, set[str]] = {}
         self.settings_set: dict[int, set[str]] = {}
         self.is_noting = True
+        self.goes_back = False  # whether it computes gradients
         self.drawn: Callable[[], int] = int  # how many blocks of random numbers it has taken: none
         self.known: dict[Any, Any] = {}  # what NumPy's functions return: see dry_run.py
 

@@ -344,7 +344,7 @@ def _sum_of_many(x: Any, gone: set[int], keepdims: bool) -> Any:
     out = x
     for a in by_step:
         if a in gone:
-            out = out if a == by_step[0] else _in_runs(out, a)
+            out = out if a == by_step[0] and x.strides[a] else _in_runs(out, a)
             out = _add_reduce(out, axis=a, keepdims=True)
     return out if keepdims else out.reshape([n for a, n in enumerate(x.shape) if a not in gone])
 

@@ -303,7 +303,8 @@ def _through_hooks(hooks: Sequence[Callable], g: Any, recorded: bool) -> Any:
 def show(array: Array) -> None:
     """Note that somebody else has a gradient in hand, whose memory thus is no leaf's own."""
     if state.shown is not None and not isinstance(array, backend.Symbolic):
-        state.shown[id(array)] = weakref.ref(array)
+        for memory in (array, backend.memory_base(array)):
+            state.shown[id(memory)] = weakref.ref(memory)
 
 
 class Output:

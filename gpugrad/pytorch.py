@@ -272,10 +272,12 @@ def _split_by_length(x: Any, split_size_or_sections: Any, dim: int) -> list[Tens
     return ops.split(x, np.cumsum(lengths)[:-1].tolist(), axis=dim)
 
 
-def _extremum(name: str) -> Callable[..., Selected]:
-    place_of = getattr(ops, f"arg{name}")
+def _extremum(name: str) -> Callable[..., Selected | Tensor]:
+    of_all, place_of = getattr(ops, name), getattr(ops, f"arg{name}")
 
-    def extremum(x: Any, dim: int, keepdim: bool = False) -> Selected:
+    def extremum(x: Any, dim: int | None = None, keepdim: bool = False) -> Selected | Tensor:
+        if dim is None:
+            return of_all(x, keepdims=keepdim)
         places = place_of(x, axis=dim, keepdims=True)
         values = ops.take_along_axis(x, places, dim)
         if not keepdim:
@@ -315,9 +317,10 @@ def _renamed(name: str) -> Callable[..., Any]:
     """Return the function with ``dim`` and ``keepdim`` for ``axis`` and ``keepdims``."""
     function = getattr(ops, name)
 
-    def renamed(*args: Any, dim: Any, **options: Any) -> Any:
-        given = {"keepdims": options.pop("keepdim")} if "keepdim" in options else {}
-        return function(*args, axis=dim, **given, **options)
+    def renamed(*args: Any, **options: Any) -> Any:
+        words = (("dim", "axis"), ("keepdim", "keepdims"))
+        given = {ours: options.pop(theirs) for theirs, ours in words if theirs in options}
+        return function(*args, **given, **options)
 
     return renamed
 
@@ -472,7 +475,7 @@ _METHODS = {
 def _attach() -> None:
     for name, function in _METHODS.items():
         if function.__module__ == __name__ and function.__name__ != name:
-            function = named(function, name)
+            function = named(function, name, respelt=True)
             function.__name__ = name
         setattr(Tensor, name, function)
 

@@ -1,9 +1,10 @@
 """Function transforms: functions in, functions or derivatives out, as in JAX and torch.func.
 
 Arguments that are differentiated may be tensors, arrays or Python numbers, or nested tuples,
-lists and dicts of them; results keep that structure. Results can be differentiated again, also with
-respect to tensors that the function takes from outside and that require grad: the argument of an
-outer transform, or a module's parameters. Under ``no_grad`` they cannot, which is faster.
+lists and dicts of them; results keep that structure. They can be differentiated again where a
+history leads on: that of an argument, of the variables of an outer transform, or of what has been
+computed from tensors that require grad and is used by the function. Leaves that it uses, a module's
+parameters, are constants.
 """
 
 from __future__ import annotations
@@ -123,13 +124,16 @@ def value_and_grad(
 
 
 def _goes_on(outs: Sequence[Tensor], variables: Sequence[Tensor], start: int) -> bool:
-    """Return whether gradients flow on to what variables come from, or to anything from outside.
+    """Return whether gradients flow on to what variables come from, to variables of an outer
+    transform or to what was computed outside.
 
     ``start`` is a number from before the function was called.
     """
     inside = {v._node or v for v in variables}
     roots = [o._node or o for o in outs if o._requires_grad]
-    return any(v._node is not None for v in variables) or bool(_outside(roots, inside, start))
+    return any(v._node is not None for v in variables) or any(
+        isinstance(x, (Node, _Variable)) for x in _outside(roots, inside, start)
+    )
 
 
 def _shown(result: Any, outs: Sequence[Tensor], outer: bool) -> Any:

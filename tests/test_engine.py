@@ -858,7 +858,7 @@ class Kept(gg.Function):
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
-@pytest.mark.parametrize("where", ["leaf", "middle", "replaced", "function"])
+@pytest.mark.parametrize("where", ["leaf", "middle", "view", "replaced", "function"])
 def test_what_others_have_in_hand_is_nobodys_gradient(where: str, create_graph: bool) -> None:
     x, y, held = leaf([1.0, 2.0]), leaf([3.0, 4.0]), []
     if where == "function":
@@ -868,6 +868,7 @@ def test_what_others_have_in_hand_is_nobodys_gradient(where: str, create_graph: 
     else:
         middle = y + 1.0
         hooked = x if where == "leaf" else middle
+        middle = middle.reshape(2) if where == "view" else middle
         new = gg.tensor([7.0, 8.0], gg.float64)
         held += [new] if where == "replaced" else []
         hooked.register_hook((lambda g: new) if where == "replaced" else held.append)

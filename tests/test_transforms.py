@@ -92,14 +92,16 @@ def test_the_variable_of_an_outer_transform_is_seen_from_an_inner_one(inner):
     assert not found.requires_grad  # nothing is left to differentiate it by
 
 
-def test_results_can_be_differentiated_by_what_the_function_takes_from_outside():
-    weight, at = _random(3), _random(3)
-    weight.requires_grad = True
+def test_results_can_be_differentiated_by_what_leads_to_values_from_outside():
+    leaf, at = _random(3), _random(3)
+    leaf.requires_grad = True
+    weight = leaf * 1.0
     value, slope = gg.value_and_grad(lambda y: (weight * y**2).sum())(at)
     (slope.sum() + value).backward()
-    np.testing.assert_allclose(weight.grad.numpy(), 2 * at.numpy() + at.numpy() ** 2, rtol=1e-12)
+    np.testing.assert_allclose(leaf.grad.numpy(), 2 * at.numpy() + at.numpy() ** 2, rtol=1e-12)
     with gg.no_grad():
         assert not _slopes(lambda y: (weight * y**2).sum(), at).requires_grad
+    assert not _slopes(lambda y: (leaf * y**2).sum(), at).requires_grad
 
 
 def test_transforms_work_under_no_grad():

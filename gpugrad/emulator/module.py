@@ -18,6 +18,8 @@ from ..cuda.source import signatures
 from . import compile as compiler
 from .faults import Report, to_exception
 
+_shared_bytes = functools.cache(compiler.shared_bytes)
+
 
 class _Array(ctypes.Structure):
     _fields_ = (
@@ -146,7 +148,7 @@ class Kernel:
                 f"__launch_bounds__ allows {entry.max_threads}"
             )
         if shared_mem > MAX_SHARED - compiler.STATIC_SHARED:
-            static = compiler.shared_bytes(path, self.name)
+            static = _shared_bytes(path, self.name)
             if shared_mem + static > MAX_SHARED:
                 raise ValueError(
                     f"kernel {self.name!r}: {shared_mem} bytes of dynamic shared memory beside "

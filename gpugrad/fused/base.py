@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -150,10 +150,9 @@ class Fused:
             tensors = tuple([Tensor._wrap(o, None) for o in outs])
             return tensors[0] if is_one else tensors
         op = _Launch(self, chosen, wanted, statics, 0 if is_one else len(outs))
-        if self.needs is not None and chosen == "numpy":
-            kept = self._kept(arrays, wanted)
-        else:
-            kept = arrays
+        needed = self.needed(chosen, wanted)
+        named = zip(self.arguments, arrays, strict=True)
+        kept = [a if name in needed else _likeness(a) for name, a in named]
         node = make_node(op, parents, (*kept, *residuals), None)
         if state.watch is not None:
             state.watch.called(node, self.arguments, arrays, outs)
@@ -174,14 +173,14 @@ class Fused:
                 parents.append(a._node or a)  # type: ignore[union-attr]
         return tuple(wanted), tuple(parents)
 
-    def _kept(self, arrays: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
-        """Return what is saved of the arguments: of those no gradient depends on, a likeness."""
-        assert self.needs is not None
-        needed = {
-            n for a, w in zip(self.arguments, wanted, strict=True) if w for n in self.needs[a]
-        }
-        named = zip(self.arguments, arrays, strict=True)
-        return [a if name in needed else _likeness(a) for name, a in named]
+    def needed(self, chosen: str, wanted: Sequence[bool]) -> Collection[str]:
+        """Return the arguments that the gradients wanted depend on; of others a likeness is saved.
+
+        All of them where that is not known, or an implementation takes other arrays than NumPy's.
+        """
+        if self.needs is None or chosen != "numpy":
+            return self.arguments
+        return {n for a, w in zip(self.arguments, wanted, strict=True) if w for n in self.needs[a]}
 
     def _refuse_devices(self, arrays: Sequence[Any]) -> None:
         devices = {backend.device_of(a) for a in arrays if a is not None}
@@ -286,10 +285,16 @@ class _Launch:
     def _replay(self, node: Node, g: Any, arrays: Sequence[Any], recorded: bool) -> list:
         """Differentiate the spec: residuals are no functions of the arguments to a second pass."""
         parents = iter(node.parents)
-        tensors = [
-            engine.alias(a, next(parents)) if w else None if a is None else Tensor._wrap(a, None)
-            for a, w in zip(arrays, self.wanted, strict=True)
-        ]
+        needed = self.fused.needed(self.chosen, self.wanted)
+        tensors: list[Any] = []
+        for name, a, w in zip(self.fused.arguments, arrays, self.wanted, strict=True):
+            if w:
+                parent = next(parents)
+                if name not in needed and not isinstance(parent, Node):
+                    a = parent._data  # of the likeness, whose values no gradient depends on
+                tensors.append(engine.alias(a, parent))
+            else:
+                tensors.append(None if a is None else Tensor._wrap(a, None))
         with engine.enable_grad():
             outs = self.fused.spec(*tensors, **self.statics)
         several = outs if self.outputs else (outs,)

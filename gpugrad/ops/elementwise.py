@@ -252,18 +252,23 @@ divide = _binary(
 )
 
 
-def _lowered(x: Any, y: Any, xp: Any) -> Any:
-    """Return y - 1, but 1 where y is 0 and 1/x overflows: times y that is 0, not NaN."""
+def _lowered(x: Any, y: Any, xp: Any) -> tuple[Any, Any]:
+    """Return x and y - 1, or what has the same power times y where y is 0: that is 0, not NaN.
+
+    Where the slope is derived again, that is so only where 1/x overflows.
+    """
     if isinstance(y, (int, float)):
-        return y - 1 if y else 1
+        return x, y - 1 if y else 0
+    if xp is not registry.recorded:
+        return x, xp.where(y == 0, 0, y - 1)
     overflows = xp.abs(x) < float(ml_dtypes.finfo(x.dtype).tiny)
-    return xp.where(y == 0, xp.where(overflows, 1, y - 1), y - 1)
+    return xp.where(xp.logical_and(y == 0, overflows), 1, x), y - 1
 
 
 power = _binary(
     "power",
     "Return x to the power y.",
-    lambda g, x, y, xp: g * (xp.power(x, _lowered(x, y, xp)) * y),
+    lambda g, x, y, xp: g * (xp.power(*_lowered(x, y, xp)) * y),
     lambda g, x, out, xp: g * (out * xp.log(xp.where(x == 0, 1, x))),
     domain=((0.3, 2.0), (-2.0, 2.0)),
     samples=[Sample((3, 2), np.array([0.0, 1.0]), domain=(0.3, 2.0))],

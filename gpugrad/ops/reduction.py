@@ -335,10 +335,10 @@ def _cumulative_sum(xp, x, axis=0):
 
 
 def _running_sum(xp: Any, x: Any, axis: int) -> Any:
-    """Return the running sum in the dtype of x, accumulated in float32 at least, by NumPy in
-    float64: every number passes through all additions behind it.
+    """Return the running sum in the dtype of x, accumulated in float32 at least, of many numbers
+    by NumPy in float64: every one passes through all additions behind it.
     """
-    if xp is np and backend.is_float(x.dtype):
+    if xp is np and x.shape[axis] > backend.MANY and x.dtype != backend.float64:
         return xp.cumsum(x, axis=axis, dtype=backend.float64).astype(x.dtype)
     if x.dtype in backend.NARROW:
         return xp.cumsum(x.astype(backend.float32), axis=axis).astype(x.dtype)

@@ -205,7 +205,7 @@ def latest(folder: str | os.PathLike[str]) -> Checkpoint:
 
 
 def set_aside(folder: str | os.PathLike[str], after: int, reason: str = "damaged") -> list[Path]:
-    """Rename the checkpoints newer than step `after` to `damaged-...` and return the new names.
+    """Rename the checkpoints newer than step `after` to `REASON-...` and return the new names.
 
     For whoever goes on from there: left alone, they would count among those to keep.
     """

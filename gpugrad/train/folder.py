@@ -27,6 +27,7 @@ from .seal import is_intact, sealed
 
 FORMAT = "gpugrad-run"
 VERSION = 2
+_OLD, _OLD_WHOLE = "old", "old-whole"  # where a run goes that is replaced, and once it is there
 
 
 class RunFolder:
@@ -77,24 +78,38 @@ class RunFolder:
         """
         self.check(overwrite)
         new = RunFolder(temporary_name(self.checkpoints))
-        old = new.path / "old"
+        old, whole = new.path / _OLD, new.path / _OLD_WHOLE
         try:
             old.mkdir(parents=True)
             yield new
             for path in self._taken():
                 path.rename(old / path.name)
+            old.rename(whole)
             for path in reversed(new._taken()):
                 path.rename(self.path / path.name)
             with naming(self.path):
                 sync_folder(self.path)
+            whole.rename(new.path / "done")
         except BaseException:
-            for path in old.glob("*"):
-                path.rename(self.path / path.name)
+            self._put_back(new.path)
             shutil.rmtree(new.path, ignore_errors=True)  # what does not go now goes next time
             if not any(self.path.iterdir()):
                 self.path.rmdir()
             raise
         remove(new.path)
+
+    def _put_back(self, new: Path) -> None:
+        """Undo a replacement that has not come to its end, wherever it, or this, was interrupted.
+
+        As long as the old run is not whole there, what lies here is of the old one.
+        """
+        old, whole = new / _OLD, new / _OLD_WHOLE
+        if whole.exists():
+            for path in self._taken():
+                remove(path)
+            whole.rename(old)
+        for path in old.glob("*"):
+            path.rename(self.path / path.name)
 
     def _taken(self) -> list[Path]:
         return [path for path in self._files() if os.path.lexists(path)]
@@ -167,6 +182,7 @@ class RunFolder:
                 raise RuntimeError(f"another process is training in {self.path}") from error
             names = "|".join(re.escape(path.name) for path in self._files())
             for path in leftovers(self.path, names):
+                self._put_back(path)
                 remove(path)
             yield
         finally:

@@ -92,6 +92,7 @@ class Trial:
         out, folder = self.config.out, RunFolder(self.config.out)
         changes = {name: getattr(self.config, name) for name in _MACHINE}
         begun = folder.holds_run
+        self.status = ""
         try:
             with contextlib.ExitStack() as stack:
                 opened = session.go_on(out, changes) if begun else session.begin(self.config)

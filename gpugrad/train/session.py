@@ -156,10 +156,10 @@ class Session:
             yield
         except DivergedError:
             saved, unsound = self.folder.checkpoints, self.trainer.unsound
-            sound = [step for step in checkpoint.steps(saved) if step < unsound]
-            if sound:
-                for aside in checkpoint.set_aside(saved, sound[-1], "diverged"):
-                    print(f"diverged  a checkpoint, now called {aside}")
+            found = checkpoint.steps(saved)
+            kept = [step for step in found if step < unsound] or found[:1]
+            for aside in checkpoint.set_aside(saved, kept[-1], "diverged") if kept else ():
+                print(f"diverged  a checkpoint, now called {aside}")
             raise
 
     def _introduce(self) -> None:
@@ -171,7 +171,7 @@ class Session:
             f"held out{tested}; vocabulary of {size}"
         )
         if config.max_chars:
-            print(f"          of the first {config.max_chars:,} characters (--max-chars 0: of all)")
+            print(f"          of {config.max_chars:,} characters at most (--max-chars 0: of all)")
         print(
             f"model     {config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, "
             f"context {config.block_size}: {trainer.parameters:,} parameters, {config.precision} "

@@ -348,3 +348,12 @@ def test_a_result_does_not_overwrite_what_is_read_in_another_order(rng):
     run = gg.compile(step)
     assert bits(run(x)) == bits(step(gg.tensor(x)))
     assert recorded(run).replay.layout.plan.size == 2 * x.nbytes
+
+
+@pytest.mark.parametrize("exponent", [3.0, -0.5, 1.0, 0.0])
+def test_slopes_of_powers_have_the_bits_of_a_plain_run(rng, exponent):
+    def step(x):
+        return gg.grad((abs(x) ** exponent).sum(), [x])[0]
+
+    x = gg.tensor(rng.standard_normal((50, 70)).astype("f"), requires_grad=True)
+    assert bits(gg.compile(step)(x)) == bits(step(x))

@@ -335,6 +335,7 @@ _TALL = {
     "norm": lambda x: gg.norm(x, axis=0),
     "two axes": lambda x: x.reshape(-1, 511, 3).sum((0, 1)),
     "first and last": lambda x: x.reshape(-1, 73, 3).sum((0, 2)),
+    "expanded": lambda x: gg.broadcast_to(x[0], x.shape).sum(0),
     "not contiguous": lambda x: gg.transpose(x).sum(1),
     "cumulative_sum": lambda x: gg.cumulative_sum(x, axis=0)[-1],
     "bias": lambda x: _gradient(lambda b: x + b, x),

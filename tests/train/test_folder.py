@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -139,3 +140,54 @@ def test_config_json_is_for_people_too(folder):
     description = json.loads(folder.config.read_text())
     assert description["format"] == "gpugrad-run"
     assert "\n" in folder.config.read_text()
+
+
+class Interrupted(Exception):
+    """What comes in the middle of a replacement."""
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, limit: int, killed: bool) -> None:
+    """Raise at a call of rename; killed, nobody puts anything back or removes it after that."""
+    rename, count = Path.rename, itertools.count()
+
+    def interrupts(path: Path, target: Path) -> Path:
+        if next(count) != limit:
+            return rename(path, target)
+        if killed:
+            monkeypatch.setattr(RunFolder, "_put_back", lambda self, new: None)
+            monkeypatch.setattr("shutil.rmtree", lambda *args, **options: None)
+        raise Interrupted
+
+    monkeypatch.setattr(Path, "rename", interrupts)
+
+
+def replace(folder: RunFolder) -> None:
+    with folder.replaced(overwrite=True) as new:
+        new.write_config({"seed": 2})
+        new.tokens.write_text("new")
+        new.metrics.write_text("new")
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["raised", "killed"])
+@pytest.mark.parametrize(
+    ("held", "renames"), [(True, 7), (False, 5)], ids=["over another run", "fresh"]
+)
+def test_a_replacement_that_is_interrupted_anywhere_is_undone(
+    tmp_path, monkeypatch, held, renames, killed
+):
+    for limit in range(renames):
+        folder = RunFolder(tmp_path / str(limit))
+        folder.path.mkdir()
+        if held:
+            folder.write_config({"seed": 1})
+            folder.tokens.write_text("old")
+        with monkeypatch.context() as patched:
+            interrupt_at(patched, limit, killed)
+            with pytest.raises(Interrupted):
+                replace(folder)
+        with folder.locked():
+            left = sorted(path.name for path in folder.path.iterdir())
+            assert left == (["config.json", "tokens.bin"] if held else [])
+        if held:
+            assert folder.tokens.read_text() == "old"
+            assert folder.read_config()["seed"] == 1

@@ -17,7 +17,7 @@ from .helper import VARIABLE, Helper, Unused, forking
 from .memory import Memory
 
 _MOST_REACHED = 10_000  # objects looked at to find the arrays of a work
-_LARGE = 1 << 20  # bytes of an array whose pages are worth giving back
+_LARGE = 1 << 16  # bytes of an array whose pages are worth giving back
 _MOST_HELD = 300_000  # objects looked at to find such
 
 _Calls = list[Callable[[], Any]]

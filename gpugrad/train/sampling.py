@@ -61,9 +61,10 @@ def load_model(
 def opening(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
     """Return ids to begin a text with: a newline, or the first id where there is no newline."""
     try:
-        return tokenizer.encode("\n")
+        ids = tokenizer.encode("\n")
     except ValueError:  # a vocabulary of characters has those of its text only
-        return np.zeros(1, np.int64)
+        ids = np.empty(0, np.int64)
+    return ids if len(ids) else np.zeros(1, np.int64)  # words have no white space
 
 
 def sample_text(
@@ -80,7 +81,8 @@ def sample_text(
     It ends before the first of the texts `stop`, however they are cut into tokens. The other
     settings are those of `generate.stream`. All are checked at once.
     """
-    return until(_decoded(stream(model, ids, count, **settings), StreamDecoder(tokenizer)), stop)
+    new = stream(model, ids, count, **settings)
+    return until(_decoded(new, StreamDecoder(tokenizer, after=ids)), stop)
 
 
 def beam_text(
@@ -99,7 +101,8 @@ def beam_text(
     """
     ends = [tokenizer.encode(text).tolist() for text in stop]
     best = beam_search(model, ids, count, stop=ends, **settings)[0]
-    return "".join(until([tokenizer.decode(best.ids[len(ids) :])], stop))
+    decoder = StreamDecoder(tokenizer, after=ids)
+    return "".join(until([decoder.feed(best.ids[len(ids) :]), decoder.finish()], stop))
 
 
 def _decoded(ids: Iterator[int], decoder: StreamDecoder) -> Iterator[str]:

@@ -18,6 +18,7 @@ import pytest
 import gpugrad
 from gpugrad.cli import main
 from gpugrad.train import checkpoint
+from gpugrad.text import WordPieceTokenizer, WordTokenizer
 from gpugrad.train.config import FIELDS
 
 ROOT = Path(gpugrad.__file__).parents[1]
@@ -196,6 +197,29 @@ def test_beams_stops_and_scores(here, capsys):
     )
 
 
+@pytest.mark.parametrize("kind", ["word", "wordpiece"])
+def test_words_are_trained_on_and_written_with_spaces(here, capsys, kind):
+    """A newline, with which a text begins, is no token of theirs."""
+    if kind == "word":
+        WordTokenizer(TEXT).save("tokenizer.json")
+    else:
+        WordPieceTokenizer.train(TEXT, 800).save("tokenizer.json")
+    assert train("--max-steps", "30", "--tokenizer", "tokenizer.json") == 0
+    assert Path("run/sample.txt").read_text()
+    capsys.readouterr()
+
+    def sample(*flags):
+        assert main(["sample", "run", *flags]) == 0
+        return capsys.readouterr().out
+
+    for flags in (["--greedy"], ["--beams", "2"]):
+        written = sample("--prompt", "12 times", "--max-new-tokens", "3", *flags)
+        assert re.fullmatch(r"12 times( \w+){3}\n", written)
+    assert sample("--seed", "1") == sample("--seed", "1", "--prompt", "")
+    assert sample("--seed", "1", "--prompt", " ") == " " + sample("--seed", "1")
+    assert sample("--score", "12 times 5").endswith(" per token (3)\n")
+
+
 def test_output_that_nobody_reads_any_more(here):
     assert train("--max-steps", "4") == 0
     command = f"{sys.executable} -m gpugrad sample run --max-new-tokens 3000 | head -c 5"
@@ -278,6 +302,12 @@ def test_a_configuration_file(here, capsys):
         (["sample", "run", "--max-new-tokens", "-1"], "invalid number of tokens value: '-1'"),
         (["sample", "run", "--topk", "3"], "did you mean '--top-k'?"),
         (["sample", "run", "--beams", "2", "--top-k", "3"], "--beams draws nothing"),
+        (
+            ["sample", "run", "--score", "a", "--greedy"],
+            "--score writes nothing: leave out --greedy",
+        ),
+        (["sample", "run", "--score", "a", "--beams", "2"], "leave out --beams"),
+        (["sample", "run", "--score", "a", "--stop", "b"], "leave out --stop"),
         (["doctor", "--jsn"], "did you mean '--json'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

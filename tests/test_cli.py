@@ -17,8 +17,8 @@ import pytest
 
 import gpugrad
 from gpugrad.cli import main
-from gpugrad.train import checkpoint
 from gpugrad.text import WordPieceTokenizer, WordTokenizer
+from gpugrad.train import checkpoint
 from gpugrad.train.config import FIELDS
 
 ROOT = Path(gpugrad.__file__).parents[1]

@@ -88,7 +88,10 @@ def _interruptible(run: Callable[[], int]) -> int:
     try:
         with _short_warnings(), _terminable():
             _startup.done()
-            return run()
+            status = run()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return status
     except _Terminated:
         print("terminated", file=sys.stderr)
         return 128 + signal.SIGTERM
@@ -98,9 +101,13 @@ def _interruptible(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # `gpugrad sample ... | head`: nobody reads any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    except OSError as error:  # of what is printed: commands tell of their files
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # `gpugrad sample ... | head`
+            return 128 + signal.SIGPIPE
+        print(f"gpugrad: what is printed cannot be written: {error}", file=sys.stderr)
+        return 1
 
 
 @contextlib.contextmanager

@@ -229,6 +229,31 @@ def test_output_that_nobody_reads_any_more(here):
     assert (len(result.stdout), result.stderr) == (5, "")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["evaluate run", "sample run --max-new-tokens 3", "plan"])
+def test_output_that_there_is_no_room_for(here, command, unbuffered):
+    assert train("--max-steps", "4") == 0
+    result = subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} -m gpugrad {command} > /dev/full"],
+        env={**environment(), "PYTHONUNBUFFERED": unbuffered},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    told = "gpugrad: what is printed cannot be written: [Errno 28] No space left on device\n"
+    assert (result.returncode, result.stderr) == (1, told)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_run_needs_neither_output_nor_errors_to_be_open(here, closed):
+    """As where a daemon starts it."""
+    assert train("--max-steps", "4") == 0
+    command = f"{sys.executable} -m gpugrad train --resume --out run --max-steps 9 {closed}"
+    subprocess.run(["/bin/sh", "-c", command], env=environment(), check=True, timeout=60)
+    assert checkpoint.steps("run/checkpoints")[-1] == 9
+
+
 def test_a_run_is_neither_overwritten_nor_resumed_by_accident(here, capsys):
     assert train("--max-steps", "4") == 0
     before = tensors("run", 4)

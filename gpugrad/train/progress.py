@@ -24,7 +24,7 @@ class Progress:
             unit="step",
             dynamic_ncols=True,
             file=sys.stderr,
-            disable=not sys.stderr.isatty(),
+            disable=sys.stderr is None or not sys.stderr.isatty(),
         )
 
     def __enter__(self) -> Progress:
@@ -69,9 +69,10 @@ class Progress:
         self.line("  ".join(parts).rstrip())
 
     def line(self, text: str) -> None:
-        """Print a line on standard output, above the bar."""
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        """Print a line on standard output, if it is open, above the bar."""
+        if sys.stdout is not None:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
 
 
 def duration(seconds: float) -> str:

@@ -38,10 +38,7 @@ def load_run(path: str | os.PathLike[str], device: str = "auto", best: bool = Fa
     folder = RunFolder(path)
     config = resumed(folder.read_config(), {})
     tokenizer = load_tokenizer(folder.tokenizer)
-    found = folder.latest()
-    best_step = found.state["patience"]["best_step"]
-    if best and best_step != found.step:
-        found = checkpoint.read(folder.checkpoints / f"step-{best_step:08d}")
+    found = _best(folder) if best else folder.latest()
     shape = config.model(tokenizer.vocab_size)
     model = skip_init(make_model, config, shape, find_device(device))
     model.load_state_dict(found.state["model"])
@@ -49,6 +46,21 @@ def load_run(path: str | os.PathLike[str], device: str = "auto", best: bool = Fa
         lora.remove(lora.merge(model))
     model.requires_grad_()
     return LoadedRun(model, tokenizer, config, found.step)
+
+
+def _best(folder: RunFolder) -> checkpoint.Checkpoint:
+    """Return the best checkpoint, also of a run that goes on training meanwhile."""
+    while True:
+        newest = folder.latest()
+        step = newest.state["patience"]["best_step"]
+        if step == newest.step:
+            return newest
+        path = folder.checkpoints / f"step-{step:08d}"
+        try:
+            return checkpoint.read(path)
+        except checkpoint.CheckpointError:
+            if path.exists() or checkpoint.steps(folder.checkpoints)[-1] <= newest.step:
+                raise  # else there is a better one by now, and this one was removed
 
 
 def load_model(

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import importlib
 import io
-import math
 import os
 import secrets
 import shlex
@@ -23,6 +22,7 @@ from .cuda.source import shipped
 from .flags import make_parser
 from .fused import _attention_sm90
 from .generate import log_probability
+from .models.scoring import perplexity
 from .train import checkpoint, evaluation, plan, search, session, space
 from .train.config import FIELDS, nearest, resolve, usual_folder
 from .train.config_file import read_config_file
@@ -88,7 +88,10 @@ def _interruptible(run: Callable[[], int]) -> int:
     try:
         with _short_warnings(), _terminable():
             _startup.done()
-            return run()
+            status = run()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return status
     except _Terminated:
         print("terminated", file=sys.stderr)
         return 128 + signal.SIGTERM
@@ -98,9 +101,13 @@ def _interruptible(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # `gpugrad sample ... | head`: nobody reads any more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    except OSError as error:  # of what is printed: commands tell of their files
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # `gpugrad sample ... | head`
+            return 128 + signal.SIGPIPE
+        print(f"gpugrad: what is printed cannot be written: {error}", file=sys.stderr)
+        return 1
 
 
 @contextlib.contextmanager
@@ -220,7 +227,7 @@ def _evaluate(given: argparse.Namespace) -> int:
         return _refuse("evaluate", error)
     print(
         f"{found.split} loss {found.loss:.4f} nats per token, perplexity "
-        f"{math.exp(found.loss):.3f}, on {found.tokens:,} tokens after step {found.step}"
+        f"{perplexity(found.loss):.3f}, on {found.tokens:,} tokens after step {found.step}"
         + ("" if found.fresh else "; as it was found before")
     )
     return 0
@@ -242,12 +249,18 @@ def _plan(given: argparse.Namespace) -> int:
 
 def _sample(given: argparse.Namespace) -> int:
     drawn = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "greedy", "seed")
-    changed = [n for n in drawn if getattr(given, n) != given.parser.get_default(n)]
+    written = (*drawn, "beams", "stop", "max_new_tokens")
+    changed = [n for n in written if getattr(given, n) != given.parser.get_default(n)]
+    if given.score is not None and changed:
+        given.parser.error(f"--score writes nothing: leave out --{changed[0].replace('_', '-')}")
+    changed = [n for n in changed if n in drawn]
     if given.beams is not None and changed:
         given.parser.error(f"--beams draws nothing: leave out --{changed[0].replace('_', '-')}")
     try:
         model, tokenizer = load_model(given.folder, given.device, given.best)
-        prompt = tokenizer.encode(given.prompt) if given.prompt else opening(tokenizer)
+        prompt = tokenizer.encode(given.prompt or "")
+        if not len(prompt):
+            prompt = opening(tokenizer)
         if given.score is not None:
             text = tokenizer.encode(given.score)
             found = log_probability(model, text, prompt, use_cache=given.cache)

@@ -17,6 +17,7 @@ import pytest
 
 import gpugrad
 from gpugrad.cli import main
+from gpugrad.text import WordPieceTokenizer, WordTokenizer
 from gpugrad.train import checkpoint
 from gpugrad.train.config import FIELDS
 
@@ -196,6 +197,29 @@ def test_beams_stops_and_scores(here, capsys):
     )
 
 
+@pytest.mark.parametrize("kind", ["word", "wordpiece"])
+def test_words_are_trained_on_and_written_with_spaces(here, capsys, kind):
+    """A newline, with which a text begins, is no token of theirs."""
+    if kind == "word":
+        WordTokenizer(TEXT).save("tokenizer.json")
+    else:
+        WordPieceTokenizer.train(TEXT, 800).save("tokenizer.json")
+    assert train("--max-steps", "30", "--tokenizer", "tokenizer.json") == 0
+    assert Path("run/sample.txt").read_text()
+    capsys.readouterr()
+
+    def sample(*flags):
+        assert main(["sample", "run", *flags]) == 0
+        return capsys.readouterr().out
+
+    for flags in (["--greedy"], ["--beams", "2"]):
+        written = sample("--prompt", "12 times", "--max-new-tokens", "3", *flags)
+        assert re.fullmatch(r"12 times( \w+){3}\n", written)
+    assert sample("--seed", "1") == sample("--seed", "1", "--prompt", "")
+    assert sample("--seed", "1", "--prompt", " ") == " " + sample("--seed", "1")
+    assert sample("--score", "12 times 5").endswith(" per token (3)\n")
+
+
 def test_output_that_nobody_reads_any_more(here):
     assert train("--max-steps", "4") == 0
     command = f"{sys.executable} -m gpugrad sample run --max-new-tokens 3000 | head -c 5"
@@ -203,6 +227,31 @@ def test_output_that_nobody_reads_any_more(here):
         ["/bin/sh", "-c", command], env=environment(), capture_output=True, text=True, timeout=60
     )
     assert (len(result.stdout), result.stderr) == (5, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["evaluate run", "sample run --max-new-tokens 3", "plan"])
+def test_output_that_there_is_no_room_for(here, command, unbuffered):
+    assert train("--max-steps", "4") == 0
+    result = subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} -m gpugrad {command} > /dev/full"],
+        env={**environment(), "PYTHONUNBUFFERED": unbuffered},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    told = "gpugrad: what is printed cannot be written: [Errno 28] No space left on device\n"
+    assert (result.returncode, result.stderr) == (1, told)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_run_needs_neither_output_nor_errors_to_be_open(here, closed):
+    """As where a daemon starts it."""
+    assert train("--max-steps", "4") == 0
+    command = f"{sys.executable} -m gpugrad train --resume --out run --max-steps 9 {closed}"
+    subprocess.run(["/bin/sh", "-c", command], env=environment(), check=True, timeout=60)
+    assert checkpoint.steps("run/checkpoints")[-1] == 9
 
 
 def test_a_run_is_neither_overwritten_nor_resumed_by_accident(here, capsys):
@@ -278,6 +327,12 @@ def test_a_configuration_file(here, capsys):
         (["sample", "run", "--max-new-tokens", "-1"], "invalid number of tokens value: '-1'"),
         (["sample", "run", "--topk", "3"], "did you mean '--top-k'?"),
         (["sample", "run", "--beams", "2", "--top-k", "3"], "--beams draws nothing"),
+        (
+            ["sample", "run", "--score", "a", "--greedy"],
+            "--score writes nothing: leave out --greedy",
+        ),
+        (["sample", "run", "--score", "a", "--beams", "2"], "leave out --beams"),
+        (["sample", "run", "--score", "a", "--stop", "b"], "leave out --stop"),
         (["doctor", "--jsn"], "did you mean '--json'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

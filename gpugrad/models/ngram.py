@@ -36,6 +36,7 @@ from ..text.counts import Ids, Level, NGramCounts, checked_tokens
 from . import decoding
 from ._checks import require, require_sizes
 from ._files import Saved
+from .scoring import perplexity
 
 Smoothing = Literal["add-k", "witten-bell", "kneser-ney"]
 Probabilities = npt.NDArray[np.float64]
@@ -151,7 +152,7 @@ class NGram(Saved):
 
     def perplexity(self, tokens: npt.NDArray[np.integer]) -> float:
         """Return exp(loss): the number of equally likely tokens that would be as hard to guess."""
-        return math.exp(self.loss(tokens))
+        return perplexity(self.loss(tokens))
 
     def probabilities(self, ids: Any) -> Probabilities:
         """Return the probability of each token behind the last of ids (B, T): (B, V)."""

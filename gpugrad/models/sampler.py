@@ -46,24 +46,24 @@ class Sampler:
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
             raise ValueError(
-                f"generate: temperature must be > 0, got {self.temperature!r}; for the most likely "
+                f"Sampler: temperature must be > 0, got {self.temperature!r}; for the most likely "
                 "token use greedy=True"
             )
         if self.top_k is not None and not (isinstance(self.top_k, Integral) and self.top_k >= 1):
-            raise ValueError(f"generate: top_k must be an integer >= 1, got {self.top_k!r}")
+            raise ValueError(f"Sampler: top_k must be an integer >= 1, got {self.top_k!r}")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
-                raise ValueError(f"generate: {name} must lie in (0, 1], got {value!r}")
+                raise ValueError(f"Sampler: {name} must lie in (0, 1], got {value!r}")
         if not (0 < self.repetition_penalty < math.inf and 1 / self.repetition_penalty < math.inf):
             raise ValueError(
-                "generate: repetition_penalty must be > 0 (1: none), got "
+                "Sampler: repetition_penalty must be > 0 (1: none), got "
                 f"{self.repetition_penalty!r}"
             )
         if self.seed is not None and not (
             isinstance(self.seed, Integral) and 0 <= self.seed < 2**64
         ):
-            raise ValueError(f"generate: seed must be an integer in [0, 2**64), got {self.seed!r}")
+            raise ValueError(f"Sampler: seed must be an integer in [0, 2**64), got {self.seed!r}")
 
     def choose(self, logits: npt.NDArray[Any], step: int) -> Ids:
         """Return one id per row of logits (B, V); ``step`` counts the tokens drawn before."""
@@ -85,8 +85,10 @@ class Sampler:
 
     def probabilities(self, logits: npt.NDArray[Any]) -> Logits:
         """Return what is drawn from, (B, V): zero for the tokens left out."""
-        logits = checked(logits) / self.temperature
-        p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        logits = checked(logits)
+        with np.errstate(over="ignore"):  # -inf is what a tiny temperature means
+            logits = (logits - logits.max(axis=-1, keepdims=True)) / self.temperature
+        p = np.exp(logits)
         p /= p.sum(axis=-1, keepdims=True)
         if self.top_k is not None or self.top_p is not None:
             order = np.argsort(-logits, axis=-1, kind="stable")

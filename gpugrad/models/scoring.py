@@ -17,6 +17,14 @@ from .sampler import log_softmax
 from .texts import LanguageModel, Texts, as_prompt
 
 
+def perplexity(loss: float) -> float:
+    """Return exp(loss) for a loss in nats per token: inf where float64 holds no such number."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
 @dataclass(frozen=True)
 class LogProbability:
     """Log-probabilities of a text's tokens, each given all before it: float64 (N,), in nats."""
@@ -31,7 +39,7 @@ class LogProbability:
     @property
     def perplexity(self) -> float:
         """exp(-total / N): how many equally likely tokens would be as hard to guess."""
-        return math.exp(-self.total / len(self.tokens))
+        return perplexity(-self.total / len(self.tokens))
 
     def bits_per(self, count: int) -> float:
         """Return -total / (count ln 2): bits per character, for the number of characters."""

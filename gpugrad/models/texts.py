@@ -54,6 +54,7 @@ class Texts:
 
     def __init__(self, model: LanguageModel, rows: Sequence[Ids], use_cache: bool = True) -> None:
         self.lengths = np.array([len(row) for row in rows])
+        self._lowest, self._highest = min(row.min() for row in rows), max(row.max() for row in rows)
         self._model = model
         self._cache: Any = model.new_cache() if use_cache else None
         # aligned at the right, so that a new column continues every row
@@ -63,11 +64,21 @@ class Texts:
         self._ids = self._ids[:, -model.block_size :]
 
     def next_logits(self) -> npt.NDArray[Any]:
-        """Return the logits of what follows each row, (B, V)."""
+        """Return the logits of what follows each row, (B, V).
+
+        Raises IndexError for ids that the model does not know, also ahead of what it sees.
+        """
         if self.lengths.max() > self._model.block_size:
             self._cache = None
         with no_grad(), evaluating():
-            return backend.to_numpy(self._logits()._data)
+            logits = backend.to_numpy(self._logits()._data)
+        if self._lowest < 0 or self._highest >= logits.shape[1]:
+            bad = self._lowest if self._lowest < 0 else self._highest
+            raise IndexError(
+                f"generate: the prompt holds the id {bad}, but the model knows {logits.shape[1]} "
+                f"tokens: ids must lie in [0, {logits.shape[1]})"
+            )
+        return logits
 
     def append(self, new: Ids) -> None:
         """Add an id to every row: (B,)."""

@@ -12,23 +12,30 @@ class StreamDecoder:
 
     A character split between tokens is held back until it is complete. An incomplete UTF-8
     sequence decodes to exactly one U+FFFD, at the very end, so everything before that is final.
+
+    ``after``: ids of a text that is shown already and that the pieces continue.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, after: Iterable[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._context: list[int] = []  # shown already; some decoders space a token by its neighbour
+        # shown already; some decoders space a token by its neighbour
+        self._context = [int(i) for i in after]
         self._pending: list[int] = []
-        self._shown = 0  # how many characters of the decoded context + pending were returned
+        # how many characters of the decoded context + pending were returned
+        self._shown = len(tokenizer.decode(self._context))
 
     def feed(self, ids: Iterable[int]) -> str:
         """Take the next ids and return the text that has become final, perhaps ""."""
-        self._pending += [int(i) for i in ids]
+        new = [int(i) for i in ids]
+        self._pending += new
         text = self._tokenizer.decode(self._context + self._pending)
         final = text.removesuffix("\ufffd")
         piece = final[self._shown :]
         if final != text:
             self._shown += len(piece)
-        elif self._pending:
+        elif not piece:  # padding, say, which is nothing to be a neighbour of
+            del self._pending[len(self._pending) - len(new) :]
+        else:
             self._context, self._pending = self._pending, []
             self._shown = len(self._tokenizer.decode(self._context))
         return piece

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -17,6 +18,7 @@ WIDTH, HEIGHT = 800, 480
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 150, 40, 50
 COLOURS = {"train": "#8ab4d8", "validation": "#c0392b"}
 _GREY = "#666666"
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # which no escape makes XML
 _STYLE = f'width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="12"'
 
 
@@ -101,7 +103,8 @@ def write_png(
     for name, level in levels.items():
         axes.axhline(level, linestyle="--", color=_GREY)
         axes.annotate(f"{name} {level:.3f}", (1.01, level), xycoords=("axes fraction", "data"))
-    axes.set(title=title, xlabel="step", ylabel="nats per token")
+    axes.set_title(title, parse_math=False)  # the name of a file may hold dollar signs
+    axes.set(xlabel="step", ylabel="nats per token")
     axes.legend()
     with atomic_write(path) as file:
         figure.savefig(file, format="png", bbox_inches="tight")
@@ -137,9 +140,10 @@ def _line(
 def _text(
     x: float, y: float, text: str, anchor: str = "middle", size: int = 12, colour: str | None = None
 ) -> str:
+    shown = escape(_NO_XML.sub("\ufffd", text), quote=False)
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" '
-        f'fill="{colour or "#333333"}">{escape(text, quote=False)}</text>'
+        f'fill="{colour or "#333333"}">{shown}</text>'
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -65,13 +65,9 @@ def read_corpus(config: TrainConfig) -> Corpus:
     Raises ValueError when it is too short for a window in one of its parts, and what
     `load_text` and the tokenizers raise.
     """
-    named = config.tokenizer in ("byte", "char", "bpe")
-    if not named and not Path(config.tokenizer).is_file():
-        raise ValueError(
-            f"tokenizer {config.tokenizer!r} is neither byte, char or bpe nor a tokenizer.json file"
-        )
+    saved = saved_tokenizer(config)
     text = load_text(config.data, config.max_chars or None)
-    tokenizer = _tokenizer(config, text)
+    tokenizer = saved or _tokenizer(config, text)
     ids = tokenizer.encode(text)
     _parts(config, ids)
     return Corpus(tokenizer, ids, hashlib.sha256(text.encode()).hexdigest())
@@ -108,16 +104,28 @@ def baselines(data: Data) -> dict[str, float]:
     }
 
 
-def _tokenizer(config: TrainConfig, text: str) -> Any:
+def saved_tokenizer(config: TrainConfig) -> Tokenizer | None:
+    """Return the tokenizer of a run that names a tokenizer.json, None for one that needs no file.
+
+    Raises ValueError for another name, and what `load_tokenizer` raises.
+    """
+    if config.tokenizer in ("byte", "char", "bpe"):
+        return None
+    if not Path(config.tokenizer).is_file():
+        raise ValueError(
+            f"tokenizer {config.tokenizer!r} is neither byte, char or bpe nor a tokenizer.json file"
+        )
+    return load_tokenizer(config.tokenizer)
+
+
+def _tokenizer(config: TrainConfig, text: str) -> Tokenizer:
     match config.tokenizer:
         case "byte":
             return ByteTokenizer()
         case "char":
             return CharTokenizer(text)
-        case "bpe":
+        case _:
             return BPETokenizer.train(text, config.vocab_size)
-        case path:
-            return load_tokenizer(path)
 
 
 def _parts(config: TrainConfig, ids: Ids) -> tuple[Ids, Ids, Ids]:

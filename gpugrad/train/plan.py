@@ -25,6 +25,7 @@ from ..cuda import recording
 from ..models import GPTConfig, parameter_count
 from ..models.flops import Arithmetic, arithmetic, petaflop_days, training_flops
 from .config import TrainConfig
+from .data import saved_tokenizer
 from .devices import Device, by_driver, device
 from .outline import Outline
 from .recorded import evaluation_outline, step_outline
@@ -186,11 +187,14 @@ class Plan(NamedTuple):
 def plan(config: TrainConfig, gpu: Device, vocab_size: int | None = None) -> Plan:
     """Return what a step with these settings needs on a device of this kind.
 
-    The vocabulary is 256 for --tokenizer byte, else --vocab-size, if no other is given. Raises
-    ValueError for a GPU that is too old and for a precision it has no rate for.
+    The vocabulary is 256 for --tokenizer byte, that of a tokenizer.json, else --vocab-size, if no
+    other is given. Raises ValueError for a GPU that is too old, for a precision it has no rate for
+    and for a tokenizer that is no such file.
     """
     if vocab_size is None:
-        vocab_size = 256 if config.tokenizer == "byte" else config.vocab_size
+        saved = saved_tokenizer(config)
+        known = 256 if config.tokenizer == "byte" else config.vocab_size
+        vocab_size = known if saved is None else saved.vocab_size
     shape = config.model(vocab_size)
     if gpu.capability < OLDEST:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
 
 from tqdm import tqdm
@@ -15,6 +16,7 @@ class Progress:
 
     def __init__(self, total: int, done: int) -> None:
         self._total, self._first = total, done
+        self._started = time.perf_counter()
         self._speed = self._loss = ""
         self._bar = tqdm(
             total=total,
@@ -22,7 +24,7 @@ class Progress:
             unit="step",
             dynamic_ncols=True,
             file=sys.stderr,
-            disable=not sys.stderr.isatty(),
+            disable=sys.stderr is None or not sys.stderr.isatty(),
         )
 
     def __enter__(self) -> Progress:
@@ -49,22 +51,28 @@ class Progress:
         skipped = f", {report.skipped} skipped" if report.skipped else ""
         self._bar.set_postfix_str(f"loss {self._loss}, {self._speed}{skipped}")
 
-    def evaluated(self, step: int, loss: float, best: bool, seconds_left: float | None) -> None:
-        """Print a line about an evaluation, with the last loss in training that was shown."""
+    def evaluated(self, step: int, loss: float, best: bool) -> None:
+        """Print a line about an evaluation, with the last loss in training that was shown.
+
+        The time left is that of the steps so far, with all that happened between them.
+        """
         parts = [f"step {step:>{len(str(self._total))}}", f"validation loss {loss:.4f}"]
         parts.append("*" if best else " ")  # as in "the best so far"
         if self._loss:
             parts.append(f"train loss {self._loss}")
         if self._speed:
             parts.append(self._speed)
-        if seconds_left:
-            parts.append(f"{duration(seconds_left)} left")
+        done, left = step - self._first, self._total - step
+        if done and left:
+            seconds = time.perf_counter() - self._started
+            parts.append(f"{duration(seconds / done * left)} left")
         self.line("  ".join(parts).rstrip())
 
     def line(self, text: str) -> None:
-        """Print a line on standard output, above the bar."""
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+        """Print a line on standard output, if it is open, above the bar."""
+        if sys.stdout is not None:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
 
 
 def duration(seconds: float) -> str:

@@ -38,10 +38,7 @@ def load_run(path: str | os.PathLike[str], device: str = "auto", best: bool = Fa
     folder = RunFolder(path)
     config = resumed(folder.read_config(), {})
     tokenizer = load_tokenizer(folder.tokenizer)
-    found = folder.latest()
-    best_step = found.state["patience"]["best_step"]
-    if best and best_step != found.step:
-        found = checkpoint.read(folder.checkpoints / f"step-{best_step:08d}")
+    found = _best(folder) if best else folder.latest()
     shape = config.model(tokenizer.vocab_size)
     model = skip_init(make_model, config, shape, find_device(device))
     model.load_state_dict(found.state["model"])
@@ -49,6 +46,21 @@ def load_run(path: str | os.PathLike[str], device: str = "auto", best: bool = Fa
         lora.remove(lora.merge(model))
     model.requires_grad_()
     return LoadedRun(model, tokenizer, config, found.step)
+
+
+def _best(folder: RunFolder) -> checkpoint.Checkpoint:
+    """Return the best checkpoint, also of a run that goes on training meanwhile."""
+    while True:
+        newest = folder.latest()
+        step = newest.state["patience"]["best_step"]
+        if step == newest.step:
+            return newest
+        path = folder.checkpoints / f"step-{step:08d}"
+        try:
+            return checkpoint.read(path)
+        except checkpoint.CheckpointError:
+            if path.exists() or checkpoint.steps(folder.checkpoints)[-1] <= newest.step:
+                raise  # else there is a better one by now, and this one was removed
 
 
 def load_model(
@@ -61,9 +73,10 @@ def load_model(
 def opening(tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
     """Return ids to begin a text with: a newline, or the first id where there is no newline."""
     try:
-        return tokenizer.encode("\n")
+        ids = tokenizer.encode("\n")
     except ValueError:  # a vocabulary of characters has those of its text only
-        return np.zeros(1, np.int64)
+        ids = np.empty(0, np.int64)
+    return ids if len(ids) else np.zeros(1, np.int64)  # words have no white space
 
 
 def sample_text(
@@ -80,7 +93,8 @@ def sample_text(
     It ends before the first of the texts `stop`, however they are cut into tokens. The other
     settings are those of `generate.stream`. All are checked at once.
     """
-    return until(_decoded(stream(model, ids, count, **settings), StreamDecoder(tokenizer)), stop)
+    new = stream(model, ids, count, **settings)
+    return until(_decoded(new, StreamDecoder(tokenizer, after=ids)), stop)
 
 
 def beam_text(
@@ -99,7 +113,8 @@ def beam_text(
     """
     ends = [tokenizer.encode(text).tolist() for text in stop]
     best = beam_search(model, ids, count, stop=ends, **settings)[0]
-    return "".join(until([tokenizer.decode(best.ids[len(ids) :])], stop))
+    decoder = StreamDecoder(tokenizer, after=ids)
+    return "".join(until([decoder.feed(best.ids[len(ids) :]), decoder.finish()], stop))
 
 
 def _decoded(ids: Iterator[int], decoder: StreamDecoder) -> Iterator[str]:

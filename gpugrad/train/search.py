@@ -147,10 +147,6 @@ class Search:
             raise ValueError(f"Search: each trial must set {', '.join(self.names)}, in this order")
         if "out" in self.names:
             raise ValueError("Search: out is no setting to search over, each trial has its own")
-        for name in self.names:
-            if name in _INCOMPARABLE and len({trial[name] for trial in trials}) > 1:
-                message = f"losses of trials with different {name} do not compare"
-                warnings.warn(message, RuntimeWarning, stacklevel=2)
         shared = {**(settings or {}), "out": str(self.path)}
         if "test_fraction" not in shared:
             # what a trial sets may matter: without it the shared settings may contradict each other
@@ -166,6 +162,11 @@ class Search:
             )
             for number, chosen in enumerate(trials, start=1)
         ]
+        for name in _INCOMPARABLE:
+            values = {getattr(trial.config, name) for trial in self.trials}
+            if len(values) > 1 and {name, "preset"} & {*self.names}:
+                message = f"losses of trials with different {name} do not compare"
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
         if RunFolder(self.path).holds_run:
             raise FileExistsError(f"{self.path} holds a run; choose another folder with --out")
         self._read()

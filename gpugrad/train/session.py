@@ -202,9 +202,7 @@ class Session:
         )
         self._save()
         self.draw()
-        left = self.config.max_steps - trainer.step
-        seconds = trainer.seconds / trainer.step * left if trainer.step else None
-        progress.evaluated(trainer.step, loss, best, seconds)
+        progress.evaluated(trainer.step, loss, best)
 
     def _report(self, progress: Progress) -> None:
         report = self.trainer.report()

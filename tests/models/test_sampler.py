@@ -31,6 +31,14 @@ def test_min_p(options, kept) -> None:
     np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1e-320, 5e-324])
+def test_at_the_smallest_temperatures_the_likeliest_is_left(temperature) -> None:
+    logits = np.array([[-3.0, 2.0, 7.0, 6.9], [5.0, -np.inf, -1e30, 4.0]])
+    sampler = Sampler(temperature=temperature, seed=1)
+    np.testing.assert_array_equal(sampler.probabilities(logits), [[0, 0, 1, 0], [1, 0, 0, 0]])
+    np.testing.assert_array_equal(sampler.choose(logits, 0), [2, 0])
+
+
 def test_min_p_keeps_all_of_equals() -> None:
     np.testing.assert_array_equal(Sampler(min_p=1.0).probabilities(np.zeros((2, 5))), 0.2)
 
@@ -67,7 +75,7 @@ def test_repetition_penalty() -> None:
     ids=str,
 )
 def test_refuses(options, message) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^Sampler: {message}"):
         Sampler(**options)
 
 

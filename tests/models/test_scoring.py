@@ -117,6 +117,11 @@ def test_refuses(arguments, kind, message) -> None:
         log_probability(Toy(), *arguments)
 
 
+def test_a_perplexity_that_no_float_holds_is_infinite() -> None:
+    assert LogProbability(np.array([-800.0, -900.0])).perplexity == math.inf
+    assert LogProbability(np.array([-700.0])).perplexity == math.exp(700)
+
+
 def test_bits_per_nothing() -> None:
     with pytest.raises(ValueError, match="bits_per: count must be at least 1, got 0"):
         LogProbability(np.zeros(1)).bits_per(0)

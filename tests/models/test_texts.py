@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad.generate import beam_search, generate, generate_batch, stream
+from gpugrad.generate import beam_search, generate, generate_batch, log_probability, stream
 from gpugrad.models import GPT, GPTConfig
 
 VOCAB, BLOCK = 13, 16
@@ -148,6 +148,30 @@ def test_stops_that_the_model_does_not_know_are_refused(stop) -> None:
         next(stream(Successor(), [1], 3, stop=stop))
     with pytest.raises(IndexError, match=message):
         beam_search(Successor(), [1], 3, num_beams=2, stop=stop)
+
+
+@pytest.mark.parametrize("bad", [-1, VOCAB])
+@pytest.mark.parametrize(
+    "options", [{}, {"repetition_penalty": 2.0}, {"use_cache": False}], ids=str
+)
+def test_ids_ahead_of_the_window_must_be_known_too(bad, options) -> None:
+    model = gpt()
+    prompt = [bad] + [1] * (BLOCK + 1)
+    for decode in (
+        lambda: generate(model, prompt, 2, **options),
+        lambda: generate_batch(model, [[1], prompt], 2, **options),
+        lambda: next(stream(model, prompt, **options)),
+    ):
+        with pytest.raises(
+            IndexError, match=rf"the prompt holds the id {bad}, .* in \[0, {VOCAB}\)"
+        ):
+            decode()
+    for decode in (
+        lambda: beam_search(model, prompt, 2),
+        lambda: log_probability(model, [1, 2], prompt),
+    ):
+        with pytest.raises(IndexError, match=f"the prompt holds the id {bad}"):
+            decode()
 
 
 def test_repetition_penalty_counts_prompt_and_new_tokens() -> None:

@@ -91,6 +91,20 @@ def test_finish_shows_what_never_became_complete() -> None:
     assert stream(ByteTokenizer(), list("a🙂".encode()[:-1])) == ["a", "", "", "", "\ufffd"]
 
 
+def test_a_word_behind_padding_keeps_its_space() -> None:
+    tokenizer = WordTokenizer("a b c")
+    ids = [0, 1, 0, 0, 2, 3, 0]
+    assert stream(tokenizer, ids) == ["", "a", "", "", " b", " c", "", ""]
+    assert "".join(stream(tokenizer, ids, 2)) == tokenizer.decode(ids) == "a b c"
+
+
+def test_pieces_continue_a_text() -> None:
+    decoder = StreamDecoder(WordTokenizer("a b c"), after=[1, 2])
+    assert [decoder.feed([3]), decoder.feed([1]), decoder.finish()] == [" c", " a", ""]
+    decoder = StreamDecoder(ByteTokenizer(), after="é\n".encode())
+    assert [decoder.feed([id]) for id in "é".encode()] == ["", "é"]
+
+
 def test_feeding_nothing_changes_nothing() -> None:
     decoder = StreamDecoder(WordTokenizer("a b"))
     assert [decoder.feed(ids) for ids in ([], [1], [], np.array([2]))] == ["", "a", "", " b"]

@@ -65,6 +65,19 @@ def test_text_is_escaped():
     assert "<a> & 'b'" in texts_of(parse({}, {}, "<a> & 'b'"))
 
 
+@pytest.mark.parametrize("title", ["a\x01b", "\x1b[31m", "\x00\x0b\uffff", "a\tb"], ids=ascii)
+def test_characters_that_no_xml_holds_are_replaced(title):
+    """A file may have such a name, a picture may not."""
+    shown = "".join(c if c == "\t" or " " <= c <= "~" else "\ufffd" for c in title)
+    assert shown in texts_of(parse({}, {}, title))
+
+
+@pytest.mark.parametrize("title", ["x$_$.txt", "$", "a$b"])
+def test_a_png_takes_dollar_signs_for_what_they_are(tmp_path, title):
+    curve.write_png(tmp_path / "curve.png", {"train": [(0.0, 1.0), (1.0, 0.5)]}, {}, title)
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [
@@ -115,8 +128,11 @@ class FakeFigure:
     def annotate(self, *arguments, **options):
         pass
 
+    def set_title(self, title, **options):
+        self.drawn.append(("title", title))
+
     def set(self, **options):
-        self.drawn.append(("title", options["title"]))
+        pass
 
     def legend(self):
         pass

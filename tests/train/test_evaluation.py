@@ -82,6 +82,19 @@ def test_a_second_look_is_told_or_refused(make_config, capsys):
         evaluate(config.out, "test")
 
 
+def test_a_run_that_went_wrong_is_evaluated_too(make_config, capsys):
+    """Its perplexity is more than a float holds, and the look at the test part counts."""
+    settings = {"lr": 1e4, "schedule": "constant", "weight_decay": 0.0, "tied_head": False}
+    config = make_config(test_fraction=0.05, **settings)
+    trained(config)
+    capsys.readouterr()
+    for _ in range(2):
+        assert main(["evaluate", config.out, "--split", "test"]) == 0
+        assert ", perplexity inf, on " in capsys.readouterr().out
+    assert main(["sample", config.out, "--score", "3 times"]) == 0
+    assert ", perplexity inf per token (7)" in capsys.readouterr().out
+
+
 def test_trials_of_one_search_share_one_look(text, tmp_path):
     settings = {**SMALL, "data": str(text), "max_steps": 4, "sample_tokens": 0}
     found = Search(tmp_path / "found", grid({"n_layer": [1, 2]}), settings)

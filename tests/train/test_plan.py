@@ -11,6 +11,7 @@ import pytest
 import gpugrad as gg
 from gpugrad import cli, emulator
 from gpugrad.models.flops import arithmetic
+from gpugrad.text import CharTokenizer
 from gpugrad.train.config import TrainConfig, resolve
 from gpugrad.train.devices import device
 from gpugrad.train.loop import Trainer
@@ -270,6 +271,15 @@ def test_it_is_quick(changes, gpu, limit):
         seconds.append(time.process_time() - started)
     assert min(seconds) < limit
     assert gg.random.get_state() == before
+
+
+def test_the_vocabulary_is_that_of_the_tokenizer(tmp_path, capsys):
+    path = tmp_path / "tokenizer.json"
+    CharTokenizer("abcdefg").save(path)
+    config = resolve({"preset": "tiny", "tokenizer": str(path)})
+    assert plan(config, device("h200")).shape.vocab_size == 7
+    assert cli.main(["plan", "--tokenizer", "word"]) == 1
+    assert "neither byte, char or bpe nor a tokenizer.json" in capsys.readouterr().err
 
 
 def test_the_command(capsys):

@@ -227,6 +227,16 @@ def test_what_cannot_be_searched(settings, tmp_path, make_config):
         Search(tmp_path / "run", TRIALS, settings)
 
 
+def test_presets_that_read_the_text_otherwise_do_not_compare(text, tmp_path):
+    settings = {"data": str(text), "eval_windows": 10, "max_chars": 0}
+    with pytest.warns(RuntimeWarning) as told:
+        Search(tmp_path / "found", grid({"preset": ["default", "nanogpt-cpu"]}), settings)
+    found = [str(one.message) for one in told]
+    assert found == ["losses of trials with different tokenizer do not compare"]
+    shared = {**settings, "tokenizer": "byte"}
+    Search(tmp_path / "found", grid({"preset": ["default", "nanogpt-cpu"]}), shared)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -14,6 +14,7 @@ from gpugrad.train import begin, checkpoint, go_on, load_model, session
 from gpugrad.train.folder import RunFolder
 from gpugrad.train.loop import DivergedError, Trainer
 from gpugrad.train.metrics import read_metrics
+from gpugrad.train.sampling import load_run
 
 
 def train(config, **options):
@@ -337,6 +338,32 @@ def test_a_run_that_never_began_leaves_nothing(make_config, monkeypatch, tmp_pat
     assert sorted(path.name for path in tmp_path.rglob("*")) == (
         ["input.txt", "notes.txt", "run"] if notes else ["input.txt"]
     )
+
+
+def test_the_best_of_a_run_that_goes_on_meanwhile(make_config, monkeypatch):
+    """Behind the look at the newest checkpoint training goes on, and removes the one to be read."""
+    config = make_config()
+    train(config)
+    older = checkpoint.steps(RunFolder(config.out).checkpoints)[0]
+    latest, looks = checkpoint.latest, []
+
+    def look(folder):
+        found = latest(folder)
+        looks.append(found)
+        if len(looks) == 1:
+            found.state["patience"]["best_step"] = older
+            resume(config, max_steps=40)
+        return found
+
+    monkeypatch.setattr(checkpoint, "latest", look)
+    found = load_run(config.out, best=True)
+    assert older not in checkpoint.steps(RunFolder(config.out).checkpoints)
+    assert found.step == looks[-1].state["patience"]["best_step"] > older
+    kept = latest(RunFolder(config.out).checkpoints)
+    kept.state["patience"]["best_step"] = older
+    monkeypatch.setattr(checkpoint, "latest", lambda folder: kept)
+    with pytest.raises(checkpoint.CheckpointError, match=f"step-{older:08d}"):
+        load_run(config.out, best=True)
 
 
 def test_png_needs_matplotlib_before_anything_is_written(make_config, monkeypatch):

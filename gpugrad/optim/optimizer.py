@@ -53,6 +53,8 @@ class Optimizer(ByPieces):
     gradient is passed over: it does not move, decay, or count a step.
     """
 
+    idle: tuple[str, ...] = ()  # arrays that last, though the settings of now may not use them
+
     def __init__(self, params: Parameters, defaults: dict[str, Any]) -> None:
         super().__init__()
         recording.refuses(f"making an optimiser ({self._name}), whose state would last")
@@ -211,6 +213,8 @@ class Optimizer(ByPieces):
             numbered = list(range(number, number + len(group["params"])))
             number += len(numbered)
             saved_groups.append({**group, "params": numbered})
+            if any(p in self._states for p in group["params"]):
+                self._lay_out(group)  # what a setting needs that was changed since the last step
             for key, p in zip(numbered, group["params"], strict=True):
                 known = self._states.get(p)
                 state[str(key)] = known.copied() if known and known.step else {"step": 0}
@@ -245,7 +249,10 @@ class Optimizer(ByPieces):
         layouts: dict[Tensor, State] = {}
         number = 0
         for index, group in enumerate(groups):
-            layout = lay_out(group["params"], self.slots(group))
+            names = self.slots(group)
+            held = {key for i in range(counts[index]) for key in saved_state.get(number + i, ())}
+            idle = [key for key in self.idle if key in held and key not in names]
+            layout = lay_out(group["params"], [*names, *idle])
             layouts.update(layout)
             for position, p in enumerate(group["params"]):
                 label = f"{name}: {label_of(group, position, index)}"

@@ -549,7 +549,7 @@ def prepare(op: Op, args: Sequence[Any]) -> Sequence[Any]:
     common = _common_dtype(op, tensors)
     if common is None:
         return tensors
-    if op.name in _COMPARISONS and common.kind in "iu":
+    if common.kind in "iu" and op.name in _COMPARISONS:
         common = _comparable(common, tensors)
     xp: Any = backend.namespace(device)
     for i, t in enumerate(tensors):

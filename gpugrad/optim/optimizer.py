@@ -53,7 +53,7 @@ class Optimizer(ByPieces):
     gradient is passed over: it does not move, decay, or count a step.
     """
 
-    idle: tuple[str, ...] = ()  # arrays that last, though the settings of now may not use them
+    idle: tuple[str, ...] = ()  # arrays that a group has from when a setting first used them
 
     def __init__(self, params: Parameters, defaults: dict[str, Any]) -> None:
         super().__init__()
@@ -213,8 +213,6 @@ class Optimizer(ByPieces):
             numbered = list(range(number, number + len(group["params"])))
             number += len(numbered)
             saved_groups.append({**group, "params": numbered})
-            if any(p in self._states for p in group["params"]):
-                self._lay_out(group)  # what a setting needs that was changed since the last step
             for key, p in zip(numbered, group["params"], strict=True):
                 known = self._states.get(p)
                 state[str(key)] = known.copied() if known and known.step else {"step": 0}
@@ -225,7 +223,8 @@ class Optimizer(ByPieces):
 
         State stays in its memory, where recorded steps find it. Raises ValueError, changing
         nothing, if groups or shapes do not match, or a setting, a parameter's state or an array of
-        it is missing or foreign: settings and arrays must be those of this optimiser.
+        it is missing or foreign: settings and arrays must be those of this optimiser. The momentum
+        of a group whose parameters have none yet begins with zeros.
         """
         name = f"{self._name}.load_state_dict"
         check_same_keys(f"{name}: the state", state_dict, ("state", "param_groups"))
@@ -249,10 +248,9 @@ class Optimizer(ByPieces):
         layouts: dict[Tensor, State] = {}
         number = 0
         for index, group in enumerate(groups):
-            names = self.slots(group)
             held = {key for i in range(counts[index]) for key in saved_state.get(number + i, ())}
-            idle = [key for key in self.idle if key in held and key not in names]
-            layout = lay_out(group["params"], [*names, *idle])
+            names = [key for key in self.slots(group) if key not in self.idle]
+            layout = lay_out(group["params"], names + [key for key in self.idle if key in held])
             layouts.update(layout)
             for position, p in enumerate(group["params"]):
                 label = f"{name}: {label_of(group, position, index)}"

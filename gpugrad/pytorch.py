@@ -149,6 +149,11 @@ def unsqueeze(input: Any, dim: int) -> Tensor:
     return ops.expand_dims(input, dim)
 
 
+def unbind(input: Any, dim: int = 0) -> tuple[Tensor, ...]:
+    """Return the slices of input along an axis, without it, as views: ``unstack``."""
+    return ops.unstack(input, axis=dim)
+
+
 def permute(input: Any, dims: Sequence[int]) -> Tensor:
     """Return the tensor with its axes in the order given: ``permute_dims``."""
     return ops.permute_dims(input, dims)
@@ -423,7 +428,7 @@ FUNCTIONS = {
     for function in (
         *(allclose, bernoulli, bmm, cat, chunk, clamp, device, gather, index_select, mm),
         *(multinomial, permute, rand, rand_like, randint, randn, randn_like, randperm, t),
-        *(unsqueeze, functional.softmax, functional.log_softmax),
+        *(unbind, unsqueeze, functional.softmax, functional.log_softmax),
     )
 }
 DTYPES = {
@@ -434,7 +439,7 @@ DTYPES = {
     "long": backend.int64,
     "short": backend.int16,
 }
-NAMES = {**FUNCTIONS, **DTYPES, "inference_mode": no_grad, "unbind": ops.unstack}
+NAMES = {**FUNCTIONS, **DTYPES, "inference_mode": no_grad}
 _METHODS = {
     **SHARED,
     **{name: _cast(dtype) for name, dtype in (*DTYPES.items(), ("bool", backend.bool_))},
@@ -465,7 +470,7 @@ _METHODS = {
     "sub": ops.subtract,
     "sub_": _changed("subtract"),
     "type_as": _type_as,
-    "unbind": ops.unstack,
+    "unbind": unbind,
     "uniform_": _uniform_,
     "unsqueeze": unsqueeze,
     "view": ops.reshape,

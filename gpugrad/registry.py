@@ -549,6 +549,8 @@ def prepare(op: Op, args: Sequence[Any]) -> Sequence[Any]:
     common = _common_dtype(op, tensors)
     if common is None:
         return tensors
+    if common.kind in "iu" and op.name in _COMPARISONS:
+        common = _comparable(common, tensors)
     xp: Any = backend.namespace(device)
     for i, t in enumerate(tensors):
         if op.arguments[i] not in op.rules and op.rules:
@@ -560,6 +562,20 @@ def prepare(op: Op, args: Sequence[Any]) -> Sequence[Any]:
         elif t is not None:
             tensors[i] = Tensor._wrap(xp.asarray(t, dtype=common), None)
     return tensors
+
+
+_COMPARISONS = {
+    *("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"),
+    *("logical_and", "logical_or", "logical_xor"),
+}
+
+
+def _comparable(dtype: np.dtype, args: Sequence[Any]) -> np.dtype:
+    """Return int64 where it holds all numbers to be compared and an integer dtype does not."""
+    first, last = backend.whole_numbers(dtype)
+    beyond = [n for n in args if type(n) is int and not first <= n <= last]
+    fit = dtype != backend.uint64 and all(-(2**63) <= n < 2**63 for n in beyond)
+    return backend.int64 if beyond and fit else dtype
 
 
 def _agree(op: Op, args: Sequence[Any]) -> bool:

@@ -124,6 +124,7 @@ def test_renamed_arguments(x):
 def test_shapes(x):
     assert [part.shape for part in x.chunk(2, dim=2)] == [(3, 4, 3), (3, 4, 2)]
     assert [part.shape[0] for part in gg.chunk(x, 5)] == [1, 1, 1]
+    assert [part.shape for part in x.unbind(dim=1)] == [(3, 5)] * 4
     assert x[:, :1].expand(2, -1, 4, 5).shape == (2, 3, 4, 5)
     with pytest.raises(ValueError, match=r"sizes \(-1, 3, 4, 5\) do not fit"):
         x.expand(-1, 3, 4, 5)

@@ -137,7 +137,9 @@ class Module:
     def _own_buffers(self, persistent: bool = False) -> Iterator[tuple[str, Tensor]]:
         for name, is_persistent in self._buffers.items():
             tensor = self.__dict__.get(name)
-            if isinstance(tensor, Tensor) and (is_persistent or not persistent):
+            if not isinstance(tensor, Tensor) or isinstance(tensor, Parameter):
+                continue
+            if is_persistent or not persistent:
                 yield name, tensor
 
     def _named(

@@ -40,6 +40,17 @@ def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     return axes
 
 
+def reduced_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """Return ``normalize_axes`` of axes that go; for a number without axes 0 and -1 name none.
+
+    So they do in sums of NumPy's, and in all reductions of PyTorch's.
+    """
+    if ndim or axis is None:
+        return normalize_axes(axis, ndim)
+    normalize_axes(axis, 1)
+    return ()
+
+
 def kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
     """Return the shape after reducing over axis with keepdims=True."""
     return _kept(shape, tuple(axis) if isinstance(axis, list) else axis)
@@ -47,14 +58,14 @@ def kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:
-    axes = normalize_axes(axis, len(shape))
+    axes = reduced_axes(axis, len(shape))
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
 
 def count(shape: tuple[int, ...], axis: Axis) -> int:
     """Return how many elements are reduced to one."""
     total = 1
-    for i in normalize_axes(axis, len(shape)):
+    for i in reduced_axes(axis, len(shape)):
         total *= shape[i]
     return total
 

@@ -193,10 +193,12 @@ def linspace(
     device: str | None = None,
     endpoint: bool = True,
 ) -> Any:
-    """Return num evenly spaced numbers from start to stop."""
+    """Return num evenly spaced numbers from start to stop, rounded down for an integer dtype."""
     kind = backend.as_dtype(dtype or backend.float32)
     _refuse_overflow(kind, start, stop)
-    values = backend.namespace(device).linspace(start, stop, num, endpoint=endpoint)
+    xp = backend.namespace(device)
+    values = xp.linspace(start, stop, num, endpoint=endpoint)
+    values = xp.floor(values) if kind.kind in "iu" else values
     return _made(values.astype(kind), False)
 
 

@@ -125,7 +125,7 @@ sqrt = _unary("sqrt", "Return the square root.", lambda g, out: g / (out * 2), d
 rsqrt = _unary(
     "rsqrt",
     "Return 1/sqrt(x).",
-    lambda g, x, out: g * (out / x) * -0.5,
+    lambda g, x, out: g * -0.5 * (out / x),
     lambda xp, x: 1 / xp.sqrt(x),
     domain=(0.5, 3.0),
 )
@@ -269,7 +269,9 @@ power = _binary(
     "power",
     "Return x to the power y.",
     lambda g, x, y, xp: g * (xp.power(*_lowered(x, y, xp)) * y),
-    lambda g, x, out, xp: g * (out * xp.log(xp.where(x == 0, 1, x))),
+    lambda g, x, out, xp: (
+        g * (out * xp.log(xp.where(xp.logical_and(x == 0, xp.isfinite(out)), 1, x)))
+    ),
     domain=((0.3, 2.0), (-2.0, 2.0)),
     samples=[Sample((3, 2), np.array([0.0, 1.0]), domain=(0.3, 2.0))],
 )
@@ -295,11 +297,21 @@ minimum = _binary(
     _smaller,
     lambda g, x, y, xp: _smaller(g, y, x, xp),
 )
+
+
+def _over_square(z: Any, x: Any, y: Any, xp: Any) -> Any:
+    """Return z / (x*x + y*y) without overflow, 0 at (0, 0)."""
+    r = xp.hypot(x, y)
+    r = xp.where(r == 0, 1, r)
+    return z / r / r
+
+
 atan2 = _binary(
     "atan2",
-    "Return the angle of the point (y, x), in radians: the inverse tangent of x / y.",
-    lambda g, x, y: g * (y / (x * x + y * y)),
-    lambda g, x, y: -g * (x / (x * x + y * y)),
+    "Return the angle of the point (y, x), in radians: the inverse tangent of x / y. The gradient "
+    "at (0, 0) is 0.",
+    lambda g, x, y, xp: g * _over_square(y, x, y, xp),
+    lambda g, x, y, xp: -g * _over_square(x, x, y, xp),
     "arctan2",
     domain=(0.5, 2.0),
     floats_only=True,
@@ -330,7 +342,7 @@ remainder = _binary(
     "remainder",
     "Return x - floor(x/y)*y, which has the sign of y.",
     lambda g: g,
-    lambda g, x, y, xp: -g * xp.floor(x / y),
+    lambda g, x, y, xp: -g * xp.floor_divide(x, y),
     domain=((-2.9, -2.3), (1.5, 2.0)),
 )
 fmod = _binary(
@@ -403,10 +415,10 @@ def _inside(g: Any, x: Any, low: Any, high: Any, xp: Any) -> Any:
     broadcasts=True,
     x=lambda g, x, min, max, xp: _inside(g, x, min, max, xp),
     min=lambda g, x, min, max, xp: xp.where(
-        (x < min) if max is None else (x < min) & (min < max), g, 0
+        (x < min) if max is None else (x < min) & (min <= max), g, 0
     ),
     max=lambda g, x, min, max, xp: xp.where(
-        (x > max) if min is None else (x > max) | (min >= max), g, 0
+        (x > max) if min is None else (x > max) | (min > max), g, 0
     ),
 )
 @functools.partial(chain, "clip")

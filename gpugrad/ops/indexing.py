@@ -68,6 +68,9 @@ def _scatter(xp: Any, g: Any, index: Any, shape: tuple[int, ...]) -> Any:
         return out
     wide = g.astype(backend.float32) if g.dtype in backend.NARROW else g
     out = memory.zeros(shape, wide.dtype) if xp is np else xp.zeros(shape, wide.dtype)
+    only = index[0] if isinstance(index, tuple) and len(index) == 1 else index
+    if len(shape) == 1 and backend.is_array(only) and wide.ndim < only.ndim:
+        wide = xp.broadcast_to(wide, only.shape)  # numpy.add.at (2.4) reads beyond its end
     xp.add.at(out, index, wide)  # CuPy's does not take bfloat16
     return out.astype(g.dtype, copy=False)
 
@@ -230,6 +233,7 @@ def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
     x = asarray(x) if axis is not None else ravel(x)
     axis = 0 if axis is None else normalize_axis(axis, x.ndim)
     counts = np.asarray(repeats.numpy() if isinstance(repeats, registry.Tensor) else repeats)
+    counts = counts if counts.size else counts.astype(np.intp)  # of an empty list float64
     if counts.size and counts.min() < 0:
         raise ValueError("repeat: repeats must not be negative")
     xp = backend.xp_of(x._data)

@@ -22,12 +22,12 @@ from ..cuda.symbolic import Symbol
 from ..registry import OPS, Sample, prepare, primitive
 from ..tensor import Tensor
 from . import _products
-from ._axes import normalize_axes
+from ._axes import normalize_axes, normalize_axis
 from ._hot import binary_function
 from .elementwise import multiply
 from .indexing import diagonal
 from .reduction import sum as sum_
-from .shape import asarray, expand_dims, permute_dims, reshape, squeeze
+from .shape import asarray, expand_dims, moveaxis, permute_dims, reshape, squeeze
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # that a subscript may be
 
@@ -200,7 +200,16 @@ def outer(x: Any, y: Any) -> Any:
 
 
 def vecdot(x: Any, y: Any, axis: int = -1) -> Any:
-    """Return the sums of x*y along an axis."""
+    """Return the sums of x*y along an axis of both, as long in x as in y; other axes broadcast.
+
+    Raises ValueError where these lengths differ.
+    """
+    x, y = asarray(x), asarray(y)
+    of_x, of_y = normalize_axis(axis, x.ndim), normalize_axis(axis, y.ndim)
+    if x.shape[of_x] != y.shape[of_y]:
+        raise ValueError(f"vecdot: x {x.shape} and y {y.shape} differ in length along axis {axis}")
+    if x.ndim != y.ndim:  # counted from the front an axis is not the same of both
+        x, y, axis = moveaxis(x, of_x, -1), moveaxis(y, of_y, -1), -1
     return sum_(multiply(x, y), axis=axis)
 
 

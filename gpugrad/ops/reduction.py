@@ -18,7 +18,7 @@ from ..boundary import REFUSALS, refuse
 from ..cuda import recording
 from ..registry import OPS, Sample, describe, primitive
 from . import elementwise as ew
-from ._axes import Axis, count, kept, normalize_axes
+from ._axes import Axis, count, kept, normalize_axis, reduced_axes
 from .shape import asarray, reshape
 
 AXES = (
@@ -34,6 +34,15 @@ DISTINCT = tuple(Sample(*s.arguments, distinct=True, **s.statics) for s in AXES)
 def _expanded(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool, xp: Any) -> Any:
     """Return a reduced array with its axes back as axes of length 1."""
     return g if keepdims else g.reshape(kept(shape, axis))
+
+
+def _wide(x: Any) -> Any:
+    """Return x in float32 if it is narrower: counts and sums may be more than float16 holds."""
+    return x.astype(backend.float32) if x.dtype in backend.NARROW else x
+
+
+def _divided(g: Any, n: float) -> Any:
+    return (_wide(g) / n).astype(g.dtype) if g.dtype in backend.NARROW else g / n
 
 
 def _spread(g: Any, shape: tuple[int, ...], axis: Axis, keepdims: bool, xp: Any) -> Any:
@@ -95,13 +104,12 @@ def sum(
     AXES,
     floats_only=True,
     x=lambda g, x_shape, axis, keepdims, xp: _spread(
-        g / (count(x_shape, axis) or math.nan), x_shape, axis, keepdims, xp
+        _divided(g, count(x_shape, axis) or math.nan), x_shape, axis, keepdims, xp
     ),
 )
 def mean(xp, x, axis=None, keepdims=False):
     """Return the mean over axis; integers give float32, an empty axis NaN."""
-    wide = x.astype(backend.float32) if x.dtype in backend.NARROW else x  # a sum may overflow
-    total = backend.total(xp, wide, axis, keepdims)
+    total = backend.total(xp, _wide(x), axis, keepdims)
     return (total / (count(x.shape, axis) or math.nan)).astype(x.dtype)
 
 
@@ -113,7 +121,7 @@ def _product_before(x: Any, xp: Any) -> Any:
 
 def _others_product(x: Any, axis: Axis, xp: Any) -> Any:
     """Return for each element the product of the other elements along axis, zeros or not."""
-    axes = normalize_axes(axis, len(x.shape))
+    axes = reduced_axes(axis, len(x.shape))
     rest = [i for i in range(len(x.shape)) if i not in axes]
     order = (*rest, *axes)
     moved = xp.transpose(x, order)
@@ -148,7 +156,7 @@ def prod(xp, x, axis=None, keepdims=False):
 
 
 def _extremum_rule(g: Any, x: Any, out: Any, axis: Axis, keepdims: bool, xp: Any) -> Any:
-    ties = (x == _expanded(out, x.shape, axis, keepdims, xp)).astype(x.dtype)
+    ties = _wide((x == _expanded(out, x.shape, axis, keepdims, xp)).astype(x.dtype))
     share = ties / backend.total(xp, ties, axis, keepdims=True)
     return _expanded(g, x.shape, axis, keepdims, xp) * share
 
@@ -166,6 +174,7 @@ def min(xp, x, axis=None, keepdims=False):
 
 
 def _centred(x: Any, axis: Axis, xp: Any) -> Any:
+    x = _wide(x)
     return x - mean_of(xp, x, axis)
 
 
@@ -176,7 +185,7 @@ def _freedom(shape: tuple[int, ...], axis: Axis, correction: float) -> float:
 
 
 def _var(xp: Any, x: Any, axis: Axis, correction: float, keepdims: bool) -> Any:
-    wide = x.astype(backend.float32) if x.dtype in backend.NARROW else x
+    wide = _wide(x)
     centred = wide - mean_of(xp, wide, axis)
     squares = backend.total(xp, centred * centred, axis, keepdims)
     return squares / _freedom(x.shape, axis, correction)
@@ -191,7 +200,7 @@ def mean_of(xp: Any, x: Any, axis: Axis) -> Any:
     [*AXES, Sample((3, 4), axis=1, correction=1), Sample((3, 1), axis=1)],
     floats_only=True,
     x=lambda g, x, axis, correction, keepdims, xp: (
-        _expanded(g, x.shape, axis, keepdims, xp)
+        _expanded(_wide(g), x.shape, axis, keepdims, xp)
         * (_centred(x, axis, xp) * (2 / _freedom(x.shape, axis, correction)))
     ),
 )
@@ -203,8 +212,8 @@ def var(xp, x, axis=None, correction=0, keepdims=False):
 def _std_rule(
     g: Any, x: Any, out: Any, axis: Axis, correction: float, keepdims: bool, xp: Any
 ) -> Any:
-    out = _expanded(out, x.shape, axis, keepdims, xp)
-    scale = _expanded(g, x.shape, axis, keepdims, xp) / (
+    out = _expanded(_wide(out), x.shape, axis, keepdims, xp)
+    scale = _expanded(_wide(g), x.shape, axis, keepdims, xp) / (
         xp.where(out == 0, 1, out) * _freedom(x.shape, axis, correction)
     )
     return xp.where(out == 0, 0, scale) * _centred(x, axis, xp)
@@ -222,7 +231,7 @@ def std(xp, x, axis=None, correction=0, keepdims=False):
 
 @recording.whole
 def _norm(xp: Any, x: Any, axis: Axis, keepdims: bool) -> Any:
-    wide = x.astype(backend.float32) if x.dtype in backend.NARROW else x
+    wide = _wide(x)
     out = xp.sqrt(backend.total(xp, wide * wide, axis, keepdims))
     if bool(((out == 0) | ~xp.isfinite(out)).any()) and x.size:  # squares may have under/overflown
         largest = xp.max(xp.abs(wide), axis=axis, keepdims=True)
@@ -253,7 +262,8 @@ def _nonzero(x: Any, xp: Any) -> Any:
 def norm(x: Any, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Any:
     """Return the vector norm over axis: (sum |x|**ord)**(1/ord), the largest |x| for ord=inf.
 
-    The gradient at 0 is 0. For ord=2 huge and tiny elements neither overflow nor vanish.
+    The gradient at 0 is 0. Computed in at least float32; for ord=2 huge and tiny elements neither
+    overflow nor vanish.
     """
     if ord == 2:
         return _norm_row(x, axis=axis, keepdims=keepdims)
@@ -263,7 +273,9 @@ def norm(x: Any, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> A
         return max(ew.abs(x), axis=axis, keepdims=keepdims)
     if ord <= 0:
         raise ValueError(f"norm: ord must be positive, got {ord}")
-    return _raised(sum(_raised(ew.abs(x), ord), axis=axis, keepdims=keepdims), 1 / ord)
+    x = asarray(x)
+    out = _raised(sum(_raised(ew.abs(_wide(x)), ord), axis=axis, keepdims=keepdims), 1 / ord)
+    return out.astype(x.dtype) if x.dtype in backend.NARROW else out
 
 
 def _raised(x: Any, exponent: float) -> Any:
@@ -281,7 +293,7 @@ def _logsumexp_rule(g: Any, x: Any, out: Any, axis: Axis, keepdims: bool, xp: An
 @primitive(AXES, floats_only=True, x=_logsumexp_rule)
 def logsumexp(xp, x, axis=None, keepdims=False):
     """Return log(sum(exp(x))) over axis without overflow; -inf over nothing or over -inf."""
-    wide = x.astype(backend.float32) if x.dtype in backend.NARROW else x
+    wide = _wide(x)
     if count(x.shape, axis):
         largest = xp.max(wide, axis=axis, keepdims=True)
         largest = xp.where(xp.isfinite(largest), largest, 0).astype(wide.dtype)
@@ -290,7 +302,7 @@ def logsumexp(xp, x, axis=None, keepdims=False):
     with np.errstate(divide="ignore", over="ignore"):
         total = xp.log(xp.sum(xp.exp(wide - largest), axis=axis, keepdims=True)) + largest
     if not keepdims:
-        axes = normalize_axes(axis, x.ndim)
+        axes = reduced_axes(axis, x.ndim)
         total = total.reshape([n for i, n in enumerate(x.shape) if i not in axes])
     return total.astype(x.dtype)
 
@@ -395,9 +407,15 @@ def _cumulative_prod(xp, x, axis=0):
 
 def cumulative_sum(x: Any, axis: int | None = None) -> Any:
     """Return the running sum along axis; without an axis, of the flattened tensor."""
-    return _cumulative_sum(reshape(x, -1)) if axis is None else _cumulative_sum(x, axis=axis)
+    x = asarray(x)
+    if axis is None:
+        return _cumulative_sum(reshape(x, -1))
+    return _cumulative_sum(x, axis=normalize_axis(axis, x.ndim))
 
 
 def cumulative_prod(x: Any, axis: int | None = None) -> Any:
     """Return the running product along axis; without an axis, of the flattened tensor."""
-    return _cumulative_prod(reshape(x, -1)) if axis is None else _cumulative_prod(x, axis=axis)
+    x = asarray(x)
+    if axis is None:
+        return _cumulative_prod(reshape(x, -1))
+    return _cumulative_prod(x, axis=normalize_axis(axis, x.ndim))

@@ -279,12 +279,18 @@ def roll(xp, x, shift=0, axis=None):
     return xp.roll(x, operator.index(shift) if places is None else places, axis=axis)
 
 
+def _refuse_vectors(name: str, x: Any) -> None:
+    if len(x.shape) < 2:  # of which NumPy makes a matrix
+        raise ValueError(f"{name}: x of shape {x.shape} needs at least two dimensions")
+
+
 @primitive(
     [Sample((3, 4)), Sample((3, 4), k=1), Sample((2, 3, 3), k=-1)],
     x=lambda g, k, xp: xp.tril(g, k=k),
 )
 def tril(xp, x, k=0):
     """Return x with the elements above the k-th diagonal of the last two axes set to 0."""
+    _refuse_vectors("tril", x)
     return xp.tril(x, k=operator.index(k)).astype(x.dtype, copy=False)  # CuPy widens bfloat16
 
 
@@ -294,6 +300,7 @@ def tril(xp, x, k=0):
 )
 def triu(xp, x, k=0):
     """Return x with the elements below the k-th diagonal of the last two axes set to 0."""
+    _refuse_vectors("triu", x)
     return xp.triu(x, k=operator.index(k)).astype(x.dtype, copy=False)
 
 
@@ -317,8 +324,9 @@ def pad(x: Any, pad_width: Any, value: float = 0) -> Any:
     ``pad_width`` is (before, after) for every axis, one such pair for all axes, or one number.
     """
     x = asarray(x)
-    widths = np.broadcast_to(np.asarray(pad_width), (x.ndim, 2))
-    if widths.size and widths.min() < 0:
+    given = np.asarray(pad_width)
+    widths = np.broadcast_to(given, (x.ndim, 2))
+    if given.size and given.min() < 0:
         raise ValueError(f"pad: pad_width must not be negative, got {pad_width}")
     return _pad(
         x, pad_width=tuple((operator.index(a), operator.index(b)) for a, b in widths), value=value

@@ -53,6 +53,8 @@ class Optimizer(ByPieces):
     gradient is passed over: it does not move, decay, or count a step.
     """
 
+    idle: tuple[str, ...] = ()  # arrays that a group has from when a setting first used them
+
     def __init__(self, params: Parameters, defaults: dict[str, Any]) -> None:
         super().__init__()
         recording.refuses(f"making an optimiser ({self._name}), whose state would last")
@@ -221,7 +223,8 @@ class Optimizer(ByPieces):
 
         State stays in its memory, where recorded steps find it. Raises ValueError, changing
         nothing, if groups or shapes do not match, or a setting, a parameter's state or an array of
-        it is missing or foreign: settings and arrays must be those of this optimiser.
+        it is missing or foreign: settings and arrays must be those of this optimiser. The momentum
+        of a group whose parameters have none yet begins with zeros.
         """
         name = f"{self._name}.load_state_dict"
         check_same_keys(f"{name}: the state", state_dict, ("state", "param_groups"))
@@ -245,7 +248,9 @@ class Optimizer(ByPieces):
         layouts: dict[Tensor, State] = {}
         number = 0
         for index, group in enumerate(groups):
-            layout = lay_out(group["params"], self.slots(group))
+            held = {key for i in range(counts[index]) for key in saved_state.get(number + i, ())}
+            names = [key for key in self.slots(group) if key not in self.idle]
+            layout = lay_out(group["params"], names + [key for key in self.idle if key in held])
             layouts.update(layout)
             for position, p in enumerate(group["params"]):
                 label = f"{name}: {label_of(group, position, index)}"

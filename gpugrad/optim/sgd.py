@@ -23,6 +23,7 @@ class SGD(Optimizer):
     """
 
     kernel = "sgd"
+    idle = ("momentum_buffer",)
     source = cuda.Source("sgd.cu", large=True)
 
     def __init__(

@@ -125,6 +125,16 @@ def test_buffer_must_be_a_plain_tensor(value) -> None:
         nn.Module().register_buffer("running", value)
 
 
+@pytest.mark.parametrize("persistent", [False, True])
+def test_a_parameter_in_the_place_of_a_buffer_is_none(persistent: bool) -> None:
+    module = nn.Module()
+    module.register_buffer("scale", gg.ones(2), persistent)
+    module.scale = nn.Parameter(gg.zeros(2))
+    assert list(module.buffers()) == []
+    assert [name for name, _ in module.named_parameters()] == ["scale"]
+    assert list(module.state_dict()) == ["scale"]
+
+
 def test_buffer_must_not_hide_an_attribute() -> None:
     with pytest.raises(KeyError, match="already has 'weight'"):
         Scale().register_buffer("weight", gg.ones(1))

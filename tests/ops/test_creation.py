@@ -212,6 +212,10 @@ def test_dlpack_shares_memory_both_ways() -> None:
         (lambda: gg.arange(5, 0, -1), lambda: np.arange(5, 0, -1)),
         (lambda: gg.linspace(0, 1, 7), lambda: np.linspace(0, 1, 7, dtype=np.float32)),
         (
+            lambda: gg.linspace(-1.5, 2.25, 5, dtype=gg.int32),
+            lambda: np.linspace(-1.5, 2.25, 5, dtype=np.int32),
+        ),
+        (
             lambda: gg.linspace(0, 1, 4, endpoint=False),
             lambda: np.linspace(0, 1, 4, False, dtype=np.float32),
         ),

@@ -121,6 +121,11 @@ def test_slope_at_special_points(name: str, x: float, expected: float) -> None:
         ("power", 5.0, 0.0, [0.0, math.log(5.0)]),
         ("multiply", 0.0, 0.0, [0.0, 0.0]),
         ("atan2", 0.0, -1.0, [-1.0, -0.0]),
+        ("atan2", 0.0, 0.0, [0.0, -0.0]),
+        ("atan2", 2e-200, 0.0, [0.0, -5e199]),
+        ("atan2", 2e200, 2e200, [2.5e-201, -2.5e-201]),
+        ("remainder", -248.25, 0.25, [1.0, 993.0]),
+        ("remainder", 1.0, 0.1, [1.0, -9.0]),  # 1 / 0.1 is 10, but 0.1 is above a tenth
     ],
 )
 def test_slopes_of_two_arguments(name: str, x: float, y: float, expected: list[float]) -> None:
@@ -174,6 +179,17 @@ def test_power_of_zero_with_a_negative_exponent_is_infinite() -> None:
         assert slope(lambda x: gg.power(x, 0.5), 0.0) == [inf]
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "expected"), [(0.0, -1.0, -inf), (-0.0, -1.0, inf), (0.0, -0.5, -inf)]
+)
+def test_powers_of_zero_fall_without_limit_as_their_exponent_grows(
+    x: float, y: float, expected: float
+) -> None:
+    with np.errstate(divide="ignore"):
+        assert slope(gg.power, x, y)[1] == expected
+        assert slope(lambda y: x**y, y) == [expected]
+
+
 @pytest.mark.parametrize("x", [2.0, 0.01])
 def test_the_slopes_of_a_power_whose_exponent_is_zero(x: float) -> None:
     second = slope(lambda x, y: gg.grad(gg.power(x, y), [x], create_graph=True)[0], x, 0.0)
@@ -214,6 +230,10 @@ def test_clip_passes_the_gradient_at_its_bounds(x: float, expected: float) -> No
         (1.0, -1.0, 1.0, [1.0, 0.0, 0.0]),
         (0.0, 2.0, 1.0, [0.0, 0.0, 1.0]),  # min > max: the result is max
         (5.0, 2.0, 1.0, [0.0, 0.0, 1.0]),
+        (1.0, 1.0, 1.0, [1.0, 0.0, 0.0]),
+        (0.0, 1.0, 1.0, [0.0, 1.0, 0.0]),
+        (2.0, 1.0, 1.0, [0.0, 0.0, 1.0]),
+        (nan, 1.0, 1.0, [0.0, 0.0, 0.0]),
     ],
 )
 def test_clip_with_tensor_bounds(x: float, low: float, high: float, expected: list[float]) -> None:
@@ -283,6 +303,25 @@ def test_nothing_overflows_on_the_way() -> None:
     assert gg.softplus(x).tolist()[::2] == [0.0, pytest.approx(math.log(2)), 1e4]
     assert gg.logaddexp(x, x).tolist()[-1] == pytest.approx(1e4 + math.log(2))
     assert gg.hypot(gg.tensor(1e30), gg.tensor(1e30)).item() == pytest.approx(math.sqrt(2) * 1e30)
+
+
+def test_the_slope_of_rsqrt_does_not_overflow_on_the_way() -> None:
+    x = gg.tensor([0.0012], gg.float16, requires_grad=True)
+    (g,) = gg.grad(gg.rsqrt(x), [x], gg.tensor([3.0], gg.float16))
+    assert g.item() == pytest.approx(-1.5 * x.item() ** -1.5, rel=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [gg.uint8, gg.int8, gg.uint16, gg.int32, gg.uint32], ids=str)
+@pytest.mark.parametrize("number", [-100, 300, 2**40])
+def test_integers_compare_with_numbers_that_their_dtype_does_not_hold(
+    dtype: Any, number: int
+) -> None:
+    x = np.array([0, 1, 100], dtype)
+    for symbol in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"):
+        out = getattr(gg.tensor(x), symbol)(number)
+        assert out.dtype == gg.bool
+        np.testing.assert_array_equal(out.numpy(), getattr(x.astype(np.int64), symbol)(number))
+    assert gg.logical_and(gg.tensor(x), number).tolist() == [False, True, True]
 
 
 def test_nan_and_infinity_are_found() -> None:

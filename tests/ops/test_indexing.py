@@ -124,6 +124,23 @@ def test_index_add_broadcasts_its_value(name: str, shape: tuple[int, ...]) -> No
     gradgradcheck(lambda x, v: gg.index_add(x, index, v * v), [leaf(), leaf(np.ones(shape))])
 
 
+@pytest.mark.parametrize("shape", [(3,), (1,), (2, 1), (1, 3), ()], ids=str)
+@pytest.mark.parametrize("wrap", [lambda i: i, lambda i: (i,), lambda i: i.tolist()])
+def test_index_add_broadcasts_over_the_axes_of_one_index(shape: tuple, wrap: Any) -> None:
+    """numpy.add.at (2.4) reads beyond a vector that it has to broadcast."""
+    index = np.array([[2, 5, 1], [4, -4, -4]])
+    value = np.random.default_rng(5).standard_normal(shape)
+    expected = np.zeros(6)
+    np.add.at(expected, index, np.broadcast_to(value, index.shape).copy())
+    out = gg.index_add(gg.zeros(6, dtype=gg.float64), wrap(index), value)
+    np.testing.assert_allclose(out.numpy(), expected, rtol=1e-14)
+    gradcheck(lambda v: gg.index_add(gg.zeros(6, dtype=gg.float64), wrap(index), v), leaf(value))
+
+
+def test_repeat_of_nothing_by_nothing() -> None:
+    assert gg.repeat(gg.zeros(0), []).shape == (0,)
+
+
 def test_duplicate_rows_add_their_gradients() -> None:
     weight = gg.zeros(3, 2, requires_grad=True)
     gg.take(weight, [1, 1, 0, 1], axis=0).sum().backward()

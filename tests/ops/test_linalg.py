@@ -231,6 +231,27 @@ def test_tensordot_refuses() -> None:
             gg.tensordot(leaf(2, 3), leaf(2, 3), pair)
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "axis"),
+    [((3,), (2, 3), -1), ((3,), (3, 2), 0), ((3, 1), (3,), 0), ((4, 3), (2, 3, 4), 1)],
+)
+def test_vecdot_of_different_dimensions(a: tuple, b: tuple, axis: int) -> None:
+    x, y = leaf(*a), leaf(*b)
+    expected = np.vecdot(x.detach().numpy(), y.detach().numpy(), axis=axis)
+    out = gg.vecdot(x, y, axis)
+    assert out.shape == expected.shape
+    np.testing.assert_allclose(out.detach().numpy(), expected, rtol=1e-14)
+    gradcheck(lambda x, y: gg.vecdot(x, y, axis), [x, y])
+
+
+def test_vecdot_refuses_axes_of_different_lengths() -> None:
+    for a, b in (((3,), (1,)), ((2, 3), (3, 1)), ((3,), (2,))):
+        with pytest.raises(ValueError, match=r"vecdot: x .* and y .* differ in length along"):
+            gg.vecdot(leaf(*a), leaf(*b))
+    with pytest.raises(IndexError, match="vecdot: axis"):
+        gg.vecdot(leaf(2, 3), leaf(3), -2)
+
+
 def test_outer_vecdot_trace() -> None:
     x, y = leaf(3), leaf(4)
     np.testing.assert_array_equal(

@@ -359,3 +359,51 @@ def test_sums_of_many_rows_are_exact(name):
     np.testing.assert_allclose(found.numpy(), exact, rtol=2e-6)
     recorded = gg.compile(_TALL[name])
     np.testing.assert_array_equal(recorded(gg.tensor(values)).numpy(), found.numpy())
+
+
+@pytest.mark.parametrize("dtype", [gg.float16, gg.bfloat16], ids=str)
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+@pytest.mark.parametrize("name", ["mean", "var", "std", "max", "min"])
+def test_gradients_over_more_elements_than_float16_counts(
+    name: str, offset: float, dtype: Any
+) -> None:
+    """float16 ends at 65504: a count, a sum or a number of ties above it is infinite there."""
+    data = np.arange(70_000) % 5 * (name not in ("max", "min")) + offset
+    x = leaf(data, dtype)
+    exact = leaf(x.detach().numpy().astype(np.float64))
+    expected = gg.grad(getattr(gg, name)(exact) * 100, exact)[0].numpy()
+    for recorded in (False, True):
+        found = gg.grad(getattr(gg, name)(x) * 100, x, create_graph=recorded)[0]
+        assert found.dtype == dtype
+        np.testing.assert_allclose(
+            found.detach().numpy().astype(np.float64), expected, rtol=2e-2, atol=6e-8
+        )
+
+
+@pytest.mark.parametrize("dtype", [gg.float16, gg.bfloat16], ids=str)
+def test_norms_of_any_order_are_computed_in_float32(dtype: Any) -> None:
+    x = leaf([100.0, 0.0, -100.0], dtype)
+    out = gg.norm(x, ord=3)
+    assert out.dtype == dtype
+    assert out.item() == pytest.approx(2 ** (1 / 3) * 100, rel=5e-3)
+    assert gradient(out, x) == pytest.approx([2 ** (-2 / 3), 0.0, -(2 ** (-2 / 3))], rel=5e-3)
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize("name", REDUCTIONS)
+@pytest.mark.parametrize("value", [3.0, 0.0])
+def test_a_number_without_axes_is_one_element(name: str, keepdims: bool, value: float) -> None:
+    x, one = leaf(value), leaf([value])
+    for axis in (0, -1):
+        out = getattr(gg, name)(x, axis=axis, keepdims=keepdims)
+        assert out.shape == ()
+        assert out.item() == getattr(gg, name)(one).item()
+        assert [gradient(out, x)] == gradient(getattr(gg, name)(one), one)
+    with pytest.raises((IndexError, ValueError), match=f"{name}: "):
+        getattr(gg, name)(x, axis=1)
+
+
+@pytest.mark.parametrize("name", ["cumulative_sum", "cumulative_prod"])
+def test_a_number_without_axes_has_none_to_scan(name: str) -> None:
+    with pytest.raises(IndexError, match=f"{name}: axis 0 is out of range for 0 dimensions"):
+        getattr(gg, name)(leaf(3.0), axis=0)

@@ -72,6 +72,30 @@ def test_momentum_can_be_switched_on_later() -> None:
     assert x.item() == -(1 + 1 + 1.5)
 
 
+@pytest.mark.parametrize("first", [0.0, 0.25])
+@pytest.mark.parametrize("saved_after", range(6))
+def test_a_state_saved_around_a_change_of_momentum_goes_on(saved_after: int, first: float) -> None:
+    """Set after a step, momentum has or needs an array that the step before it had not."""
+
+    def run(resumed: bool) -> list[float]:
+        x = gg.zeros(2, dtype="float64").requires_grad_()
+        optimizer = SGD([x], lr=0.5, momentum=first)
+        for i, momentum in enumerate((0.5, 0.0, 0.0, 0.75, 0.0, 0.9)):
+            x.grad = gg.tensor([1.0, -3.0 + i], "float64")
+            optimizer.step()
+            optimizer.param_groups[0]["momentum"] = momentum
+            if resumed and i == saved_after:
+                state = optimizer.state_dict()
+                optimizer = SGD([x], lr=9.0)
+                optimizer.load_state_dict(state)
+                assert optimizer.state_dict()["state"]["0"].keys() == state["state"]["0"].keys()
+        x.grad = gg.ones(2, dtype="float64")
+        optimizer.step()
+        return x.tolist()
+
+    assert run(resumed=True) == run(resumed=False)
+
+
 def test_without_momentum_there_is_no_state() -> None:
     x = gg.ones(3).requires_grad_()
     x.grad = gg.ones(3)

@@ -5,6 +5,7 @@ An index used twice receives both gradients. Indices out of range are refused, o
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -68,8 +69,58 @@ def _scatter(xp: Any, g: Any, index: Any, shape: tuple[int, ...]) -> Any:
         return out
     wide = g.astype(backend.float32) if g.dtype in backend.NARROW else g
     out = memory.zeros(shape, wide.dtype) if xp is np else xp.zeros(shape, wide.dtype)
-    xp.add.at(out, index, wide)  # CuPy's does not take bfloat16
+    if xp is np:
+        _add_at(out, index, wide)
+    else:
+        xp.add.at(out, index, wide)  # CuPy's does not take bfloat16
     return out.astype(g.dtype, copy=False)
+
+
+_LONG = 128  # elements: rows of so many are added faster one by one than through their positions
+
+
+def _add_at(out: np.ndarray, index: Any, g: np.ndarray) -> None:
+    """Add g to the contiguous out[index] as np.add.at does, which is fast for one axis only."""
+    rows = _rows_at(index, out.shape)
+    if rows is None or not g.size:
+        np.add.at(out, index, g)
+        return
+    places, row = rows
+    length = math.prod(row)
+    g = np.broadcast_to(g, places.shape + row)
+    places = places.reshape(-1)
+    if length < _LONG:
+        places = (places[:, None] * length + np.arange(length)).reshape(-1)
+        np.add.at(out.reshape(-1), places, g.reshape(-1))
+        return
+    table = out.reshape(-1, length)
+    for place, values in zip(places.tolist(), g.reshape(-1, length), strict=True):
+        table[place] += values
+
+
+def _rows_at(index: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]] | None:
+    """Return the numbers of the rows that an array of this shape has at an index, and their shape.
+
+    Rows are what lies behind the last axis with an array of indices. None if there is more in the
+    index than such arrays, side by side, and whole axes.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    axes = [i for i, part in enumerate(parts) if backend.is_array(part)]
+    first, end = axes[0], axes[-1] + 1
+    if len(axes) < end - first or any(
+        part.dtype.kind == "b" if i in axes else part != slice(None) for i, part in enumerate(parts)
+    ):
+        return None
+    dimensions = max(parts[i].ndim for i in axes)
+    places = np.zeros((), np.intp)
+    for i, n in enumerate(shape[:end]):
+        if i in axes:
+            part = parts[i].astype(np.intp, copy=False)
+            part = np.where(part < 0, part + n, part)
+        else:
+            part = np.arange(n).reshape(-1, *(1,) * (first - 1 - i + dimensions))
+        places = places * n + part
+    return places, shape[end:]
 
 
 def _scatter_arrays(xp: Any, g: Any, index: Any, shape: tuple[int, ...]) -> Any:

@@ -124,6 +124,39 @@ def test_index_add_broadcasts_its_value(name: str, shape: tuple[int, ...]) -> No
     gradgradcheck(lambda x, v: gg.index_add(x, index, v * v), [leaf(), leaf(np.ones(shape))])
 
 
+def test_index_add_of_one_row_of_values_at_a_table_of_indices() -> None:
+    index = np.array([[-2, 2], [3, -4], [1, 0]])
+    out = gg.index_add(gg.zeros(5), index, gg.tensor([1.0, 10.0]))
+    assert out.tolist() == [10.0, 11.0, 10.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize("width", [1, 3, 200])
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint64])
+def test_gradients_of_arrays_of_indices_between_whole_axes(width: int, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    first, second = (rng.integers(0, 4, shape).astype(dtype) for shape in ((5, 1), (3,)))
+    if dtype != np.uint64:
+        first[::2] -= 4
+    for shape, index in (
+        ((4, width), first),
+        ((4, 4, width), (first, second)),
+        ((2, 4, width), (slice(None), first)),
+        ((2, 4, 4, width), (slice(None), first, second)),
+        ((2, width, 4), (Ellipsis, second)),
+        ((4, width, 4), (first, slice(None), second)),
+        ((4, 4, width), (1, second)),
+        ((4, 4, width), (None, second)),
+    ):
+        x = leaf(rng.normal(size=shape))
+        g = rng.integers(-8, 8, x[index].shape).astype(float)
+        x[index].backward(g)
+        expected = np.zeros(shape)
+        places = np.arange(x.size).reshape(shape)[index]
+        for place, value in zip(places.ravel(), g.ravel(), strict=True):
+            expected.flat[place] += value
+        np.testing.assert_array_equal(x.grad.numpy(), expected)
+
+
 def test_duplicate_rows_add_their_gradients() -> None:
     weight = gg.zeros(3, 2, requires_grad=True)
     gg.take(weight, [1, 1, 0, 1], axis=0).sum().backward()

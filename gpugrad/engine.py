@@ -251,8 +251,9 @@ def sweep(
             previous = gradients.get(parent)
             if previous is None:
                 gradients[parent] = p
-            elif p.__class__ is dict:
-                gradients[parent] = _merged(previous, p)
+            elif p.__class__ is dict:  # of a node with several outputs, made by Output.pull
+                for output, part in p.items():
+                    previous[output] = previous[output] + part if output in previous else part
             else:
                 gradients[parent] = previous + p
     for leaf, g in gradients.items():
@@ -275,11 +276,6 @@ def _pulled_by_kernel(node: Node, g: Any, xp: Any, needed: set | None) -> list |
 def as_array(g: Any) -> Array:
     """Return g, which NumPy makes a scalar of where an array has no dimension, as an array."""
     return np.asarray(g) if isinstance(g, np.generic) else g
-
-
-def _merged(x: dict[int, Any], y: dict[int, Any]) -> dict[int, Any]:
-    """Return the sum of two gradients of a node with several outputs, keyed by output."""
-    return {i: x[i] + y[i] if i in x and i in y else x.get(i, y.get(i)) for i in {*x, *y}}
 
 
 def _through_hooks(hooks: Sequence[Callable], g: Any, recorded: bool) -> Any:

@@ -171,25 +171,29 @@ concatenate = concat
 cumsum, cumprod = cumulative_sum, cumulative_prod
 invert = bitwise_invert
 mod = remainder
-pow = power
 true_divide = divide
 
-name_all(vars(random), random.__name__, respelt=True)
-_NAMED = ("gpugrad.ops._hot", "asarray", "getitem", "matmul", "raw_index", "reshape", "sum")
-name_all(globals(), "gpugrad.ops.", *_NAMED)
-registry.recorded = sys.modules[__name__]
 
-
-def _power(x: Any, y: Any) -> Any:
-    """Return x to the power y."""
+def pow(x: Any, y: Any) -> Any:
+    """Return x to the power y, by products if y is the number 2, 3 or 4."""
     if y.__class__ is int or y.__class__ is float:  # NumPy's power is slow for the common ones
-        if y == 2:
-            return square(x)
+        x = asarray(x)
         if y == 0.5:
             return sqrt(x)
         if y == -1:
             return reciprocal(x)
+        if y in (2, 3, 4) and (y.__class__ is int or x.dtype.kind not in "iub"):
+            if y == 2:
+                return square(x)
+            if x.dtype.itemsize > 2:  # else two roundings are too many
+                return x * square(x) if y == 3 else square(square(x))
     return power(x, y)
+
+
+name_all(vars(random), random.__name__, respelt=True)
+_NAMED = ("gpugrad.ops._hot", "asarray", "getitem", "matmul", "pow", "raw_index", "reshape", "sum")
+name_all(globals(), "gpugrad.ops.", *_NAMED)
+registry.recorded = sys.modules[__name__]
 
 
 def _transposed(x: Any, *axes: Any) -> Any:
@@ -217,7 +221,7 @@ _OPERATORS = {
     "truediv": divide,
     "floordiv": floor_divide,
     "mod": remainder,
-    "pow": _power,
+    "pow": pow,
     "matmul": matmul,
     "and": bitwise_and,
     "or": bitwise_or,
@@ -255,7 +259,7 @@ _METHODS = {
     "moveaxis": moveaxis,
     "norm": norm,
     "permute_dims": _permuted,
-    "pow": _power,
+    "pow": pow,
     "ravel": ravel,
     "repeat": repeat,
     "reshape": reshape,

@@ -83,10 +83,25 @@ def _forward(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the forward over any namespace, and the one bound to numpy for the hot path."""
     if isinstance(forward, str):
-        ufunc = forward
-        return (lambda xp, *arrays: getattr(xp, ufunc)(*arrays)), getattr(np, ufunc)
+        ufunc, fast = forward, _FASTER.get(forward) or getattr(np, forward)
+        return (lambda xp, *arrays: (fast if xp is np else getattr(xp, ufunc))(*arrays)), fast
     function, run = forward, chain(name, forward)
     return run, lambda *arrays: (run if expected() else function)(np, *arrays)
+
+
+def _widened(x: Any) -> Any:
+    """Return x; as float32 if its dtype has two bytes, in which NumPy computes slowly."""
+    return x.astype(np.float32) if x.dtype in backend.NARROW else x
+
+
+def _log_add_exp(x: Any, y: Any) -> Any:
+    out = np.maximum(x, y)
+    low, high = _widened(np.minimum(x, y)), _widened(out)
+    gap = np.subtract(low, high, out=np.zeros_like(high), where=low != high)  # 0 between infinities
+    return (high + np.log1p(np.exp(gap))).astype(out.dtype, copy=False)
+
+
+_FASTER = {"logaddexp": _log_add_exp}  # NumPy's takes one number at a time
 
 
 def _public(op: Op, function: Callable[..., Any], summary: str) -> Callable[..., Any]:
@@ -201,6 +216,8 @@ atanh = _unary(
 def _sigmoid(xp: Any, x: Any) -> Any:
     if xp is registry.recorded:  # the slope of what follows is wrong at 0
         return sigmoid(x)
+    if xp is np and x.dtype.itemsize == 2:
+        return _sigmoid(np, _widened(x)).astype(x.dtype)
     e = xp.exp(-xp.abs(x))  # never overflows
     if xp is np:  # whose where takes longer than all the rest
         return np.maximum(e, (x >= 0).astype(e.dtype)) / (1 + e)
@@ -210,11 +227,17 @@ def _sigmoid(xp: Any, x: Any) -> Any:
 sigmoid = _unary(
     "sigmoid", "Return 1 / (1 + exp(-x)).", lambda g, out: g * (out * (1 - out)), _sigmoid
 )
+
+
+def _softplus(xp: Any, x: Any) -> Any:
+    if xp is not np:
+        return xp.logaddexp(x, xp.zeros_like(x))
+    wide = _widened(x)
+    return (np.maximum(wide, 0) + np.log1p(np.exp(-np.abs(wide)))).astype(x.dtype, copy=False)
+
+
 softplus = _unary(
-    "softplus",
-    "Return log(1 + exp(x)).",
-    lambda g, x, xp: g * _sigmoid(xp, x),
-    lambda xp, x: xp.logaddexp(x, xp.zeros_like(x)),
+    "softplus", "Return log(1 + exp(x)).", lambda g, x, xp: g * _sigmoid(xp, x), _softplus
 )
 relu = _unary(
     "relu",

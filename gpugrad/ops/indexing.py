@@ -5,6 +5,7 @@ An index used twice receives both gradients. Indices out of range are refused, o
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..boundary import REFUSALS, refuse
 from ..cuda import recording
 from ..registry import OPS, Sample, describe, primitive
 from ._axes import along, normalize_axis
-from .shape import asarray, moveaxis, ravel
+from .shape import asarray, broadcast_to, expand_dims, moveaxis, ravel, reshape
 
 
 def raw_index(index: Any) -> Any:
@@ -68,11 +69,58 @@ def _scatter(xp: Any, g: Any, index: Any, shape: tuple[int, ...]) -> Any:
         return out
     wide = g.astype(backend.float32) if g.dtype in backend.NARROW else g
     out = memory.zeros(shape, wide.dtype) if xp is np else xp.zeros(shape, wide.dtype)
-    only = index[0] if isinstance(index, tuple) and len(index) == 1 else index
-    if len(shape) == 1 and backend.is_array(only) and wide.ndim < only.ndim:
-        wide = xp.broadcast_to(wide, only.shape)  # numpy.add.at (2.4) reads beyond its end
-    xp.add.at(out, index, wide)  # CuPy's does not take bfloat16
+    if xp is np:
+        _add_at(out, index, wide)
+    else:
+        xp.add.at(out, index, wide)  # CuPy's does not take bfloat16
     return out.astype(g.dtype, copy=False)
+
+
+_LONG = 128  # elements: rows of so many are added faster one by one than through their positions
+
+
+def _add_at(out: np.ndarray, index: Any, g: np.ndarray) -> None:
+    """Add g to the contiguous out[index] as np.add.at does, which is fast for one axis only."""
+    rows = _rows_at(index, out.shape)
+    if rows is None:
+        np.add.at(out, index, np.broadcast_to(g, out[index].shape))  # or it may read beyond g
+        return
+    places, row = rows
+    length = math.prod(row)
+    g = np.broadcast_to(g, places.shape + row)
+    places = places.reshape(-1)
+    if length < _LONG:
+        places = (places[:, None] * length + np.arange(length)).reshape(-1)
+        np.add.at(out.reshape(-1), places, g.reshape(-1))
+        return
+    table = out.reshape(-1, length)
+    for place, values in zip(places.tolist(), g.reshape(-1, length), strict=True):
+        table[place] += values
+
+
+def _rows_at(index: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]] | None:
+    """Return the numbers of the rows that an array of this shape has at an index, and their shape.
+
+    Rows are what lies behind the last axis with an array of indices. None if there is more in the
+    index than such arrays, side by side, and whole axes.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    axes = [i for i, part in enumerate(parts) if backend.is_array(part)]
+    first, end = axes[0], axes[-1] + 1
+    if len(axes) < end - first or any(
+        part.dtype.kind == "b" if i in axes else part != slice(None) for i, part in enumerate(parts)
+    ):
+        return None
+    dimensions = max(parts[i].ndim for i in axes)
+    places = np.zeros((), np.intp)
+    for i, n in enumerate(shape[:end]):
+        if i in axes:
+            part = parts[i].astype(np.intp, copy=False)
+            part = np.where(part < 0, part + n, part)
+        else:
+            part = np.arange(n).reshape(-1, *(1,) * (first - 1 - i + dimensions))
+        places = places * n + part
+    return places, shape[end:]
 
 
 def _scatter_arrays(xp: Any, g: Any, index: Any, shape: tuple[int, ...]) -> Any:
@@ -236,19 +284,51 @@ def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
     counts = counts if counts.size else counts.astype(np.intp)  # of an empty list float64
     if counts.size and counts.min() < 0:
         raise ValueError("repeat: repeats must not be negative")
+    if counts.ndim == 0 and counts.dtype.kind in "iu":  # its gradient is a sum over a short axis
+        shape = (*x.shape[: axis + 1], int(counts), *x.shape[axis + 1 :])
+        wide = broadcast_to(expand_dims(x, axis + 1), shape)
+        return reshape(wide, (*shape[:axis], shape[axis] * int(counts), *shape[axis + 2 :]))
     xp = backend.xp_of(x._data)
     return take(x, xp.asarray(np.repeat(np.arange(x.shape[axis]), counts)), axis)
+
+
+def largest(x: np.ndarray, k: int) -> np.ndarray:
+    """Return the indices (..., k) of the k largest along the last axis, in the order of argsort."""
+    n = x.shape[-1]
+    x = x.astype(backend.float32) if x.dtype == backend.bfloat16 else x
+    if 8 * k > n or not k:  # what follows takes as long as to sort some of all
+        return _argsort(np, x, -1, True)[..., :k]
+    least = np.partition(x, n - k, axis=-1)[..., n - k, None]
+    kept = ~(x < least)  # NaN is larger than all
+    if (kept.sum(axis=-1) > k).any():  # of equals the first
+        surely = (x > least) | np.isnan(x)
+        kept = surely | (kept & ((kept & ~surely).cumsum(axis=-1) <= k - surely.sum(-1)[..., None]))
+        kept &= kept.cumsum(axis=-1) <= k
+    found = kept.nonzero()[-1].reshape(*x.shape[:-1], k)
+    order = _argsort(np, np.take_along_axis(x, found, axis=-1), -1, True)
+    return np.take_along_axis(found, order, axis=-1)
+
+
+def _argsort(xp: Any, x: Any, axis: int, descending: bool) -> Any:
+    if x.dtype == backend.bfloat16:
+        x = x.astype(backend.float32)  # CuPy does not sort bfloat16, NumPy misplaces NaN in it
+    if not descending:
+        return xp.argsort(x, axis=axis, kind="stable")
+    order = xp.flip(xp.argsort(xp.flip(x, axis=axis), axis=axis, kind="stable"), axis=axis)
+    return x.shape[axis] - 1 - order
 
 
 @primitive()
 def argsort(xp, x, axis=-1, descending=False):
     """Return the indices that sort x along an axis; equal elements keep their order."""
-    if x.dtype == backend.bfloat16 and xp is not np:
-        x = x.astype(backend.float32)  # CuPy does not sort bfloat16
-    if not descending:
-        return xp.argsort(x, axis=axis, kind="stable")
-    order = xp.flip(xp.argsort(xp.flip(x, axis=axis), axis=axis, kind="stable"), axis=axis)
-    return x.shape[axis] - 1 - order
+    return _argsort(xp, x, axis, descending)
+
+
+@primitive(name="argtopk", method=False)
+def _argtopk(xp, x, k=1):
+    if xp is not np:
+        return _argsort(xp, x, -1, True)[..., :k]
+    return recording.as_one(largest, x, k)
 
 
 def sort(x: Any, axis: int = -1, descending: bool = False) -> Any:
@@ -262,8 +342,7 @@ def topk(x: Any, k: int, axis: int = -1) -> tuple[Any, Any]:
     axis = normalize_axis(axis, x.ndim)
     if not 0 <= k <= x.shape[axis]:
         raise ValueError(f"topk: k={k} is not in 0..{x.shape[axis]}, the length of axis {axis}")
-    order = argsort(x, axis=axis, descending=True)
-    order = getitem(order, along(axis, slice(0, k)))
+    order = moveaxis(_argtopk(moveaxis(x, axis, -1), k=k), -1, axis)
     return take_along_axis(x, order, axis), order
 
 

@@ -348,17 +348,16 @@ class _Concat:
         """Return each parent's slice of g."""
         assert node.saved is not None
         axis, lengths, positions = node.saved
+        ends = tuple(itertools.accumulate(lengths))
         grads = []
         for parent, i in zip(node.parents, positions, strict=True):
-            start = builtin_sum(lengths[:i])
             wanted = needed is None or parent in needed
-            part = slice(start, start + lengths[i])
+            part = slice(ends[i] - lengths[i], ends[i])
             grads.append(g[along(axis, part)] if wanted else None)
         return grads
 
 
 _concat = _Concat()
-builtin_sum = sum
 
 
 def concat(arrays: Sequence[Any], axis: int | None = 0) -> Any:

@@ -477,12 +477,48 @@ def test_functions_take_numbers_lists_and_arrays(data: Any) -> None:
         assert out.dtype != gg.float64 or isinstance(data, np.ndarray)
 
 
-@pytest.mark.parametrize("exponent", [2, 0.5, -1, 2.0, -1.0, 3, 1.5])
+@pytest.mark.parametrize("exponent", [2, 0.5, -1, 2.0, -1.0, 3, 4, 3.0, 1.5])
 def test_powers_with_a_shortcut(exponent: float) -> None:
     x = gg.tensor([0.5, 1.0, 2.5], gg.float64, requires_grad=True)
+    np.testing.assert_array_equal(gg.pow(x, exponent).detach(), (x**exponent).detach())
     np.testing.assert_allclose((x**exponent).detach().numpy(), x.detach().numpy() ** exponent)
     gradcheck(lambda x: x**exponent, x)
     gradgradcheck(lambda x: x**exponent, x)
+
+
+@pytest.mark.parametrize("exponent", [2.0, 3.0, 4.0])
+@pytest.mark.parametrize("dtype", [gg.int64, gg.int8, gg.bool])
+def test_integers_to_the_power_of_a_float_are_floats(dtype: Any, exponent: float) -> None:
+    out = gg.tensor([0, 1], dtype=dtype) ** exponent
+    assert out.dtype == gg.float32
+    assert out.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("dtype", [gg.float16, gg.bfloat16])
+@pytest.mark.parametrize("name", ["cube", "sigmoid", "softplus", "logaddexp"])
+def test_half_precision_is_rounded_once(name: str, dtype: Any) -> None:
+    x = np.random.default_rng(0).uniform(-4, 4, (2, 1000)).astype(dtype)
+    f, exact = {
+        "cube": (lambda x, y: x**3, lambda x, y: x**3),
+        "sigmoid": (lambda x, y: gg.sigmoid(x), lambda x, y: 1 / (1 + np.exp(-x))),
+        "softplus": (lambda x, y: gg.softplus(x), lambda x, y: np.log1p(np.exp(x))),
+        "logaddexp": (gg.logaddexp, np.logaddexp),
+    }[name]
+    out = f(*map(gg.tensor, x))
+    assert out.dtype == dtype
+    np.testing.assert_array_equal(out.numpy(), exact(*x.astype(np.float64)).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [gg.float32, gg.float64])
+def test_logaddexp_and_softplus_err_by_two_last_places(dtype: Any) -> None:
+    x = np.random.default_rng(1).normal(0, 30, (2, 5000)).astype(dtype)
+    wide = x.astype(np.longdouble)
+    for out, exact, larger in (
+        (gg.logaddexp(*map(gg.tensor, x)), np.logaddexp(*wide), wide.max(axis=0)),
+        (gg.softplus(gg.tensor(x[0])), np.logaddexp(wide[0], 0), 0),
+    ):
+        scale = np.maximum(np.abs(exact), np.abs(larger))
+        assert (np.abs(out.numpy() - exact) / np.spacing(scale.astype(dtype))).max() <= 2
 
 
 def test_numpy_functions_on_tensors_are_recorded() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
+from gpugrad import backend
 from gpugrad.ops.indexing import _check_range
 from gpugrad.testing import gradcheck, gradgradcheck
 
@@ -141,6 +143,39 @@ def test_repeat_of_nothing_by_nothing() -> None:
     assert gg.repeat(gg.zeros(0), []).shape == (0,)
 
 
+def test_index_add_of_one_row_of_values_at_a_table_of_indices() -> None:
+    index = np.array([[-2, 2], [3, -4], [1, 0]])
+    out = gg.index_add(gg.zeros(5), index, gg.tensor([1.0, 10.0]))
+    assert out.tolist() == [10.0, 11.0, 10.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize("width", [1, 3, 200])
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint64])
+def test_gradients_of_arrays_of_indices_between_whole_axes(width: int, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    first, second = (rng.integers(0, 4, shape).astype(dtype) for shape in ((5, 1), (3,)))
+    if dtype != np.uint64:
+        first[::2] -= 4
+    for shape, index in (
+        ((4, width), first),
+        ((4, 4, width), (first, second)),
+        ((2, 4, width), (slice(None), first)),
+        ((2, 4, 4, width), (slice(None), first, second)),
+        ((2, width, 4), (Ellipsis, second)),
+        ((4, width, 4), (first, slice(None), second)),
+        ((4, 4, width), (1, second)),
+        ((4, 4, width), (None, second)),
+    ):
+        x = leaf(rng.normal(size=shape))
+        g = rng.integers(-8, 8, x[index].shape).astype(float)
+        x[index].backward(g)
+        expected = np.zeros(shape)
+        places = np.arange(x.size).reshape(shape)[index]
+        for place, value in zip(places.ravel(), g.ravel(), strict=True):
+            expected.flat[place] += value
+        np.testing.assert_array_equal(x.grad.numpy(), expected)
+
+
 def test_duplicate_rows_add_their_gradients() -> None:
     weight = gg.zeros(3, 2, requires_grad=True)
     gg.take(weight, [1, 1, 0, 1], axis=0).sum().backward()
@@ -208,6 +243,25 @@ def test_topk(axis: int) -> None:
 
 
 # Diagonals, repetitions, masks
+
+
+@pytest.mark.parametrize("dtype", [gg.float64, gg.float32, gg.float16, gg.bfloat16, gg.int64])
+def test_topk_of_long_rows_with_ties_and_nan(dtype: Any) -> None:
+    x = np.random.default_rng(0).integers(0, 20, (6, 200)).astype(dtype)
+    if backend.is_float(x.dtype):
+        x[1, ::3], x[2, ::100], x[3] = np.nan, np.nan, -np.inf
+        x[4, :3], x[4, 3:6] = np.inf, -0.0
+    order = [  # NaN first, then from the largest on, of equals the first
+        sorted(range(200), key=lambda i, row=row: (0, 0) if math.isnan(row[i]) else (1, -row[i]))
+        for row in x.astype(float).tolist()
+    ]
+    for k in (0, 1, 4, 20, 200):
+        for axis, data in ((1, x), (0, x.T)):
+            values, indices = gg.topk(gg.tensor(data), k, axis=axis)
+            expected = np.array(order)[:, :k]
+            np.testing.assert_array_equal(indices.numpy(), expected if axis else expected.T)
+            found = np.take_along_axis(data, indices.numpy(), axis).astype(float)
+            np.testing.assert_array_equal(values.numpy().astype(float), found)
 
 
 @pytest.mark.parametrize("offset", [0, 1, -1, 3, -2, 7])

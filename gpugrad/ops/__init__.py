@@ -110,6 +110,7 @@ from .indexing import (
     nonzero,
     put,
     raw_index,
+    raw_put,
     repeat,
     sort,
     take,
@@ -175,8 +176,8 @@ pow = power
 true_divide = divide
 
 name_all(vars(random), random.__name__, respelt=True)
-_NAMED = ("gpugrad.ops._hot", "asarray", "getitem", "matmul", "raw_index", "reshape", "sum")
-name_all(globals(), "gpugrad.ops.", *_NAMED)
+_NAMED = ("asarray", "getitem", "matmul", "raw_index", "raw_put", "reshape", "sum")
+name_all(globals(), "gpugrad.ops.", "gpugrad.ops._hot", *_NAMED)
 registry.recorded = sys.modules[__name__]
 
 
@@ -427,6 +428,7 @@ __all__ = [
     "put",
     "ravel",
     "raw_index",
+    "raw_put",
     "reciprocal",
     "relu",
     "remainder",

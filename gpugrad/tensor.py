@@ -401,11 +401,30 @@ class Tensor:
         try:
             if self.dtype == backend.bfloat16:
                 value = xp.asarray(value, dtype=backend.bfloat16)  # ml_dtypes has no weak scalars
+            elif xp is not np and isinstance(value, (list, tuple)):  # which CuPy does not take
+                value = backend.as_array(value, device=self.device)
             getattr(xp, name)(self._data, value, out=self._data, casting="same_kind")
         except (ValueError, TypeError) as error:
+            self._refuse_elsewhere(f"in-place {name}", "y", other)
             raise explained(error, f"in-place {name}", "xy", (self, value), {}) from error
         engine.mutations.record(self._data, f"in-place {name}")
         return self
+
+    def _is_elsewhere(self, other: Any) -> bool:
+        """Return whether this is on the CPU and an array or a tensor on a GPU, or the reverse."""
+        arrays = self._data, other._data if isinstance(other, Tensor) else other
+        if registry.lift is not None or any(isinstance(a, backend.Symbolic) for a in arrays):
+            return False
+        return all(map(backend.is_array, arrays)) and type(arrays[0]) is not type(arrays[1])
+
+    def _refuse_elsewhere(self, what: str, name: str, other: Any) -> None:
+        """Raise ValueError for an array or a tensor that is not on the device of this one."""
+        if self._is_elsewhere(other):
+            place = backend.device_of(other._data if isinstance(other, Tensor) else other)
+            raise ValueError(
+                f"{what}: 'x' is on {self.device} but {name!r} is on {place}; "
+                "move one with .to(device)"
+            )
 
     def _rebind(self, result: Tensor, what: str) -> Tensor:
         """Become ``result``: how a tensor changes in place while operations are recorded.
@@ -448,14 +467,24 @@ class Tensor:
             recording.changes(self, value)
         raw = registry.recorded.raw_index(index)
         raw_value = value._data if isinstance(value, Tensor) else value
+        if isinstance(value, Tensor) and raw_value.__class__ is not self._data.__class__:
+            self._refuse_elsewhere("setitem", "value", value)
         try:
-            self._data[raw] = raw_value
+            if self._data.__class__ is np.ndarray:
+                self._data[raw] = raw_value
+            else:
+                registry.recorded.raw_put(self._data, raw, raw_value)
         except (ValueError, TypeError, IndexError) as error:
             raise explained(error, "setitem", ("x", "value"), (self, raw_value), {}) from error
         engine.mutations.record(self._data, "setitem")
 
     def copy_(self, source: Any) -> Tensor:
-        """Overwrite the elements with those of source (broadcast, cast) and return the tensor."""
+        """Overwrite the elements with those of source (broadcast, cast) and return the tensor.
+
+        A source on another device is copied to this one.
+        """
+        if isinstance(source, Tensor) and self._is_elsewhere(source):
+            source = source.to(self.device)
         self[...] = source
         return self
 

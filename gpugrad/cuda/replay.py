@@ -40,8 +40,8 @@ from .recording import (
 class Replay:
     """A trace with memory: ``write`` the inputs, ``run``, ``read`` what came out.
 
-    ``device`` is "cpu" (NumPy or the emulator) or "cuda:N". Real arrays that are on another device
-    are copied there once if nothing writes them, otherwise NotRecordable is raised.
+    ``device`` is "cpu" (NumPy or the emulator) or "cuda:N". Real arrays on the CPU that nothing
+    writes are copied there once; for others on another device NotRecordable is raised.
     """
 
     def __init__(
@@ -112,9 +112,10 @@ class Replay:
         """Return the bytes of a real array, or of a copy on this device."""
         array, address = storage.array, storage.start
         if not self._is_here(array):
-            if is_written:
+            if is_written or not isinstance(array, np.ndarray):  # a GPU's is at no address here
+                what = "changes" if is_written else "is read"
                 raise NotRecordable(
-                    f"gg.compile: an array on {backend.device_of(array)} changes in a step that "
+                    f"gg.compile: an array on {backend.device_of(array)} {what} in a step that "
                     f"runs on {self.device}; move it there first"
                 )
             content = array_at((storage.nbytes,), (1,), np.uint8, address, array)

@@ -34,7 +34,7 @@ def spirals() -> tuple[gg.Tensor, gg.Tensor]:
     arm = np.stack([turn * np.cos(turn), turn * np.sin(turn)], axis=1) / 6
     noise = np.random.default_rng(0).normal(scale=0.03, size=(2 * COUNT, 2))
     points = np.concatenate([arm, -arm]) + noise
-    return gg.asarray(points.astype("float32")), gg.asarray(np.repeat([0, 1], COUNT))
+    return gg.tensor(points.astype("float32")), gg.tensor(np.repeat([0, 1], COUNT))
 
 
 def flat(model: nn.Module) -> np.ndarray:

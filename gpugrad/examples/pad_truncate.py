@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("targets of row 4:", *batch.targets[3])
 
     gg.manual_seed(16)
-    vectors = nn.Embedding(tokenizer.vocab_size, 4, padding_idx=tokenizer.pad)(batch.ids)
+    vectors = nn.Embedding(tokenizer.vocab_size, 4, padding_idx=tokenizer.pad)(gg.tensor(batch.ids))
     blank = bool((vectors.numpy()[~batch.mask] == 0).all())
     print(f"embedded: {vectors.shape}, the padding as zeros: {blank}")
 

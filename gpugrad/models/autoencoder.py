@@ -26,6 +26,7 @@ from ..nn import functional as F
 from ..nn.module import Module
 from ..registry import describe
 from ..tensor import Tensor
+from ._beside import beside
 from ._checks import require, require_floating, require_shares
 from ._files import Saved
 
@@ -106,7 +107,7 @@ class Autoencoder(Module, Saved):
                 x = layer.encode(x)
 
     def _checked(self, x: Any, end: int) -> Tensor:
-        x, width = ops.asarray(x), self.config.sizes[end]
+        x, width = beside(self.encoder[0].weight, x), self.config.sizes[end]
         if x.ndim != 2 or x.shape[1] != width:
             raise ValueError(f"Autoencoder: input must have shape (N, {width}), got {describe(x)}")
         return x.astype(self.config.dtype)

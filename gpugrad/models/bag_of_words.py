@@ -22,6 +22,7 @@ from ..nn import functional as F
 from ..nn.module import Module
 from ..registry import describe
 from ..tensor import Tensor
+from ._beside import beside
 from ._checks import require, require_flags, require_floating, require_shares, require_sizes
 from ._files import Saved
 
@@ -101,7 +102,9 @@ class BagOfWords(Module, Saved):
         for layer in self.hidden:
             x = self.dropout(ops.relu(layer(x)))
         logits = self.head(x)
-        return logits, None if targets is None else F.cross_entropy(logits, targets)
+        if targets is None:
+            return logits, None
+        return logits, F.cross_entropy(logits, beside(self.head.weight, targets))
 
     def loss(self, ids: Any, targets: Any) -> Tensor:
         """Return the mean cross-entropy of the classes targets (B) of the texts ids (B, T)."""

@@ -25,6 +25,7 @@ from ..nn import functional as F
 from ..nn.module import Module
 from ..registry import describe
 from ..tensor import Tensor
+from ._beside import beside
 from ._checks import require_flags, require_floating, require_sizes
 from ._files import Saved
 
@@ -63,7 +64,7 @@ class LogisticRegression(Module, Saved):
 
         Raises ValueError for another shape.
         """
-        x = ops.asarray(x)
+        x = beside(self.linear.weight, x)
         if x.ndim != 2 or x.shape[1] != self.config.n_features:
             raise ValueError(
                 f"LogisticRegression: x must have shape (N, {self.config.n_features}), "
@@ -84,6 +85,7 @@ class LogisticRegression(Module, Saved):
                 "LogisticRegression: classes must be 0 and 1, or probabilities between them, got "
                 f"{values.min():g} to {values.max():g}; for -1 and 1 pass (y + 1) / 2"
             )
+        target = beside(self.linear.weight, target)
         return F.binary_cross_entropy_with_logits(self.forward(x), target)
 
     def probabilities(self, x: Any) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from .. import ops
-from ..backend import DTypeLike, as_dtype
+from ..backend import DTypeLike, as_dtype, default_device
 from ..fused import rotary
 from ..nn import Module, init
 from ..nn import functional as F
@@ -142,7 +142,7 @@ class RelativeBias(DistanceBias):
     ) -> None:
         super().__init__()
         self.weight = empty_parameter(BUCKETS, heads, device=device, dtype=dtype)
-        first = Tensor(first_distances(max_distance), device=device)
+        first = Tensor(first_distances(max_distance), device=device or default_device())
         self.register_buffer("first", first, persistent=False)
         self.reset_parameters()
 
@@ -171,4 +171,5 @@ def _device(module: Module) -> str:
 
 
 def _buffer(table: np.ndarray, device: str | None, dtype: DTypeLike) -> Tensor:
-    return Tensor(table.astype(as_dtype(dtype or "float32")), device=device)
+    """Return a table where parameters go: without a device to the default one."""
+    return Tensor(table.astype(as_dtype(dtype or "float32")), device=device or default_device())

@@ -11,6 +11,7 @@ from ..nn import Linear, Module, init
 from ..nn import functional as F
 from ..registry import describe
 from ..tensor import Tensor
+from ._beside import beside
 from .gpt import GPT
 
 
@@ -58,7 +59,9 @@ class SequenceClassifier(Module):
             rows = self._last_rows(lengths, b, t)
             last = F.embedding(rows, ops.reshape(features, (b * t, width)))
         logits = self.head(last)
-        return logits, None if labels is None else F.cross_entropy(logits, labels)
+        if labels is None:
+            return logits, None
+        return logits, F.cross_entropy(logits, beside(self.head.weight, labels))
 
     def _last_rows(self, lengths: Any, b: int, t: int) -> Tensor:
         """Return where the last tokens lie when the rows follow each other, (B,)."""

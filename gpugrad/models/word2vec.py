@@ -29,6 +29,7 @@ from ..nn.module import Module
 from ..registry import describe
 from ..tensor import Tensor
 from ..text.counts import checked_tokens
+from ._beside import beside
 from ._checks import require, require_floating, require_sizes
 from ._files import Saved
 
@@ -83,7 +84,8 @@ class SkipGram(Module, Saved):
 
         centers and contexts: ids (N); negatives: ids (N, k). Raises ValueError for other shapes.
         """
-        centers, contexts, negatives = (ops.asarray(x) for x in (centers, contexts, negatives))
+        given = centers, contexts, negatives
+        centers, contexts, negatives = (beside(self.centers.weight, x) for x in given)
         (n,) = centers.shape if centers.ndim == 1 else (-1,)
         if contexts.shape != (n,) or negatives.ndim != 2 or len(negatives) != n:
             raise ValueError(

@@ -110,6 +110,7 @@ from .indexing import (
     nonzero,
     put,
     raw_index,
+    raw_put,
     repeat,
     sort,
     take,
@@ -191,8 +192,8 @@ def pow(x: Any, y: Any) -> Any:
 
 
 name_all(vars(random), random.__name__, respelt=True)
-_NAMED = ("gpugrad.ops._hot", "asarray", "getitem", "matmul", "pow", "raw_index", "reshape", "sum")
-name_all(globals(), "gpugrad.ops.", *_NAMED)
+_NAMED = ("asarray", "getitem", "matmul", "pow", "raw_index", "raw_put", "reshape", "sum")
+name_all(globals(), "gpugrad.ops.", "gpugrad.ops._hot", *_NAMED)
 registry.recorded = sys.modules[__name__]
 
 
@@ -431,6 +432,7 @@ __all__ = [
     "put",
     "ravel",
     "raw_index",
+    "raw_put",
     "reciprocal",
     "relu",
     "remainder",

@@ -39,7 +39,9 @@ def _is_basic(index: Any) -> bool:
 
 
 def _check_range(index: Any, shape: tuple[int, ...]) -> None:
-    """Raise IndexError for indices CuPy would wrap around silently."""
+    """Raise IndexError for what CuPy and ``_add_at`` would take for other places: indices out of
+    range, masks that do not fit.
+    """
     parts = list(index) if isinstance(index, tuple) else [index]
     consumed = sum(_axes_used(p) for p in parts if p is not Ellipsis)
     axis = 0
@@ -48,32 +50,88 @@ def _check_range(index: Any, shape: tuple[int, ...]) -> None:
             axis += len(shape) - consumed
             continue
         if backend.is_array(part) and part.dtype.kind in "iu" and part.size:
+            if axis >= len(shape):
+                raise IndexError(f"too many indices for {len(shape)} dimensions")
             n = shape[axis]
             low, high = int(part.min()), int(part.max())
             if low < -n or high >= n:
                 bad = low if low < -n else high
                 raise IndexError(f"index {bad} is out of range for axis {axis} of length {n}")
-        axis += _axes_used(part)
+        used = _axes_used(part)
+        if _is_mask(part) and part.shape != shape[axis : axis + used]:
+            raise IndexError(f"a mask of shape {part.shape} does not fit axis {axis} of {shape}")
+        axis += used
 
 
 def _axes_used(part: Any) -> int:
-    if part is None:
+    if part is None or isinstance(part, (bool, np.bool_)):
         return 0
     return part.ndim if backend.is_array(part) and part.dtype.kind == "b" else 1
 
 
+def _for_cupy(index: Any) -> Any:
+    """Return an index that CuPy takes and that means the same to NumPy.
+
+    CuPy takes a mask only without other arrays, and no NumPy integers beside arrays. The places in
+    masks are counted for that, which waits for the GPU.
+    """
+    if not isinstance(index, tuple):
+        return index
+    if sum(map(backend.is_array, index)) > 1:
+        split = [p.nonzero() if _is_mask(p) else (p,) for p in index]
+        index = tuple([part for parts in split for part in parts])
+    return tuple([int(p) if isinstance(p, np.integer) else p for p in index])
+
+
+def _is_mask(part: Any) -> bool:
+    return backend.is_array(part) and part.dtype.kind == "b" and part.ndim > 0
+
+
+def _without_front(value: Any) -> Any:
+    """Return an array without axes of length 1 in front, which NumPy drops and CuPy does not."""
+    first = next((i for i, n in enumerate(value.shape) if n != 1), value.ndim)
+    return value.reshape(value.shape[first:]) if first else value
+
+
+def raw_put(x: Any, index: Any, value: Any) -> None:
+    """Write a number, an array or nested lists into an array: x[index] = value.
+
+    Lists and NumPy arrays are copied to the device of x.
+    """
+    if not isinstance(x, (np.ndarray, backend.Symbolic)):
+        _check_range(index, x.shape)
+        index = _for_cupy(index)
+        if not isinstance(value, (bool, int, float, np.generic)):
+            value = _without_front(backend.as_array(value, device=backend.device_of(x)))
+    x[index] = value
+
+
 def _scatter(xp: Any, g: Any, index: Any, shape: tuple[int, ...]) -> Any:
+    if not isinstance(g, (np.ndarray, backend.Symbolic)):
+        index, g = _for_cupy(index), _without_front(g)
     if _is_basic(index) or (backend.is_array(index) and index.dtype.kind == "b"):
         out = memory.zeros(shape, g.dtype) if xp is np else xp.zeros(shape, g.dtype)
         out[index] = g
         return out
-    wide = g.astype(backend.float32) if g.dtype in backend.NARROW else g
+    wide = g.astype(_summable(g.dtype, xp), copy=False)
     out = memory.zeros(shape, wide.dtype) if xp is np else xp.zeros(shape, wide.dtype)
     if xp is np:
         _add_at(out, index, wide)
     else:
-        xp.add.at(out, index, wide)  # CuPy's does not take bfloat16
+        xp.add.at(out, index, wide)
     return out.astype(g.dtype, copy=False)
+
+
+def _summable(dtype: np.dtype, xp: Any) -> np.dtype:
+    """Return the dtype in which numbers at one index are added: float32 at least.
+
+    CuPy adds integers of 32 bits and unsigned ones of 64, which wrap around as signed ones do.
+    """
+    if dtype in backend.NARROW:
+        return backend.float32
+    if xp is np or dtype.kind == "f":
+        return dtype
+    return backend.uint64 if dtype.itemsize == 8 else backend.int32
 
 
 _LONG = 128  # elements: rows of so many are added faster one by one than through their positions
@@ -154,6 +212,7 @@ def _scattered(g: Any, index: Any, shape: tuple[int, ...]) -> Any:
 def _getitem(xp, x, index=None):
     if xp is not np:
         _check_range(index, x.shape)
+        index = _for_cupy(index)
     return x[index]
 
 
@@ -169,6 +228,7 @@ def _getitem(xp, x, index=None):
     x=lambda g, index, x_shape, xp: _summed_to(g[index], x_shape, xp),
 )
 def _scatter_row(xp, x, index=None, shape=None):
+    _check_range(index, shape)
     return _scatter_arrays(xp, x, index, shape)
 
 
@@ -196,7 +256,7 @@ def getitem(x: Any, index: Any) -> Any:
 
 def _put(xp: Any, x: Any, index: Any, value: Any) -> Any:
     out = x.copy()
-    out[index] = value
+    raw_put(out, index, value)
     return out
 
 

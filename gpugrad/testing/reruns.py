@@ -165,10 +165,11 @@ class Call:
     # How it runs
 
     def _call(self, tensors: Sequence[Any]) -> Sequence[Tensor]:
+        statics = self._statics_beside([t._data for t in tensors if isinstance(t, Tensor)])
         if isinstance(self.op, Fused):
-            result = self.op.definition(*tensors, **self.statics)
+            result = self.op.definition(*tensors, **statics)
         else:
-            result = self.op(tensors, self.statics)
+            result = self.op(tensors, statics)
         return result if isinstance(result, tuple) else (result,)
 
     def _run(self, name: str, arrays: Sequence[Any], upstream: dict[int, Any]) -> Run:
@@ -201,17 +202,18 @@ class Call:
         found = self.op.implementations.get(kind)
         if found is None or (kind == "cuda" and any(a is not None and not a.size for a in arrays)):
             return None
-        if found.fits is not None and not found.fits(*arrays, **self.statics):
+        statics = self._statics_beside(arrays)
+        if found.fits is not None and not found.fits(*arrays, **statics):
             return None
         with engine.enable_grad(), np.errstate(all="ignore"):  # or no slopes are kept
-            out, residuals = found.forward(*arrays, **self.statics)
+            out, residuals = found.forward(*arrays, **statics)
             outs = out if isinstance(out, tuple) else (out,)
             if found.backward is None:
                 return Run(name, outs, None)
             given: Any = [upstream.get(i) for i in range(len(outs))]
             wanted = tuple(i in self.wanted for i in range(len(arrays)))
             g = given if isinstance(out, tuple) else given[0]
-            grads = found.backward(wanted, g, arrays, residuals, **self.statics)
+            grads = found.backward(wanted, g, arrays, residuals, **statics)
         return Run(name, outs, [grads[i] for i in self.wanted])
 
     def _weighted(self, outs: Sequence[Tensor]) -> np.ndarray:
@@ -229,8 +231,22 @@ class Call:
     def _on(self, device: str) -> list[Any]:
         return [backend.to_device(a, device) if backend.is_array(a) else a for a in self.arrays]
 
+    def _statics_beside(self, arrays: Sequence[Any]) -> dict[str, Any]:
+        """Return the other arguments with the arrays in them, such as indices, where these are."""
+        device = next((backend.device_of(a) for a in arrays if backend.is_array(a)), "cpu")
+        return {name: _moved(value, device) for name, value in self.statics.items()}
+
     def _upstream_on(self, device: str) -> dict[int, Any]:
         return {i: backend.to_device(g, device) for i, g in self.upstream.items()}
+
+
+def _moved(value: Any, device: str) -> Any:
+    """Return an array on a device; tuples with the arrays in them there, all else as it is."""
+    if backend.is_array(value):
+        return backend.to_device(value, device)
+    if type(value) is tuple:
+        return tuple([_moved(v, device) for v in value])
+    return value
 
 
 def _changed(values: Iterable[Any], change: Callable[[Any], Any]) -> list[Any]:

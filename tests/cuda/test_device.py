@@ -566,3 +566,14 @@ def test_products_in_several_launches(epilogue, host):
     assert len(host.launched) > 1
     for name, x in given.items():
         np.testing.assert_array_equal(host.view(there[name]), x)
+
+
+def test_a_step_that_reads_arrays_of_two_gpus_is_refused(host, monkeypatch):
+    monkeypatch.setenv("GPUGRAD_DEVICE", "cuda")
+    there = np.ones(3, np.float32)
+    owner = cupy.cuda.UnownedMemory(there.ctypes.data, there.nbytes, there, 1)
+    other = gg.Tensor(cupy.ndarray(3, np.float32, cupy.cuda.MemoryPointer(owner, 0)))
+    own = gg.Tensor(host.to_device(there))
+    step = gg.compile(lambda x: x * own + other, device="cuda:0")
+    with pytest.raises(RuntimeError, match=r"an array on cuda:1 is read in a step .* on cuda:0"):
+        step(np.ones(3, np.float32))

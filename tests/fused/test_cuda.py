@@ -29,6 +29,7 @@ LARGE = [
     pytest.param(case.op, case.at("cpu"), id=f"{case.op}-{case.title('cpu')}")
     for name in bench.names()
     for case in bench.cases(name)
+    if isinstance(case, bench.Case)  # the others are no fused operations
 ]
 dtypes = pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 
@@ -85,6 +86,11 @@ def test_the_kernels_ran_for_some_sample(name):
 def test_on_the_gpu(op, sample, dtype):
     inputs = [x if x is None else x.to("cuda") for x in drawn(op, sample)]
     agrees(op, sample, dtype, inputs)
+
+
+def test_large_ones_are_fused_operations():
+    assert {param.values[0] for param in LARGE} <= {*WITH_KERNELS}
+    assert len(LARGE) > 10
 
 
 @pytest.mark.gpu

@@ -83,7 +83,9 @@ def test_agrees_with_numpy_on_a_gpu(monkeypatch, dtype):
     expected, plain = clipped(drawn(1000.0), 1.0, dtype)
     np.testing.assert_allclose(norm, expected, rtol=1e-14)
     for x, p in zip(found, plain, strict=True):
-        np.testing.assert_array_equal(x.astype(np.float64), p.astype(np.float64))
+        x, p = x.astype(np.float64), p.astype(np.float64)
+        # NumPy scales float32 in float32: as in test_float32_of_any_size
+        np.testing.assert_allclose(x, p, rtol=2e-7 if dtype == "float32" else 0)
 
 
 def test_three_launches_whatever_the_number_of_gradients():

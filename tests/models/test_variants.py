@@ -341,3 +341,25 @@ def test_recorded_steps_are_the_same(positions):
     recorded, plain = losses(gg.compile), losses(lambda step: step)
     assert recorded == plain
     assert recorded[2][0] < recorded[0][0]
+
+
+KINDS = ("sinusoidal", "rotary", "alibi", "relative")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tables_of_positions_go_where_parameters_go(kind, monkeypatch):
+    monkeypatch.setattr("gpugrad.models.positions.default_device", lambda: "meta")
+    config = GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=2, n_embd=8, positions=kind)
+    for device, expected in ((None, "meta"), ("cpu", "cpu")):
+        assert {b.device for _, b in GPT(config, device=device).named_buffers()} == {expected}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_positions_on_the_default_device(kind):
+    config = GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=2, n_embd=8, positions=kind)
+    model = GPT(config)
+    ids = np.array([[1, 2, 3]])
+    model.loss(ids, ids).backward()
+    assert model.generate(ids, 2).shape == (1, 5)
+    assert {t.device for t in (*model.parameters(), *model.buffers())} == {"cuda:0"}

@@ -139,6 +139,24 @@ def test_index_add_broadcasts_over_the_axes_of_one_index(shape: tuple, wrap: Any
     gradcheck(lambda v: gg.index_add(gg.zeros(6, dtype=gg.float64), wrap(index), v), leaf(value))
 
 
+@pytest.mark.parametrize(
+    "index",
+    [
+        (np.array([0]), np.array([4])),
+        (np.array([0]), np.array([-4])),
+        (slice(None), np.array([[3]])),
+        np.array([2]),
+        (np.array([0]),) * 3,
+        (True, np.array([2])),
+    ],
+    ids=str,
+)
+def test_index_add_refuses_indices_out_of_range(index: Any) -> None:
+    """Rows lie side by side: a column too far to the right would be the next row's."""
+    with pytest.raises(IndexError, match="index_add"):
+        gg.index_add(gg.zeros((2, 3)), index, 1.0)
+
+
 def test_repeat_of_nothing_by_nothing() -> None:
     assert gg.repeat(gg.zeros(0), []).shape == (0,)
 

@@ -11,7 +11,7 @@ from gpugrad.fused import FUSED
 from gpugrad.models import GPT, RNNLM, GPTConfig, RNNLMConfig
 from gpugrad.registry import OPS
 from gpugrad.tensor import Tensor
-from gpugrad.testing import crosscheck
+from gpugrad.testing import crosscheck, reruns
 
 VARIANTS = {
     "gpt-2": {"dropout": 0.1},
@@ -317,3 +317,24 @@ def test_a_gpu_takes_part():
     assert {("layer_norm", "cupy"), ("layer_norm", "numpy"), ("linear", "numpy")} <= by
     on_cpu = crosscheck(make_gpt().cpu(), (ids().cpu(), ids().cpu()))
     assert "cupy" in {d.implementation for d in on_cpu.differences}
+
+
+@pytest.mark.gpu
+def test_indices_go_where_the_arrays_go():
+    index = gg.tensor([2, 0, 2]), slice(None), gg.tensor([0, 1, 1])
+    x = gg.tensor(np.arange(12.0).reshape(3, 2, 2), requires_grad=True)
+    report = crosscheck(lambda x: x[index], x)
+    assert report.first is None
+    assert ("getitem", "numpy") in {(d.op, d.implementation) for d in report.differences}
+
+
+def test_indices_are_asked_to_go_where_the_arrays_go(monkeypatch):
+    """NumPy, which computes the definition, takes no index of CuPy's arrays."""
+    places = np.array([2, 0]), np.array([0, 1])
+    went = []
+    monkeypatch.setattr(
+        reruns.backend, "to_device", lambda a, device: went.append((id(a), device)) or a
+    )
+    x = gg.tensor(np.arange(12.0).reshape(3, 2, 2), requires_grad=True)
+    crosscheck(lambda x: x[places[0], :, places[1]], x)
+    assert {(id(place), "cpu") for place in places} <= {*went}

@@ -138,6 +138,9 @@ void begin_phase_barriers();                               // mbarrier.cpp: a ne
 void end_phase_barriers();                                 // mbarrier.cpp: its end
 void begin_warpgroups();                                   // warpgroup.cpp: a new block
 extern int sums_under_way;                                 // warpgroup.cpp: of all threads
+extern int fences_in_force;                                // warpgroup.cpp: threads behind one
+// Notes a write to local variables, which a product must not take behind the fence.
+void note_registers(const char* address, size_t size);
 // Reports an access to local variables that are the sums of a product under way.
 void check_registers(const char* address, size_t size, bool write, Spot spot);
 uint32_t shared_address(const void* p);                    // warpgroup.cpp

@@ -850,6 +850,42 @@ extern "C" __global__ void wgmma_without_second_fence(float* out) {
     out[threadIdx.x] = sums[0];
 }
 
+// WarpMismatch: the sums are set to zero behind the fence.
+extern "C" __global__ void wgmma_sums_behind_fence(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    float sums[32];
+    const uint64_t t = wgmma_tile(tile, 1024);
+    fill(tile);
+    fence_proxy_async();
+    __syncthreads();
+    wgmma_fence();
+    for (int i = 0; i < 32; i++) sums[i] = 0.0f;
+    wgmma_shared<true, false, false>(sums, t, t, true);  // HERE
+    wgmma_commit();
+    wgmma_wait<0>(sums);
+    out[threadIdx.x] = sums[0];
+}
+
+// WarpMismatch: the second product's matrix a is made while the first is under way, without a fence.
+extern "C" __global__ void wgmma_registers_behind_fence(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    float sums[32];
+    unsigned a[2][4];
+    const uint64_t t = wgmma_tile(tile, 1024);
+    fill(tile);
+    fence_proxy_async();
+    __syncthreads();
+    for (int i = 0; i < 4; i++) a[0][i] = threadIdx.x;
+    wgmma_fence();
+    wgmma_registers<true, false>(sums, a[0], t, false);
+    wgmma_commit();
+    for (int i = 0; i < 4; i++) a[1][i] = 2 * threadIdx.x;
+    wgmma_registers<true, false>(sums, a[1], t, true);  // HERE
+    wgmma_commit();
+    wgmma_wait<0>(sums);
+    out[threadIdx.x] = sums[0];
+}
+
 // WarpMismatch: the warps of a warpgroup name different tiles.
 extern "C" __global__ void wgmma_of_different_tiles(float* out) {
     __shared__ __align__(1024) uint16_t tile[4096];

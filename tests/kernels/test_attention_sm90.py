@@ -369,11 +369,14 @@ def test_the_environment_chooses(monkeypatch):
 def test_products_stay_asynchronous(source, variant):
     """Where ptxas cannot keep registers of products under way apart, it says that it waits.
 
-    It does so too where it does not move registers between warpgroups.
+    It does so too where it does not move registers between warpgroups. Threads are launched with
+    all that a multiprocessor has; of fewer the consumers would wait for theirs for ever.
     """
     options = [f"-D{key}={value}" for key, value in variant.items()]
-    log = compiler.compile_cubin(source.text, source.name, "sm_90a", options).log
-    assert "C75" not in log, log  # the numbers of what it says of wgmma and setmaxnreg
+    cubin = compiler.compile_cubin(source.text, source.name, "sm_90a", options)
+    assert "C75" not in cubin.log, cubin.log  # the numbers of what it says of wgmma and setmaxnreg
+    each = 2**16 // _attention_sm90.THREADS // 8 * 8
+    assert {needed.registers for needed in cubin.resources.values()} == {each}
 
 
 def trained(kernels, compiled):

@@ -214,10 +214,11 @@ def test_one_array_off_the_grid_is_enough(dtype):
 @pytest.mark.parametrize("axis", [0, 1, 2], ids=["batches", "heads", "rows"])
 @pytest.mark.parametrize("dtype", TWO)
 def test_axes_of_one_array_any_distance_apart(dtype, axis, apart):
-    inputs, given = drawn((2, 2, 2, 2, 16), dtype), statics(16)
+    inputs, given = drawn((2, 2, 2, 67, 16), dtype), statics(16)  # more keys than a tile has
     expected = by_kernel(inputs, given, ONCE)
     for i in range(3):
-        for distance, sweep in ((32 * 33 + 1, ONCE), (2**31 + 8, QUICK)):
+        huge = 2**32 // inputs[i].shape[axis] // 8 * 8 + 8
+        for distance, sweep in ((4 * 67 * 16 + 1, ONCE), (huge, QUICK)):
             moved = list(inputs)
             moved[i] = apart(inputs[i], axis, distance)
             for a, b in zip(by_kernel(moved, given, sweep), expected, strict=True):

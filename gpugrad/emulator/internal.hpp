@@ -82,6 +82,7 @@ struct Launch {
     const Array* arrays;
     int32_t array_count;
     int32_t late_copies;  // asynchronous copies land when waited for; else at once
+    uint64_t blocks;      // that run, at most
 };
 
 struct Wait {

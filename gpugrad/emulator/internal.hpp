@@ -146,6 +146,10 @@ void note_registers(const char* address, size_t size);
 void check_registers(const char* address, size_t size, bool write, Spot spot);
 uint32_t shared_address(const void* p);                    // warpgroup.cpp
 bool in_shared(const char* p, int64_t size);               // warpgroup.cpp: of the block
+// Reports an operand of an instruction for shared memory that lies elsewhere: its address there
+// would be another place's. And one that has to be global and is not.
+void want_shared(const char* op, const void* p, int64_t size, Spot spot);
+void want_global(const char* op, const void* p, Spot spot);
 void park_at(const char* op, const char* file, int line);  // until another thread does the next
 void make_runnable(int thread);
 

@@ -173,6 +173,18 @@ bool in_shared(const char* p, int64_t size) {
            holds(state.static_shared, state.static_size);
 }
 
+void want_shared(const char* op, const void* p, int64_t size, Spot spot) {
+    if (!in_shared(static_cast<const char*>(p), size))
+        fault(OUT_OF_BOUNDS, state.current, spot,
+              "%s: %lld bytes that are not in the block's shared memory", op,
+              static_cast<long long>(size));
+}
+
+void want_global(const char* op, const void* p, Spot spot) {
+    if (in_shared(static_cast<const char*>(p), 1))
+        fault(OUT_OF_BOUNDS, state.current, spot, "%s from shared memory, not from global", op);
+}
+
 static void check_tile(const char* which, uint64_t tile, bool transposed, int rows, Spot spot) {
     if (tile >> 49 & 7)
         fault(UNDEFINED, state.current, spot,

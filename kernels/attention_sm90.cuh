@@ -26,8 +26,11 @@ constexpr int CONSUMERS = 2, THREADS = GROUP * (CONSUMERS + 1);
 constexpr int UNIT = 64, OWN = UNIT * CONSUMERS;  // rows
 constexpr int STEPS = HEAD_DIM / 16, PANELS = HEAD_DIM / 64, CHUNKS = HEAD_DIM / 8;
 constexpr bool BFLOAT16 = GPUGRAD_DTYPE == 1;
-// Of a thread: 40 * 128 + 232 * 256 make up the 64 K registers of a multiprocessor.
+// Of a thread. A block has those it was launched with, 168 for each thread: to take more than the
+// producers give would be to wait for ever.
 constexpr int PRODUCER_REGISTERS = TMA ? 24 : 40, CONSUMER_REGISTERS = TMA ? 240 : 232;
+static_assert(PRODUCER_REGISTERS + CONSUMERS * CONSUMER_REGISTERS <=
+              65536 / THREADS / 8 * 8 * (CONSUMERS + 1));
 static_assert(HEAD_DIM % 64 == 0, "lines of 64 elements");
 
 // The rows of one head, to write.

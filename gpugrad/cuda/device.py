@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +15,6 @@ from .arguments import Parameter, Strided, checked, checked_sizes
 from .compiler import compile_cubin
 from .kernel import address
 from .source import signatures
-
-OPT_IN = 48 << 10  # bytes of dynamic shared memory beyond which a kernel has to be told
 
 
 def architecture(capability: int) -> str:
@@ -34,6 +33,8 @@ class Module:
     ) -> None:
         self.name, self.defines = name, dict(defines)
         self.signatures = signatures(source)
+        self._shared: dict[str, int] = {}  # bytes of dynamic shared memory that kernels may have
+        self._asking = threading.Lock()
         options = [f"-D{key}={value}" for key, value in self.defines.items()]
         self.device = backend.cupy_module().cuda.Device(device)
         capability = int(self.device.compute_capability)
@@ -55,6 +56,19 @@ class Module:
             )
         return Kernel(self, name, self._loaded.get_function(name))
 
+    def allow_shared(self, name: str, function: Any, size: int) -> int:
+        """Tell the driver how many bytes of dynamic shared memory a kernel may have; return them.
+
+        Untold it may have 48 KiB less its static ones. They never become fewer.
+        """
+        driver = importlib.import_module("cupy.cuda").driver
+        with self._asking:
+            if size > self._shared.get(name, 0):
+                attribute = driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                driver.funcSetAttribute(function.ptr, attribute, size)
+                self._shared[name] = size
+            return self._shared[name]
+
 
 class Kernel:
     """A kernel on a GPU. Call it as CuPy's: ``kernel(grid, block, arguments, shared_mem=0)``."""
@@ -63,8 +77,7 @@ class Kernel:
         self.module, self.name = module, name
         self.parameters: tuple[Parameter, ...] = module.signatures[name]
         self._function = function
-        self._driver = importlib.import_module("cupy.cuda").driver
-        self._allowed = OPT_IN
+        self._allowed = 0  # bytes of dynamic shared memory
 
     def __call__(
         self,
@@ -78,16 +91,11 @@ class Kernel:
         """Queue the kernel on the current stream. ``reachable`` only keeps arrays alive."""
         grid, block = checked_sizes(self.name, grid, block, shared_mem)
         values = checked(self.name, self.parameters, args, self.module.defines)
-        if shared_mem > self._allowed:
-            self._driver.funcSetAttribute(
-                self._function.ptr,
-                self._driver.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                shared_mem,
-            )
-            self._allowed = shared_mem
         # CuPy would pass None as no pointer to a parameter at all: a crash
         passed = tuple(map(_value, self.parameters, values))
         with self.module.device:
+            if shared_mem > self._allowed:
+                self._allowed = self.module.allow_shared(self.name, self._function, shared_mem)
             self._function(grid, block, passed, shared_mem)
 
 

@@ -16,7 +16,9 @@ class Settings(NamedTuple):
     """How kernels run: the order of blocks and threads, and what memory holds before.
 
     ``poison`` is the byte that fills shared memory before a block, ``seconds`` the processor time
-    a launch may take, ``late_copies`` lets asynchronous copies land as late as they may.
+    a launch may take, ``late_copies`` lets asynchronous copies land as late as they may. With
+    ``blocks`` only so many of a launch run, the first ones in that order ("descending": the last):
+    what they do at indices that nobody could wait for.
     """
 
     mode: str = "plain"
@@ -25,6 +27,7 @@ class Settings(NamedTuple):
     poison: int = 0xFF
     seconds: float = 60.0
     late_copies: bool = False
+    blocks: int | None = None
 
     def checked(self) -> Settings:
         """Return self, or raise ValueError naming the setting that is wrong."""
@@ -36,6 +39,8 @@ class Settings(NamedTuple):
             raise ValueError(f"poison {self.poison} is not a byte (0 to 255)")
         if not 0 < self.seconds < 1e6:
             raise ValueError(f"seconds must lie between 0 and 1e6, not {self.seconds}")
+        if self.blocks is not None and not 0 < self.blocks < 2**63:
+            raise ValueError(f"blocks to run must be at least 1, not {self.blocks}")
         return self
 
 

@@ -44,6 +44,8 @@ EXPORT void copy_async(void* to, const void* from, int size, int from_size, cons
         if (from_size) checks::access(const_cast<char*>(copy.from), from_size, READ, pc);
         checks::access(copy.to, size, WRITE | PENDING, pc);
     }
+    want_shared("asynchronous copy", to, size, spot);
+    if (from_size) want_global("asynchronous copy", from, spot);
     if (!state.launch->late_copies) transfer(copy);
     state.busy = true;
     any = true;

@@ -397,6 +397,7 @@ void access(char* address, size_t size, int how, uint32_t pc) {
     const bool write = how & WRITE, atomic = how & ATOMIC;
     if (address >= state.stack && address < state.stack_end) {
         if (sums_under_way) check_registers(address, size, write, spot_of(pc));
+        if (write && fences_in_force) note_registers(address, size);
         return;
     }
     last_pc = pc;

@@ -82,6 +82,7 @@ struct Launch {
     const Array* arrays;
     int32_t array_count;
     int32_t late_copies;  // asynchronous copies land when waited for; else at once
+    uint64_t blocks;      // that run, at most
 };
 
 struct Wait {
@@ -138,10 +139,17 @@ void begin_phase_barriers();                               // mbarrier.cpp: a ne
 void end_phase_barriers();                                 // mbarrier.cpp: its end
 void begin_warpgroups();                                   // warpgroup.cpp: a new block
 extern int sums_under_way;                                 // warpgroup.cpp: of all threads
+extern int fences_in_force;                                // warpgroup.cpp: threads behind one
+// Notes a write to local variables, which a product must not take behind the fence.
+void note_registers(const char* address, size_t size);
 // Reports an access to local variables that are the sums of a product under way.
 void check_registers(const char* address, size_t size, bool write, Spot spot);
 uint32_t shared_address(const void* p);                    // warpgroup.cpp
 bool in_shared(const char* p, int64_t size);               // warpgroup.cpp: of the block
+// Reports an operand of an instruction for shared memory that lies elsewhere: its address there
+// would be another place's. And one that has to be global and is not.
+void want_shared(const char* op, const void* p, int64_t size, Spot spot);
+void want_global(const char* op, const void* p, Spot spot);
 void park_at(const char* op, const char* file, int line);  // until another thread does the next
 void make_runnable(int thread);
 

@@ -57,6 +57,7 @@ void end_phase_barriers() {
 }
 
 static PhaseBarrier& at(const char* op, const void* address, Spot spot) {
+    want_shared("mbarrier", address, 8, spot);
     if (state.launch->checked)
         checks::access(static_cast<char*>(const_cast<void*>(address)), 8, WRITE | ATOMIC,
                        checks::place(spot.file, spot.line));
@@ -103,6 +104,7 @@ EXPORT void mbarrier_init(void* address, int count, const char* file, int line) 
     const Spot spot{file, line, 0};
     if (reinterpret_cast<uintptr_t>(address) % 8)
         fault(MISALIGNED, state.current, spot, "mbarrier at an address that is no multiple of 8");
+    want_shared("mbarrier", address, 8, spot);
     if (count < 1 || count >= 1 << 20)
         fault(DIVERGENT_BARRIER, state.current, spot, "mbarrier for %d threads", count);
     if (state.launch->checked)
@@ -158,6 +160,7 @@ static void issue(PhaseBarrier& b, const void* barrier, BulkCopy&& copy) {
             if (line.size) checks::access(line.to, line.size, WRITE | PENDING | ASYNC, pc);
         }
     }
+    for (const Line& line : copy.lines) want_shared("bulk copy", line.to, line.size, copy.spot);
     state.busy = true;
     b.copies.push_back(std::move(copy));
     if (!state.launch->late_copies || !b.waiting.empty()) flush(b);
@@ -170,6 +173,7 @@ EXPORT void copy_bulk(void* to, const void* from, int64_t size, void* address, c
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | size) % 16)
         fault(MISALIGNED, state.current, spot,
               "bulk copy: addresses and size have to be multiples of 16");
+    want_global("bulk copy", from, spot);
     PhaseBarrier& b = at("bulk copy", address, spot);
     state.busy = true;
     BulkCopy copy = {{{static_cast<char*>(to), static_cast<const char*>(from), size, 0, size, 0}},

@@ -47,6 +47,7 @@ class _Launch(ctypes.Structure):
         ("arrays", ctypes.POINTER(_Array)),
         ("array_count", ctypes.c_int32),
         ("late_copies", ctypes.c_int32),
+        ("blocks", ctypes.c_uint64),
     )
 
 
@@ -177,6 +178,7 @@ class Kernel:
             regions,
             len(named),
             how.late_copies,
+            how.blocks or 2**64 - 1,
         )
         report = Report()
         runtime = compiler.loaded(compiler.runtime(self.module.portable))

@@ -662,7 +662,7 @@ extern "C" EXPORT int gpugrad_launch(const Launch* launch, Report* report) {
     if (sigsetjmp(state.exit, 1) == 0) {
         state.running = true;
         const uint64_t blocks = uint64_t(launch->grid[0]) * launch->grid[1] * launch->grid[2];
-        for (uint64_t rank = 0; rank < blocks; rank++) run_block(rank);
+        for (uint64_t rank = 0; rank < blocks && rank < launch->blocks; rank++) run_block(rank);
     } else {
         free_all_fibers();  // abandoned in the middle of their kernels
     }

@@ -44,6 +44,7 @@ EXPORT void load_matrices(uint32_t* out, const void* row, int count, bool transp
             fault(MISALIGNED, state.current, {file, line, 0},
                   "ldmatrix: the address of a row is not a multiple of 16");
         range_access(row, 16, false, file, line);
+        want_shared("ldmatrix", row, 16, {file, line, 0});
     }
     uint32_t result[4] = {};
     Matrices operand{static_cast<const char*>(row), result, count, transposed};

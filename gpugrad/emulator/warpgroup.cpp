@@ -5,7 +5,9 @@
 // wrong numbers here as on the GPU. From its issue to its wait a product may read its matrices and
 // write its sums at any time: with `late_copies` it does so when it is waited for, else at once.
 // Until then the registers of the sums hold poison, and in the checked build the places in shared
-// memory count as being read.
+// memory count as being read. The checked build also sees what a thread writes to its registers
+// behind a fence: a product may take none of them.
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -61,7 +63,13 @@ static Warpgroup warpgroups[GROUPS];
 static int committed[MAX_THREADS];
 static bool fenced[MAX_THREADS], waiting[MAX_THREADS];
 static bool any;
-int sums_under_way;
+int sums_under_way, fences_in_force;
+
+// Local variables that a thread has written since its fence.
+struct Span {
+    const char *begin, *end;
+};
+static std::vector<Span> written[MAX_THREADS];
 
 void begin_warpgroups() {
     if (!any) return;
@@ -74,7 +82,8 @@ void begin_warpgroups() {
     memset(committed, 0, sizeof committed);
     memset(fenced, 0, sizeof fenced);
     memset(waiting, 0, sizeof waiting);
-    sums_under_way = 0;
+    for (auto& spans : written) spans.clear();
+    sums_under_way = fences_in_force = 0;
 }
 
 // ---- addresses in shared memory: dynamic, then static ----
@@ -162,6 +171,18 @@ bool in_shared(const char* p, int64_t size) {
     };
     return holds(state.dynamic_shared, state.launch->dynamic) ||
            holds(state.static_shared, state.static_size);
+}
+
+void want_shared(const char* op, const void* p, int64_t size, Spot spot) {
+    if (!in_shared(static_cast<const char*>(p), size))
+        fault(OUT_OF_BOUNDS, state.current, spot,
+              "%s: %lld bytes that are not in the block's shared memory", op,
+              static_cast<long long>(size));
+}
+
+void want_global(const char* op, const void* p, Spot spot) {
+    if (in_shared(static_cast<const char*>(p), 1))
+        fault(OUT_OF_BOUNDS, state.current, spot, "%s from shared memory, not from global", op);
 }
 
 static void check_tile(const char* which, uint64_t tile, bool transposed, int rows, Spot spot) {
@@ -307,6 +328,14 @@ static void issue(Warpgroup& w, int first) {
     if (!state.launch->late_copies) compute(p);
 }
 
+static void check_fenced(const void* registers, size_t size, const char* which, Spot spot) {
+    const char* at = static_cast<const char*>(registers);
+    for (const Span& span : written[state.current])
+        if (span.begin < at + size && at < span.end)
+            fault(WARP_MISMATCH, state.current, spot,
+                  "registers of a wgmma, %s, were written behind the wgmma_fence before it", which);
+}
+
 EXPORT void wgmma(float* sums, int columns, const uint32_t* a, uint64_t a_tile, uint64_t b_tile,
                   int flags, const char* file, int line) {
     const int thread = state.current, first = thread / GROUP * GROUP;
@@ -319,6 +348,8 @@ EXPORT void wgmma(float* sums, int columns, const uint32_t* a, uint64_t a_tile, 
               "wgmma without wgmma_fence since the start or the last wgmma_wait");
     if (columns % 8 || columns < 8 || columns > WIDEST)
         fault(WARP_MISMATCH, thread, spot, "wgmma for %d columns", columns);
+    check_fenced(sums, columns / 2 * sizeof *sums, "its sums", spot);
+    if (a) check_fenced(a, sizeof Product::fragments[0], "its matrix a", spot);
     Warpgroup& w = warpgroups[thread / GROUP];
     w.requests[thread - first] = {sums, a, a_tile, b_tile, columns, flags, spot};
     any = true;
@@ -350,7 +381,11 @@ EXPORT void wgmma(float* sums, int columns, const uint32_t* a, uint64_t a_tile, 
     state.busy = false;
 }
 
-EXPORT void wgmma_fence() { fenced[state.current] = true, any = true; }
+EXPORT void wgmma_fence() {
+    fences_in_force += !fenced[state.current];
+    fenced[state.current] = any = true;
+    written[state.current].clear();
+}
 
 EXPORT void proxy_fence() { checks::proxy_fence(); }
 
@@ -361,8 +396,10 @@ EXPORT void wgmma_wait(int pending, const char* file, int line) {
     const int thread = state.current, t = thread % GROUP, before = committed[thread] - pending;
     Warpgroup& w = warpgroups[thread / GROUP];
     const Spot spot{file, line, 0};
+    fences_in_force -= fenced[thread];
     fenced[thread] = false;
     state.busy = true;
+    written[thread].clear();
     for (auto& p : w.products) {
         if (p->group >= before) continue;
         compute(*p);
@@ -382,6 +419,19 @@ EXPORT void wgmma_wait(int pending, const char* file, int line) {
         if (sums->group < before && !sums->taken[t]) give_back(*sums, t, thread, spot);
     std::erase_if(w.products, [&](const auto& p) { return p->sums->missing == 0; });
     std::erase_if(w.sums, [](const auto& sums) { return sums->missing == 0; });
+    state.busy = false;
+}
+
+void note_registers(const char* address, size_t size) {
+    if (!fenced[state.current]) return;
+    auto& spans = written[state.current];
+    for (Span& span : spans)
+        if (span.begin <= address + size && address <= span.end) {  // or next to each other
+            span = {std::min(span.begin, address), std::max(span.end, address + size)};
+            return;
+        }
+    state.busy = true;
+    spans.push_back({address, address + size});
     state.busy = false;
 }
 

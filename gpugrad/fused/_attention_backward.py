@@ -132,7 +132,7 @@ def write(
     chosen = tiles(q.itemsize, width, queries, keys)
     dtype = cuda.dtype_code(q.dtype)
     padded = -(-queries // chosen.others) * chosen.others
-    stats = cuda.empty((2, all_heads, padded), backend.float32, like=q)
+    stats = cuda.empty((all_heads, 2, padded), backend.float32, like=q)
     SOURCE.launch(
         "attention_backward_rows",
         (-(-all_heads * padded // (ROW_THREADS // _lanes(chosen.head_dim, q.itemsize))),),

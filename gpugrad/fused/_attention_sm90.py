@@ -176,7 +176,7 @@ def write_backward(
 ) -> None:
     """Write the gradients of query, key and value, None aside; all arrays are (B, H, rows, D).
 
-    ``inputs`` are query, key, value and the gradient of the result; ``stats`` (2, B * H, padded)
+    ``inputs`` are query, key, value and the gradient of the result; ``stats`` (B * H, 2, padded)
     what attention_backward_rows writes.
     """
     q, k = inputs[:2]

@@ -47,6 +47,7 @@ def test_an_unknown_mode_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"mode": "fast"}, "mode 'fast' is unknown"),
         ({"order": "up"}, "order 'up' is unknown"),
+        ({"blocks": 0}, "blocks to run must be at least 1, not 0"),
         ({"poison": 256}, "poison 256"),
         ({"seconds": 0}, "seconds"),
     ],

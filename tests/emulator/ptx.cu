@@ -692,6 +692,48 @@ extern "C" __global__ void box_by_open_map(const __grid_constant__ TensorMap map
 }
 #endif
 
+// OutOfBounds: rows in global memory, whose addresses are others in shared memory.
+extern "C" __global__ void ldmatrix_from_global(const float* x, int* out) {
+    unsigned a[4];
+    ldmatrix_x4(a, x + 4 * threadIdx.x);  // HERE
+    out[threadIdx.x] = a[0];
+}
+
+// OutOfBounds: an asynchronous copy to global memory.
+extern "C" __global__ void copy_to_global(const float* x, float* out) {
+    cp_async_16(out + 4 * threadIdx.x, x + 4 * threadIdx.x);  // HERE
+    cp_async_wait<0>();
+}
+
+// OutOfBounds: an asynchronous copy from shared memory.
+extern "C" __global__ void copy_from_shared(const float* x, float* out) {
+    __shared__ __align__(16) float tile[256];
+    for (int i = 0; i < 4; i++) tile[4 * threadIdx.x + i] = x[threadIdx.x];
+    cp_async_16(tile + 128 + 4 * threadIdx.x, tile + 4 * threadIdx.x);  // HERE
+    cp_async_wait<0>();
+    __syncthreads();
+    out[threadIdx.x] = tile[128 + threadIdx.x];
+}
+
+#if defined(GPUGRAD_EMULATE) || __CUDA_ARCH__ >= 900
+// OutOfBounds: a barrier in global memory.
+extern "C" __global__ void mbarrier_in_global(float* x) {
+    if (threadIdx.x == 0) mbarrier_init(reinterpret_cast<uint64_t*>(x), 1);  // HERE
+}
+
+// OutOfBounds: a bulk copy to global memory.
+extern "C" __global__ void bulk_copy_to_global(const float* x, float* out) {
+    __shared__ uint64_t full;
+    if (threadIdx.x == 0) mbarrier_init(&full, 1), fence_proxy_async();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        mbarrier_arrive_expect(&full, 64);
+        cp_async_bulk(out, x, 64, &full);  // HERE
+    }
+    mbarrier_wait(&full, 0);
+}
+#endif
+
 #if defined(GPUGRAD_EMULATE) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 __device__ __forceinline__ void fill(uint16_t* tile) {
     for (int i = threadIdx.x; i < 4096; i += 128) *in_tile(tile, i / 64, i % 64) = i % 7 << 8;
@@ -847,6 +889,42 @@ extern "C" __global__ void wgmma_without_second_fence(float* out) {
         wgmma_wait<0>(sums);
         sums[0] += 1;
     }
+    out[threadIdx.x] = sums[0];
+}
+
+// WarpMismatch: the sums are set to zero behind the fence.
+extern "C" __global__ void wgmma_sums_behind_fence(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    float sums[32];
+    const uint64_t t = wgmma_tile(tile, 1024);
+    fill(tile);
+    fence_proxy_async();
+    __syncthreads();
+    wgmma_fence();
+    for (int i = 0; i < 32; i++) sums[i] = 0.0f;
+    wgmma_shared<true, false, false>(sums, t, t, true);  // HERE
+    wgmma_commit();
+    wgmma_wait<0>(sums);
+    out[threadIdx.x] = sums[0];
+}
+
+// WarpMismatch: the second product's matrix a is made while the first is under way, without a fence.
+extern "C" __global__ void wgmma_registers_behind_fence(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    float sums[32];
+    unsigned a[2][4];
+    const uint64_t t = wgmma_tile(tile, 1024);
+    fill(tile);
+    fence_proxy_async();
+    __syncthreads();
+    for (int i = 0; i < 4; i++) a[0][i] = threadIdx.x;
+    wgmma_fence();
+    wgmma_registers<true, false>(sums, a[0], t, false);
+    wgmma_commit();
+    for (int i = 0; i < 4; i++) a[1][i] = 2 * threadIdx.x;
+    wgmma_registers<true, false>(sums, a[1], t, true);  // HERE
+    wgmma_commit();
+    wgmma_wait<0>(sums);
     out[threadIdx.x] = sums[0];
 }
 

@@ -259,6 +259,20 @@ def test_launches_from_several_threads(module: emulator.Module) -> None:
 
 
 @pytest.mark.parametrize("how", [PLAIN, CHECKED], ids=["plain", "checked"])
+@pytest.mark.parametrize(
+    ("order", "blocks", "run"),
+    [("ascending", 2, [0, 1]), ("descending", 2, [4, 5]), ("ascending", 9, list(range(6)))],
+)
+def test_only_some_blocks(
+    module: emulator.Module, how: emulator.Settings, order: str, blocks: int, run: list[int]
+) -> None:
+    out = np.full(6, -1, np.int32)
+    how = how._replace(order=order, blocks=blocks)
+    module.get_function("places")((3, 2), (1,), (out,), how=how)
+    assert out.tolist() == [1000 * b if b in run else -1 for b in range(6)]
+
+
+@pytest.mark.parametrize("how", [PLAIN, CHECKED], ids=["plain", "checked"])
 def test_the_watchdog(module: emulator.Module, how: emulator.Settings) -> None:
     kernel = module.get_function("loop")
     with pytest.raises(emulator.Timeout, match=r"still running after 0\.05 s") as caught:

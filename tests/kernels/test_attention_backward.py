@@ -250,6 +250,27 @@ def test_layouts_do_not_change_a_bit(layout, dtype):
         np.testing.assert_array_equal(a, b)
 
 
+# Odd: no row, head or batch but the first at a multiple of 16 bytes. Huge: beyond 32 bits.
+@pytest.mark.parametrize("axis", [0, 1, 2], ids=["batches", "heads", "rows"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_axes_of_one_array_any_distance_apart(dtype, axis, apart):
+    inputs, given = drawn((2, 2, 2, 2, 16), dtype), statics(16)
+    saved = forward(*inputs[:3], **given)
+    expected = by_kernel(inputs, given, sweep=ONCE, saved=saved)[:3]
+    for i in range(8):  # queries, keys, values, upstream gradient, result, three gradients
+        for distance, sweep in ((32 * 33 + 1, ONCE), (2**31 + 8, QUICK)):
+            arrays = [*inputs, saved[0], *(np.zeros_like(x) for x in inputs[:3])]
+            arrays[i] = apart(arrays[i], axis, distance)
+            q, k, v, g, out, *gradients = arrays
+            with emulator.enabled(**sweep[0]._asdict()):
+                _attention_backward.write(gradients, g, (q, k, v), (out, saved[1]), **given)
+            # rows of g and the result that are no packs are added up in another order
+            size = (1e-6 if dtype == "float32" else 2**-7) if i in (3, 4) and distance % 2 else 0
+            for a, b in zip(gradients, expected, strict=True):
+                a, b = a.astype(np.float32), b.astype(np.float32)
+                np.testing.assert_allclose(a, b, rtol=size, atol=size)
+
+
 def test_an_upstream_gradient_without_memory_of_its_own():
     inputs, given = drawn((2, 2, 9, 9, 64), "bfloat16"), statics(64)
     inputs[3] = np.broadcast_to(inputs[3][:1, :1], inputs[3].shape)

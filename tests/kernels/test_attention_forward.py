@@ -210,6 +210,21 @@ def test_one_array_off_the_grid_is_enough(dtype):
         np.testing.assert_array_equal(by_kernel(shifted, given, ONCE)[0], expected)
 
 
+# Odd: no row, head or batch but the first at a multiple of 16 bytes. Huge: beyond 32 bits.
+@pytest.mark.parametrize("axis", [0, 1, 2], ids=["batches", "heads", "rows"])
+@pytest.mark.parametrize("dtype", TWO)
+def test_axes_of_one_array_any_distance_apart(dtype, axis, apart):
+    inputs, given = drawn((2, 2, 2, 67, 16), dtype), statics(16)  # more keys than a tile has
+    expected = by_kernel(inputs, given, ONCE)
+    for i in range(3):
+        huge = 2**32 // inputs[i].shape[axis] // 8 * 8 + 8
+        for distance, sweep in ((4 * 67 * 16 + 1, ONCE), (huge, QUICK)):
+            moved = list(inputs)
+            moved[i] = apart(inputs[i], axis, distance)
+            for a, b in zip(by_kernel(moved, given, sweep), expected, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("dtype", TWO)
 def test_keys_and_values_without_memory_of_their_own(dtype):
     q, k, v = drawn((2, 3, 9, 9, 16), dtype)

@@ -247,6 +247,25 @@ def test_views_of_one_packed_array():
         np.testing.assert_array_equal(found[:, :, i].transpose(0, 2, 1, 3), expected[i])
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2], ids=["batches", "heads", "rows"])
+@pytest.mark.parametrize("kernels", ["wgmma", "tma"])
+def test_axes_of_one_array_beyond_32_bits(kernels, axis, apart):
+    inputs, given = drawn((2, 2, 2, 2, 64), "bfloat16"), statics(64)
+    saved = forward(inputs, given)
+    expected = saved[0], *backward(inputs, given, "wgmma", saved, PLAIN)[:3]
+    for i in range(8):  # queries, keys, values, upstream gradient, result, three gradients
+        arrays = [*inputs, *(np.zeros_like(x) for x in (saved[0], *inputs[:3]))]
+        arrays[i] = apart(arrays[i], axis, 2**31 + 8)
+        q, k, v, g, out, *gradients = arrays
+        lse = np.zeros_like(saved[1])
+        with emulator.enabled(), _attention_sm90.kernels(kernels):
+            _attention_sm90.write_forward((q, k, v), out, lse, given["scale"], False, 0)
+            _attention_backward.write(gradients, g, (q, k, v), (out, lse), **given)
+        for a, b in zip((out, *gradients), expected, strict=True):
+            a, b = (x.astype(np.float32) for x in (a, b))
+            np.testing.assert_allclose(a, b, rtol=2**-6, atol=2**-6)
+
+
 def test_keys_that_all_heads_share():
     """Elements that repeat are in no tensor map: cp.async copies them."""
     inputs, given = drawn((1, 3, 20, 70, 64), "bfloat16"), statics(64)
@@ -369,11 +388,14 @@ def test_the_environment_chooses(monkeypatch):
 def test_products_stay_asynchronous(source, variant):
     """Where ptxas cannot keep registers of products under way apart, it says that it waits.
 
-    It does so too where it does not move registers between warpgroups.
+    It does so too where it does not move registers between warpgroups. Threads are launched with
+    all that a multiprocessor has; of fewer the consumers would wait for theirs for ever.
     """
     options = [f"-D{key}={value}" for key, value in variant.items()]
-    log = compiler.compile_cubin(source.text, source.name, "sm_90a", options).log
-    assert "C75" not in log, log  # the numbers of what it says of wgmma and setmaxnreg
+    cubin = compiler.compile_cubin(source.text, source.name, "sm_90a", options)
+    assert "C75" not in cubin.log, cubin.log  # the numbers of what it says of wgmma and setmaxnreg
+    each = 2**16 // _attention_sm90.THREADS // 8 * 8
+    assert {needed.registers for needed in cubin.resources.values()} == {each}
 
 
 def trained(kernels, compiled):

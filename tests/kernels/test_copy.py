@@ -50,6 +50,15 @@ def test_broadcast_and_many_elements():
     assert launches["copy_strided"] == before + 1
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_axes_beyond_32_bits(axis, apart):
+    x = np.random.default_rng(5).standard_normal((2, 2, 2)).astype("f")
+    with emulator.enabled("plain"):
+        for a, b in ((apart(x, axis, 2**31 + 8), x * 0), (x, apart(x * 0, axis, 2**31 + 8))):
+            copy_strided(a, b)
+            np.testing.assert_array_equal(b, x)
+
+
 @pytest.mark.parametrize("mode", ["plain", "checked"])
 def test_reversed_axes(mode):
     x = np.random.default_rng(4).standard_normal((3, 5, 7)).astype("f")

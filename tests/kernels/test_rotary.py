@@ -147,6 +147,16 @@ def test_batches_heads_or_rows_any_distance_apart(shape):
         assert a.tobytes() == b.tobytes()
 
 
+@dtypes
+@pytest.mark.parametrize("axis", [0, 1, 2], ids=["batches", "heads", "rows"])
+def test_batches_heads_or_rows_beyond_32_bits(axis, dtype, apart):
+    tensors = cast(drawn((2, 2, 2, 16)), *tables(2, 8), dtype)
+    with emulator.enabled():
+        expected = rotary(*tensors).data
+        far = gg.Tensor(apart(tensors[0].data, axis, 2**31 + 8))
+        np.testing.assert_array_equal(rotary(far, *tensors[1:]).data, expected)
+
+
 def test_missing_and_infinite_values_stay_in_their_pairs():
     x, cos, sin = cast(drawn((2, 8)), *tables(2, 4), "float32")
     x.data[0, 1], x.data[1, 7] = np.nan, np.inf

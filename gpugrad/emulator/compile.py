@@ -41,6 +41,7 @@ if hasattr(os, "register_at_fork"):  # a child must not find it in the middle of
 STATIC_SHARED = 48 << 10  # bytes, on every GPU
 OLDEST_GCC = 12  # whose C++20, instrumentation and _Float16 the builds are made for
 _HERE = Path(__file__).parent
+_ALWAYS = _HERE / "include" / "always"  # headers in the place of the C library's
 _FALLBACK = _HERE / "include" / "fallback"  # headers for bfloat16 and float16, without CUDA's
 _COMMON = ("-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-pthread")
 # DWARF 4: binutils reads version 5 wrongly where the text comes from standard input
@@ -63,6 +64,7 @@ _MODES = {
         "-fno-sanitize=vptr",
         "-fno-sanitize-recover=all",
         "--param=tsan-instrument-func-entry-exit=0",
+        "--param=tsan-distinguish-volatile=1",
         "-ftrivial-auto-var-init=pattern",
         "-fno-tree-fre",  # would give a variable, set on one way only, that value on all of them
     ),
@@ -87,7 +89,13 @@ _WARNINGS = (
     "-Werror=uninitialized",
     "-Wno-error=maybe-uninitialized",  # may be wrong
 )
-_HEADERS = ("cuda_bf16.h*", "cuda_fp*.h*", "vector_*.h*", "nv/target")  # what those include too
+_HEADERS = (
+    "assert.h",
+    "cuda_bf16.h*",
+    "cuda_fp*.h*",
+    "vector_*.h*",
+    "nv/target",
+)  # what those include too
 _CUDA_HEADER = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<cuda_\w+\.h>", re.MULTILINE)
 _ALIGNMENT = r"\b(?:__align__|alignas|__attribute__)\s*\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
 _EXTERN_SHARED = re.compile(  # words in any order, name, [], further dimensions
@@ -232,7 +240,7 @@ def _translated(
     source: str, mode: str, kernels: Sequence[str], defines: Mapping[str, object] | None, name: str
 ) -> tuple[list[str], str]:
     """Return the flags that compile a source in a mode, and its text as g++ takes it."""
-    flags = [*_KERNEL, *_MODES[mode], *_WARNINGS]
+    flags = [*_KERNEL, *_MODES[mode], *_WARNINGS, "-isystem", str(_ALWAYS)]
     flags += [f"-D{key}={value}" for key, value in (defines or {}).items()]
     flags += _cuda_headers(source)
     marked = source if source.startswith("#line") else f'#line 1 "{name}"\n{source}'

@@ -221,9 +221,8 @@ def to_exception(report: Report, kernel: str, library: Path, arguments: Sequence
 
 
 def _place(raw: RawPlace, library: Path) -> Place:
-    lines = [(raw.file.decode(errors="replace") or "?", raw.line)]
-    if raw.pc:
-        lines = _source_lines(library, raw.pc - 1)  # a return address: the call is before it
+    lines = _source_lines(library, raw.pc - 1) if raw.pc else []  # a return address: the call is
+    lines = lines or [(raw.file.decode(errors="replace") or "?", raw.line)]  # before it
     callers = tuple(f"{file}:{line}" for file, line in lines[1:])
     return Place(tuple(raw.block), tuple(raw.thread), *lines[0], callers)
 
@@ -235,7 +234,7 @@ def _source_lines(library: Path, address: int) -> list[tuple[str, int]]:
         file, _, rest = shown.rpartition(":")
         number = rest.split(" ")[0]  # "12 (discriminator 3)"
         lines.append((Path(file).name, int(number) if number.isdigit() else 0))
-    return [line for line in lines if line[0] != "runtime.hpp"] or [("?", 0)]
+    return [line for line in lines if line[0] not in ("runtime.hpp", "??")]
 
 
 def _memory(report: Report, library: Path, arguments: Sequence[str]) -> tuple[str | None, str]:

@@ -148,9 +148,6 @@ constexpr Kernel describe(const char* name, void (*)(A...), int max_threads) {
 
 }  // namespace gpugrad_emulator
 
-#undef assert
-#define assert(x) \
-    ((x) ? (void)0 : gpugrad_emulator::failed("assertion failed: " #x, __FILE__, __LINE__))
 #define memcpy(to, from, n) gpugrad_memcpy(to, from, n)
 #define memset(to, byte, n) gpugrad_memset(to, byte, n)
 GPUGRAD_PLAIN inline void* gpugrad_memcpy(void* to, const void* from, size_t n, GPUGRAD_HERE) {

@@ -416,3 +416,40 @@ def test_shared_memory_has_its_limits() -> None:
         kernel = emulator.Module(text, {"SIZE": 9289}).get_function("large")
         with pytest.raises(CompileError, match=r"'large' declares 49156 bytes.*; a GPU has 49152"):
             kernel((1,), (32,), args, how=how)
+
+
+@pytest.mark.parametrize("header", ["assert.h", "cassert"])
+@pytest.mark.parametrize("mode", ["plain", "checked"])
+def test_assert_of_a_source_that_includes_its_header(header: str, mode: str) -> None:
+    """The C library's would end the process."""
+    text = f"""#include <{header}>
+extern "C" __global__ void guarded(int n) {{
+    assert(n > 0 && "positive");
+}}
+#define NDEBUG
+#include <{header}>
+extern "C" __global__ void unguarded(int n) {{
+    assert(n > 0);
+}}
+"""
+    module = emulator.Module(text, name="asserts.cu")
+    with pytest.raises(
+        emulator.AssertionFailed, match=r"assertion failed: n > 0 && .positive."
+    ) as e:
+        module.get_function("guarded")((1,), (1,), (0,), how=emulator.Settings(mode))
+    assert (e.value.file, e.value.line) == ("asserts.cu", 3)
+    module.get_function("unguarded")((1,), (1,), (0,), how=emulator.Settings(mode))
+
+
+def test_where_a_thread_waits_by_atomics_in_the_plain_build() -> None:
+    text = """extern "C" __global__ void waiting(int* x) {
+    if (threadIdx.x == 0) return;
+    while (atomicAdd(x, 0) == 0) {
+    }
+}
+"""
+    how = emulator.Settings("plain", seconds=0.3)
+    kernel = emulator.Module(text, name="waiting.cu").get_function("waiting")
+    with pytest.raises(emulator.Timeout) as caught:
+        kernel((1,), (2,), (np.zeros(1, np.int32),), how=how)
+    assert (caught.value.file, caught.value.line) == ("waiting.cu", 3)

@@ -16,13 +16,13 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..cuda import cache
 from ..cuda.compiler import (
     LONG_COMPILE,
     NO_HEADERS,
@@ -306,14 +306,12 @@ def _key(*parts: object) -> str:
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[str]:
     """Give a temporary name; what is there at the end becomes ``path`` in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    os.close(descriptor)
+    temporary = cache.temporary(path)
     try:
-        yield temporary
+        yield str(temporary)
         os.replace(temporary, path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _warn(name: str, said: str) -> None:

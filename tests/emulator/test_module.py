@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from gpugrad import emulator
+from gpugrad.cuda import cache
 from gpugrad.cuda.compiler import CompileError
 from gpugrad.emulator import compile as compiler
 from gpugrad.emulator import memory
@@ -347,6 +348,23 @@ def test_the_version_of_the_compiler(
         assert words in str(caught.value)
     finally:
         compiler.compiler.cache_clear()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions")
+def test_a_cache_is_readable_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that comes with a container's image, made by root."""
+    monkeypatch.setenv("GPUGRAD_CACHE", str(tmp_path))
+    text = 'extern "C" __global__ void nothing(int n) { int unused; }'  # g++ warns: a log, too
+    old = os.umask(0o022)
+    try:
+        with pytest.warns(UserWarning, match="unused"):
+            path = compiler.build(text, "plain", ["nothing"])
+        cache.write(tmp_path / "cubin", b"magic", b"body")
+    finally:
+        os.umask(old)
+    modes = {f.suffix: f.stat().st_mode & 0o777 for f in [path, path.with_suffix(".log")]}
+    assert modes == {".so": 0o755, ".log": 0o644}
+    assert (tmp_path / "cubin").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_copied_cache_works(tmp_path: Path) -> None:

@@ -89,14 +89,10 @@ _WARNINGS = (
     "-Werror=uninitialized",
     "-Wno-error=maybe-uninitialized",  # may be wrong
 )
-_HEADERS = (
-    "assert.h",
-    "cuda_bf16.h*",
-    "cuda_fp*.h*",
-    "vector_*.h*",
-    "nv/target",
-)  # what those include too
-_CUDA_HEADER = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<cuda_\w+\.h>", re.MULTILINE)
+_HEADERS = ("assert.h", "cuda_pipeline*.h", "math_constants.h", "cuComplex.h")
+_HEADERS += ("cuda_bf16.h*", "cuda_fp*.h*", "vector_*.h*", "nv/target")  # and what they include
+_OF_CUDA = r"(?:cuda_(?!pipeline)\w+|math_constants|cuComplex)\.h"
+_CUDA_HEADER = re.compile(rf"^[ \t]*#[ \t]*include[ \t]*<{_OF_CUDA}>", re.MULTILINE)
 _ALIGNMENT = r"\b(?:__align__|alignas|__attribute__)\s*\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
 _EXTERN_SHARED = re.compile(  # words in any order, name, [], further dimensions
     rf"(\b__shared__\s+)?\bextern\b((?:{_ALIGNMENT}|[\w:<>,*\s])+?)\b(\w+)\s*\[\s*\]"
@@ -104,6 +100,23 @@ _EXTERN_SHARED = re.compile(  # words in any order, name, [], further dimensions
 )
 _NOT_THE_TYPE = re.compile(rf"{_ALIGNMENT}|\b__shared__\b|\s+")
 _PRAGMA_ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once[ \t]*$", re.MULTILINE)
+
+
+_HINTS = {  # by what g++ says
+    r"Assembler messages|(possible|put|operand) constraint|__cvta_generic_to": (
+        '\ninline assembly is for GPUs: #include "ptx.cuh" has cp.async, ldmatrix, mma and more '
+        "for the GPU and the emulator alike; what it lacks needs a body of its own under #ifdef "
+        "GPUGRAD_EMULATE"
+    ),
+    r"fatal error: \S+\.cuh: No such file": (
+        '\nheaders by "..." are found where a kernel comes from a .cu file, not from text'
+    ),
+    r"fatal error: \S+: No such file": (
+        "\nthe emulator has CUDA's built-in functions and, of its headers, cuda_fp16.h, "
+        "cuda_bf16.h, cuda_pipeline.h, cuComplex.h and math_constants.h, but no cooperative "
+        "groups, wmma, CUB, cuRAND, libcu++"
+    ),
+}
 
 
 @functools.cache
@@ -248,7 +261,7 @@ def _translated(
 
 
 def _cuda_headers(source: str) -> list[str]:
-    """Return the flags for cuda_bf16.h and cuda_fp16.h, where a source names them."""
+    """Return the flags for CUDA's own headers, where a source names them."""
     if not _CUDA_HEADER.search(source):
         return []
     folder = find_include_folder()
@@ -326,9 +339,9 @@ def _run(arguments: Sequence[str], text: str | None, name: str) -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     _waited(time.monotonic() - started)
     if done.returncode:
-        if re.search(r"fatal error: cuda_\w+\.h", done.stderr):
+        if re.search(rf"fatal error: {_OF_CUDA}", done.stderr):
             include_folder()  # raises what to install
-        hint = ""
+        hint = next((hint for said, hint in _HINTS.items() if re.search(said, done.stderr)), "")
         if str(_FALLBACK) in arguments:
             hint = (
                 f"\n{NO_HEADERS}: the emulator's own have what gpugrad's kernels need of bfloat16 "

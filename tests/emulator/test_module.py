@@ -15,7 +15,7 @@ import pytest
 
 from gpugrad import emulator
 from gpugrad.cuda import cache
-from gpugrad.cuda.compiler import CompileError
+from gpugrad.cuda.compiler import CompileError, find_include_folder
 from gpugrad.emulator import compile as compiler
 from gpugrad.emulator import memory
 
@@ -471,3 +471,50 @@ def test_where_a_thread_waits_by_atomics_in_the_plain_build() -> None:
     with pytest.raises(emulator.Timeout) as caught:
         kernel((1,), (2,), (np.zeros(1, np.int32),), how=how)
     assert (caught.value.file, caught.value.line) == ("waiting.cu", 3)
+
+
+@pytest.mark.parametrize(
+    ("first", "body", "hint"),
+    [
+        ("", 'asm("mov.u32 %0, %%laneid;" : "=r"(*x));', "has cp.async, ldmatrix, mma"),
+        ("", "*x = __cvta_generic_to_shared(x);", "has cp.async, ldmatrix, mma"),
+        ("#include <cooperative_groups.h>", "", "but no cooperative groups, wmma, CUB"),
+        ('#include "ptx.cuh"', "", "from a .cu file, not from text"),
+    ],
+)
+def test_what_it_does_not_compile_is_said(first: str, body: str, hint: str) -> None:
+    text = f'{first}\nextern "C" __global__ void refused(unsigned* x) {{ {body} }}\n'
+    with pytest.raises(CompileError, match=hint):
+        compiler.build(text, "plain", ["refused"])
+
+
+def test_asynchronous_copies_by_cudas_own_names() -> None:
+    text = """#include <cuda_pipeline.h>
+extern "C" __global__ void copies(const float4* x, float4* out, int pending) {
+    __shared__ float4 tile[32];
+    __pipeline_memcpy_async(&tile[threadIdx.x], &x[threadIdx.x], 16, threadIdx.x == 31 ? 8 : 0);
+    __pipeline_commit();
+    __pipeline_wait_prior(pending);
+    out[threadIdx.x] = tile[threadIdx.x];
+}
+"""
+    x = np.arange(128, dtype=np.float32)
+    module = emulator.Module(text, name="copies.cu")
+    shape = {"grid": (1,), "block": (32,)}
+    _, out, _ = emulator.check(module, args=(x, emulator.empty(128), 0), **shape)
+    np.testing.assert_array_equal(out, np.where(x < 126, x, 0))
+    with pytest.raises(emulator.Race, match=r"copies.cu:7.*asynchronous copy to this place"):
+        emulator.check(module, args=(x, emulator.empty(128), 1), **shape)
+
+
+@pytest.mark.skipif(find_include_folder() is None, reason="CUDA's headers")
+def test_cudas_headers_of_constants_and_complex_numbers() -> None:
+    text = """#include <cuComplex.h>
+#include <math_constants.h>
+extern "C" __global__ void squares(cuFloatComplex* z) {
+    z[threadIdx.x] = cuCmulf(z[threadIdx.x], make_cuFloatComplex(CUDART_PI_F, 1.0f));
+}
+"""
+    z = np.array([1 + 2j, 3 - 1j], np.complex64)
+    (after,) = emulator.check(text, grid=(1,), block=(2,), args=(z,))
+    np.testing.assert_allclose(after, z * np.complex64(np.pi + 1j), rtol=1e-6)

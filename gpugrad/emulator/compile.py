@@ -90,7 +90,13 @@ _WARNINGS = (
     "-Wno-error=maybe-uninitialized",  # may be wrong
 )
 _HEADERS = ("assert.h", "cuda_pipeline*.h", "math_constants.h", "cuComplex.h")
-_HEADERS += ("cuda_bf16.h*", "cuda_fp*.h*", "vector_*.h*", "nv/target")  # and what they include
+_HEADERS += (
+    "cuda_bf16.h*",
+    "cuda_fp*.h*",
+    "vector_*.h*",
+    "nv/target",
+    "narrow.h",
+)  # and what they include
 _OF_CUDA = r"(?:cuda_(?!pipeline)\w+|math_constants|cuComplex)\.h"
 _CUDA_HEADER = re.compile(rf"^[ \t]*#[ \t]*include[ \t]*<{_OF_CUDA}>", re.MULTILINE)
 _ALIGNMENT = r"\b(?:__align__|alignas|__attribute__)\s*\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"

@@ -254,17 +254,23 @@ def _memory(report: Report, library: Path, arguments: Sequence[str]) -> tuple[st
             return None, f"{what} memory"
         name, begin, extent = found
         offset = start + offset - begin
+        if offset >= extent:
+            return None, f"{what} memory, {offset - extent} bytes behind the end of {name!r}"
     where = f"bytes {offset} to {offset + size - 1} of {extent}"
     return name, f"{what} {name!r}, {where}" if what else f"{name}, {where}"
 
 
 def _symbol(library: Path, kind: str, address: int) -> tuple[str, int, int] | None:
-    """Return (name, start, size) of the variable that holds an address."""
+    """Return (name, start, size) of the variable that holds an address, else of the last before."""
+    last = None
     for line in tool("readelf", "-sW", "--demangle", str(library)).splitlines():
         words = line.split(None, 7)
         if len(words) < 8 or words[3] != kind:
             continue
         start, size = int(words[1], 16), int(words[2], 0)
+        found = words[7].split("::")[-1], start, size
         if start <= address < start + size:
-            return words[7].split("::")[-1], start, size
-    return None
+            return found
+        if size and start <= address and (last is None or start > last[1]):
+            last = found
+    return last

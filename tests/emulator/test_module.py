@@ -518,3 +518,16 @@ extern "C" __global__ void squares(cuFloatComplex* z) {
     z = np.array([1 + 2j, 3 - 1j], np.complex64)
     (after,) = emulator.check(text, grid=(1,), block=(2,), args=(z,))
     np.testing.assert_allclose(after, z * np.complex64(np.pi + 1j), rtol=1e-6)
+
+
+def test_what_lies_before_an_access_behind_all_shared_arrays() -> None:
+    text = """extern "C" __global__ void behind(int n) {
+    __shared__ int bins[64];
+    atomicAdd(&bins[0] + n + threadIdx.x, 1);
+}
+"""
+    kernel = emulator.Module(text, name="behind.cu").get_function("behind")
+    with pytest.raises(
+        emulator.OutOfBounds, match="shared memory, 8 bytes behind the end of 'bins'"
+    ):
+        kernel((1,), (1,), (66,), how=CHECKED)

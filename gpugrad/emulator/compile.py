@@ -89,14 +89,8 @@ _WARNINGS = (
     "-Werror=uninitialized",
     "-Wno-error=maybe-uninitialized",  # may be wrong
 )
-_HEADERS = ("assert.h", "cuda_pipeline*.h", "math_constants.h", "cuComplex.h")
-_HEADERS += (
-    "cuda_bf16.h*",
-    "cuda_fp*.h*",
-    "vector_*.h*",
-    "nv/target",
-    "narrow.h",
-)  # and what they include
+_HEADERS = ("assert.h", "cuda_pipeline*.h", "math_constants.h", "cuComplex.h", "cuda_bf16.h*")
+_INCLUDED = ("cuda_fp*.h*", "vector_*.h*", "nv/target", "narrow.h")  # by those
 _OF_CUDA = r"(?:cuda_(?!pipeline)\w+|math_constants|cuComplex)\.h"
 _CUDA_HEADER = re.compile(rf"^[ \t]*#[ \t]*include[ \t]*<{_OF_CUDA}>", re.MULTILINE)
 _ALIGNMENT = r"\b(?:__align__|alignas|__attribute__)\s*\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
@@ -281,7 +275,11 @@ def _keyed(flags: Sequence[str]) -> list[str]:
     parts: list[str] = []
     for flag in flags:
         is_folder = bool(parts) and parts[-1] == "-isystem"
-        files = sorted(f for name in _HEADERS for f in Path(flag).glob(name)) if is_folder else []
+        files = (
+            sorted(f for name in (*_HEADERS, *_INCLUDED) for f in Path(flag).glob(name))
+            if is_folder
+            else []
+        )
         parts += [_digest(file, file.stat().st_mtime_ns) for file in files] or [flag]
     return parts
 

@@ -466,12 +466,17 @@ def release(device: str, torch: Any) -> None:
             torch.cuda.empty_cache()
 
 
-def roofline(rows: Sequence[Mapping[str, Any]], peak: Peaks, path: Path) -> None:
-    """Draw what was reached over floating operations per byte, under the device's two limits."""
+def matplotlib() -> Any:
+    """Return matplotlib.pyplot; SystemExit says what to install."""
     try:
-        pyplot = importlib.import_module("matplotlib.pyplot")
+        return importlib.import_module("matplotlib.pyplot")
     except ImportError:
         raise SystemExit('bench: --plot needs Matplotlib: pip install "gpugrad[plot]"') from None
+
+
+def roofline(rows: Sequence[Mapping[str, Any]], peak: Peaks, path: Path) -> None:
+    """Draw what was reached over floating operations per byte, under the device's two limits."""
+    pyplot = matplotlib()
     shown = [row for row in rows if row.get("flops_per_byte") and row["GFLOP/s"]]
     pyplot.switch_backend("agg")
     figure, axes = pyplot.subplots(figsize=(8, 5))
@@ -512,7 +517,12 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     description = str(__doc__).partition("\n")[0]
     parser = argparse.ArgumentParser(prog=prog, description=description)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"all of: {', '.join(names())}")
-    parser.add_argument("--module", action="append", default=[], help="with operations of your own")
+    parser.add_argument(
+        "--module",
+        action="append",
+        default=[],
+        help="with operations of your own; without NAME these",
+    )
     parser.add_argument("--compare", action="append", default=[], choices=["torch"])
     parser.add_argument("--dtype", action="append", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--rounds", type=int, default=20, help="of interleaved timing (20)")
@@ -520,52 +530,82 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows, with provenance")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the roofline (Matplotlib)")
     given = parser.parse_args(arguments)
-    if given.module:
-        sys.path.insert(1, "")  # the current folder, behind this one, as with python -m
-    for module in given.module:
-        importlib.import_module(module)
     if given.rounds < 1:
         parser.error(f"--rounds must be positive, got {given.rounds}")
     if "torch" in given.compare and importlib.util.find_spec("torch") is None:
         parser.error('--compare torch needs PyTorch: pip install "gpugrad[bench]"')
     try:
-        chosen = [case for name in given.names or names() for case in cases(name)]
+        own = operations_of(given.module)
+        if given.module and not given.names and not own:
+            raise ValueError(f"--module {' '.join(given.module)}: no operation of gg.kernel there")
+        chosen = [case for name in given.names or own or names() for case in cases(name)]
+    except ValueError as error:
+        parser.error(str(error))
     except KeyError as error:
-        parser.error(f"nothing named {error}; there are {', '.join(names())}")
+        parser.error(f"nothing named {error}; there are {', '.join([*names(), *own])}")
+    for path in filter(None, (given.json, given.plot)):  # not found out after minutes of timing
+        if path.is_dir():
+            parser.error(f"{path} is a folder: a name for the file is wanted")
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if given.plot:
+        matplotlib()
     torch = importlib.import_module("torch") if "torch" in given.compare else None
     device = backend.default_device()
     if device == "cpu":
         why = backend.cupy_or_reason()[1] or "GPUGRAD_DEVICE asks for the CPU"
         print(f"No GPU ({why}): these are the NumPy implementations at small sizes.")
     rows: list[dict[str, Any]] = []
-    found: dict[str, Any] = {}
+    found: dict[str, Peaks] = {}
     dtypes = given.dtype or (["float32"] if device == "cpu" else ["bfloat16"])
-    for dtype in dtypes:
-        peak = peaks(device, dtype)
-        found[dtype] = asdict(peak)
-        print(
-            f"{dtype}: copy {peak.bytes_per_second / 1e9:.4g} GB/s, matrix product "
-            f"{peak.flops_per_second / 1e12:.3g} TFLOP/s, measured here"
-        )
-        for case in chosen:
-            with emulation.disabled():  # its time means nothing
-                rows += measure(case, dtype, device, peak, torch, given.rounds, given.cold)
-            release(device, torch)
-            print(".", end="", flush=True)
-        if given.plot:
-            several = f"_{dtype}" if len(dtypes) > 1 else ""
-            path = given.plot.with_stem(given.plot.stem + several)
-            roofline([row for row in rows if row["dtype"] == dtype], peak, path)
-    print()
-    if given.json:
-        settings = {"rounds": given.rounds, "cold": given.cold, "peaks": found}
-        harness.write_json(harness.record("bench", rows, device, **settings), given.json)
-    print(harness.table(ratios(rows)))
+    try:
+        for dtype in dtypes:
+            peak = found[dtype] = peaks(device, dtype)
+            print(
+                f"{dtype}: copy {peak.bytes_per_second / 1e9:.4g} GB/s, matrix product "
+                f"{peak.flops_per_second / 1e12:.3g} TFLOP/s, measured here"
+            )
+            for case in chosen:
+                with emulation.disabled():  # its time means nothing
+                    rows += measure(case, dtype, device, peak, torch, given.rounds, given.cold)
+                release(device, torch)
+                print(".", end="", flush=True)
+    finally:  # what was measured is shown, whatever ends it
+        print(f"\n{harness.table(ratios(rows))}")
     wrong = [row for row in rows if row.get("agrees") is False]
     for row in wrong:
         what = " ".join(row[k] for k in ("op", "case", "dtype", "direction"))
         print(f"{what}: {row['implementation']} computes something else, by {row['difference']}")
+    if given.json:
+        limits = {dtype: asdict(peak) for dtype, peak in found.items()}
+        settings = {"rounds": given.rounds, "cold": given.cold, "peaks": limits}
+        harness.write_json(harness.record("bench", rows, device, **settings), given.json)
+    for dtype in dtypes if given.plot else ():
+        several = f"_{dtype}" if len(dtypes) > 1 else ""
+        path = given.plot.with_stem(given.plot.stem + several)
+        roofline([row for row in rows if row["dtype"] == dtype], found[dtype], path)
     return int(bool(wrong))
+
+
+def operations_of(modules: Sequence[str]) -> list[str]:
+    """Import modules of the user's; return the names of the operations that came with them.
+
+    Raises ValueError for what cannot be imported by that name, and for modules without any.
+    """
+    before = set(FUSED)
+    if modules:
+        sys.path.insert(1, "")  # the current folder, behind this one, as with python -m
+    for name in modules:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not error.name or not name.startswith(error.name):
+                raise  # something that it imports
+            raise ValueError(
+                f"--module {name}: there is no module of this name, seen from {Path.cwd()}"
+            ) from None
+        if Path(getattr(module, "__file__", None) or ".").parent == FOLDER:
+            raise ValueError(f"--module {name}: a benchmark here has this name; rename yours")
+    return [name for name in FUSED if name not in before]
 
 
 if __name__ == "__main__":

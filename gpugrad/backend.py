@@ -114,6 +114,11 @@ def cupy_or_reason() -> tuple[ModuleType | None, str]:
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
             return None, 'CuPy is not installed: pip install "gpugrad[cuda13]"'
         return None, f"CuPy is installed but cannot be imported: {error}"
+    except OSError as error:  # it makes its cache folder
+        return None, (
+            f"CuPy is installed but cannot be imported: {error}; if that is its cache folder "
+            "(~/.cupy), CUPY_CACHE_DIR names another"
+        )
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:

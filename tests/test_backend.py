@@ -37,6 +37,7 @@ def asarray(*args, **kwargs):
 """
 STATES = {
     "absent": 'raise ModuleNotFoundError("No module named \'cupy\'", name="cupy")',
+    "unwritable": 'raise PermissionError(13, "Permission denied", "/nowhere/.cupy")',
     "broken": 'raise ImportError("libcublas.so.13: cannot open shared object file")',
     "no-driver": "raise CUDARuntimeError('cudaErrorInsufficientDriver: too old')",
     "no-device": "return 0",
@@ -52,7 +53,7 @@ def run(tmp_path: Path) -> Any:
         package = tmp_path / "cupy"
         package.mkdir()
         body = STATES[state]
-        if state in ("absent", "broken"):
+        if state in ("absent", "broken", "unwritable"):
             (package / "__init__.py").write_text(body)
         else:
             (package / "__init__.py").write_text(CUPY)
@@ -85,7 +86,7 @@ for call in {calls}:
 """
 
 
-@pytest.mark.parametrize("state", ["absent", "broken", "no-driver", "no-device"])
+@pytest.mark.parametrize("state", ["absent", "broken", "unwritable", "no-driver", "no-device"])
 def test_without_a_usable_gpu_everything_runs_on_the_cpu(run: Any, state: str) -> None:
     program = (
         "import gpugrad as gg; x = gg.tensor([3.0], requires_grad=True); (x * x).backward(); "
@@ -100,6 +101,10 @@ def test_without_a_usable_gpu_everything_runs_on_the_cpu(run: Any, state: str) -
     [
         ("absent", 'CuPy is not installed: pip install "gpugrad[cuda13]"'),
         ("broken", "CuPy is installed but cannot be imported: libcublas.so.13"),
+        (
+            "unwritable",
+            "cannot be imported: [Errno 13] Permission denied: '/nowhere/.cupy'; if that",
+        ),
         ("no-driver", "no usable CUDA driver or device: cudaErrorInsufficientDriver: too old"),
         ("no-device", "the CUDA driver works, but no device is visible"),
     ],

@@ -20,7 +20,7 @@ from gpugrad.doctor.check import FAILED, MISSING, OK, Check
 from gpugrad.doctor.cuda import Driver
 
 NAMES = ["Python", "NumPy", "gradient", "ml_dtypes", "safetensors", "tqdm", "driver", "device"]
-NAMES += ["CuPy", "NVRTC", "CUDA headers", "cublasLt", "GPU arrays", "g++"]
+NAMES += ["CuPy", "NVRTC", "CUDA headers", "cublasLt", "GPU arrays", "g++", "kernel cache"]
 NAMES += ["tokenizers", "PyYAML"]
 NAMES += ["matplotlib"]
 NO_GPU = Driver(Check("driver", MISSING, "none"))
@@ -159,6 +159,13 @@ def test_cupy_cannot_be_imported(monkeypatch):
     assert found.status == FAILED
     assert "libcublas is missing" in found.detail
     assert found.fix.endswith(check.install("cuda13"))
+
+
+def test_cupy_has_no_cache_folder(monkeypatch):
+    reason = "CuPy is installed but cannot be imported: no; CUPY_CACHE_DIR names another"
+    fake_cupy(monkeypatch, {"cupy-cuda12x": "14.0"}, reason=reason)
+    found = cuda.check_cupy(NO_GPU)
+    assert (found.status, found.fix) == (FAILED, "")  # installing it again would not help
 
 
 @pytest.mark.parametrize(("driver", "status"), [(NO_GPU, OK), (ONE_GPU, FAILED)])
@@ -398,6 +405,17 @@ def test_a_compiler_that_is_too_old(monkeypatch, tmp_path):
     assert (found.status, found.fix) == (FAILED, "apt-get install g++")
     assert "needs g++ (12 or newer)" in found.detail
     assert "is version 9.4.0" in found.detail
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
+    monkeypatch.setenv("GPUGRAD_CACHE", str(tmp_path / "new"))
+    assert cpu.check_cache() == Check("kernel cache", OK, str(tmp_path / "new"))
+    assert not list((tmp_path / "new").iterdir())
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GPUGRAD_CACHE", str(tmp_path / "file"))
+    found = cpu.check_cache()
+    assert (found.status, found.fix) == (FAILED, "let GPUGRAD_CACHE name another folder")
+    assert str(tmp_path / "file") in found.detail
 
 
 def test_a_library_that_is_missing():

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
+
+
+def temporary(path: Path) -> Path:
+    """Make an empty file beside ``path``, and the folder; return it.
+
+    As any new file it is for whom the umask lets read it: users may share a cache.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = path.with_name(f".tmp-{secrets.token_hex(8)}")
+    made.touch(exist_ok=False)
+    return made
 
 
 def write(path: Path, magic: bytes, body: bytes) -> None:
     """Write a file that begins with ``magic`` and the checksum of what follows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    made = temporary(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(magic + hashlib.sha256(body).digest() + body)
-        os.replace(temporary, path)
+        made.write_bytes(magic + hashlib.sha256(body).digest() + body)
+        os.replace(made, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        made.unlink(missing_ok=True)
         raise
 
 

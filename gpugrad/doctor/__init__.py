@@ -72,6 +72,7 @@ def examine() -> Report:
         attempt("cublasLt", cuda.check_cublaslt, driver),
         computing,
         attempt("g++", cpu.check_compiler),
+        attempt("kernel cache", cpu.check_cache),
         *(attempt(name, cpu.check_library, name, *use) for name, use in _OPTIONAL.items()),
     ]
     works = all(check.status == OK for check in needed)

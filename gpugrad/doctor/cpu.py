@@ -9,6 +9,8 @@ import sys
 
 import numpy as np
 
+from ..cuda import cache
+from ..cuda.compiler import cache_folder
 from ..emulator.compile import compiler_version
 from ..ops import tensor
 from .check import FAILED, MISSING, OK, Check, install, pip, version
@@ -78,3 +80,13 @@ def check_compiler() -> Check:
     except RuntimeError as error:
         return Check("g++", FAILED, str(error), fix)
     return Check("g++", OK, f"{found}, {path}")
+
+
+def check_cache() -> Check:
+    """The folder of compiled kernels."""
+    folder = cache_folder()
+    try:
+        cache.temporary(folder / "doctor").unlink()
+    except OSError as error:
+        return Check("kernel cache", FAILED, str(error), "let GPUGRAD_CACHE name another folder")
+    return Check("kernel cache", OK, str(folder))

@@ -109,7 +109,8 @@ def check_cupy(driver: Driver) -> Check:
     if not found and "cupy" not in sys.modules:
         return Check("CuPy", MISSING, "not installed", install(driver.extra))
     if "cupy" not in sys.modules or driver.devices:
-        return Check("CuPy", FAILED, f"{detail}: {reason}", replace)
+        fix = "" if "CUPY_CACHE_DIR" in reason else replace  # the reason says what helps
+        return Check("CuPy", FAILED, f"{detail}: {reason}", fix)
     return Check("CuPy", OK, f"{detail}, which waits for a GPU")
 
 

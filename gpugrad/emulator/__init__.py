@@ -11,6 +11,11 @@ see ordinary stores only behind a proxy fence.
 A barrier is for all threads of its block: one that returned before ``__syncthreads`` makes it
 divergent, though a GPU may let it pass.
 
+A plain read beside atomics is a race, as in CUDA's memory model (one through a pointer to volatile
+is none); volatile accesses race with each other. A thread that waits in a loop for another one lets
+it run if the loop has an atomic and both are of one block: blocks run one after another.
+``__device__`` variables keep their values from run to run, also from one of ``check`` to the next.
+
 What it cannot tell:
 
 - an index that leaves a shared array through a pointer and lands in the next one, or a local array;

@@ -118,9 +118,13 @@ def _compare_results(what: str, a: Any, b: Any, first: Settings, how: Settings) 
             return
         differs = [p.tobytes() != q.tobytes() for p, q in zip(x.flat, y.flat, strict=True)]
         k = differs.index(True)
+        marks = marks_of(x)
+        unwritten = marks is not None and marks.reshape(x.size, -1)[k].any()
         raise OrderDependent(
             f"order-dependent: element {k} of {what} is {x.flat[k]} in one run and {y.flat[k]} in "
-            f"another ({sum(differs)} of {x.size} differ)\n  one: {first}\n  another: {how}",
+            f"another ({sum(differs)} of {x.size} differ)"
+            f"{'; no kernel wrote it: this is what memory held before' if unwritten else ''}"
+            f"\n  one: {first}\n  another: {how}",
             "",
             variable=what,
         )

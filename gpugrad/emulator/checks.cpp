@@ -8,6 +8,10 @@
 //   the same of other warps (named barriers);
 // - across blocks: a fence and then an atomic publishes, the next atomic on that address acquires.
 //
+// A volatile access is strong, as an atomic is: the two do not race, and it publishes (a write) or
+// acquires (a read) as one. Volatile accesses race with each other: code that leaves out fences, or
+// __syncwarp, has them.
+//
 // What ordinary stores wrote reaches the asynchronous proxy (wgmma, bulk copies) only behind
 // fence.proxy.async, by the thread that wrote, before that is ordered, or by the one whose wgmma or
 // copy it is, after it is. That goes for what a copy overwrites and for its barrier, too.
@@ -29,8 +33,8 @@ namespace {
 struct Access {
     uint32_t block;  // serial number over all launches of the process; 0: none
     uint32_t epoch : 29, log_size : 3;  // of the bytes, 0 if no vector has so many
-    // pending: a copy or wgmma not waited for, whose `clock` is its group if it reads; async:
-    // through the asynchronous proxy
+    // atomic: in a cell's `write` and reads: volatile; pending: a copy or wgmma not waited for, whose
+    // `clock` is its group if it reads; async: through the asynchronous proxy
     uint32_t thread : 10, atomic : 1, pending : 1, async : 1, clock : 19;
     uint32_t pc;  // relative to the kernel's library, or INTERNED | index into `spots`
 };
@@ -67,6 +71,15 @@ struct Release {
     bool everywhere;       // else for its own block only
 };
 
+// What was published at an address; of the running block: which of its fences, by their place in
+// `fences`, and how many releases each thread has acquired.
+struct Published {
+    std::vector<Release> releases;
+    uint32_t block;
+    std::vector<bool> told;
+    std::vector<size_t> seen;
+};
+
 struct Acquired {
     const std::vector<Release>* releases;
     size_t count;
@@ -93,7 +106,7 @@ std::vector<Region> regions;  // global ones, by address
 Region shared_region, dynamic_region;
 Region* last_region;
 std::vector<Spot> spots;
-std::map<uintptr_t, std::vector<Release>> published;
+std::map<uintptr_t, Published> published;
 std::vector<Acquired> acquired;
 std::vector<Release> fences;  // of this block
 ProxyFences proxy_fences[MAX_THREADS];
@@ -104,6 +117,7 @@ std::vector<Marked> marked;
 // it is reported when the block ends or anything else goes wrong.
 Report early_read;
 uint32_t last_pc;
+Spot last_atomic;  // in both builds
 
 // ---- memory for cells: never cleared, since a serial number from an earlier launch says "none"
 struct Chunk {
@@ -147,7 +161,7 @@ inline Access here(uint32_t pc, int how, size_t size = 1) {
     const uint32_t t = state.current;
     const uint32_t clock = how == (READ | PENDING | ASYNC) ? reading_group : clocks[t / WARP].now;
     const uint32_t log_size = size > 16 || size & (size - 1) ? 0 : __builtin_ctzll(size);
-    return {serial, epoch, log_size, t, (how & ATOMIC) != 0, (how & PENDING) != 0,
+    return {serial, epoch, log_size, t, (how & (ATOMIC | VOLATILE)) != 0, (how & PENDING) != 0,
             (how & ASYNC) != 0, clock & CLOCK, pc};
 }
 
@@ -256,8 +270,10 @@ void describe(Report& report, const Region& region, const char* address, size_t 
               "%s through the asynchronous proxy (wgmma, bulk copy) of what an ordinary store or "
               "copy wrote, without fence.proxy.async between",
               verb(now, write));
-    fault(RACE, state.current, spot_of(now.pc), "%s after %s without synchronisation",
-          verb(now, write), verb(before, before_wrote));
+    const bool hint = (before.atomic && !write) || (now.atomic && !before_wrote);
+    fault(RACE, state.current, spot_of(now.pc), "%s after %s without synchronisation%s",
+          verb(now, write), verb(before, before_wrote),
+          hint ? " (beside atomics read by an atomic, or through a pointer to volatile)" : "");
 }
 
 [[noreturn]] void outside(char* address, size_t size, bool write, uint32_t pc) {
@@ -303,7 +319,9 @@ Region* find(char* address, size_t size) {
 void note_read(Cell& cell, const Access& now, const Region& region, int thread) {
     if (cell.read.block == now.block && cell.read.epoch == now.epoch &&
         int(cell.read.thread) == thread) {
+        const bool weak = cell.read.clock == now.clock && !cell.read.atomic;
         cell.read = now;
+        if (weak) cell.read.atomic = 0;
     } else if (none(cell.read, region) || ordered(cell.read, thread)) {
         cell.read = now;
     } else if (none(cell.other_read, region) || ordered(cell.other_read, thread) ||
@@ -394,7 +412,7 @@ namespace checks {
 
 void access(char* address, size_t size, int how, uint32_t pc) {
     if (!active) return;
-    const bool write = how & WRITE, atomic = how & ATOMIC;
+    const bool write = how & WRITE, atomic = how & ATOMIC, strong = how & (ATOMIC | VOLATILE);
     if (address >= state.stack && address < state.stack_end) {
         if (sums_under_way) check_registers(address, size, write, spot_of(pc));
         if (write && fences_in_force) note_registers(address, size);
@@ -430,10 +448,17 @@ void access(char* address, size_t size, int how, uint32_t pc) {
     const size_t first = offset >> region->shift, last = (offset + size - 1) >> region->shift;
     for (size_t i = first; i <= last; i++) {
         Cell& cell = region->cells[i];
-        auto collides = [&](const Access& a) { return !none(a, *region) && !ordered(a, thread); };
-        if (collides(cell.write)) race(*region, address, size, now, write, cell.write, true);
-        if (!atomic && collides(cell.atomic))
-            race(*region, address, size, now, write, cell.atomic, true);
+        auto collides = [&](const Access& a) {
+            return !none(a, *region) && !(atomic && a.atomic) && !ordered(a, thread);
+        };
+        auto report = [&](Access before, bool before_atomic, bool before_wrote) {
+            Access shown = now;
+            shown.atomic = atomic;
+            before.atomic = before_atomic;
+            race(*region, address, size, shown, write, before, before_wrote);
+        };
+        if (collides(cell.write)) report(cell.write, false, true);
+        if (!strong && collides(cell.atomic)) report(cell.atomic, true, true);
         if (is_shared && (!write || atomic) && !early_read.kind && none(cell.write, *region) &&
             none(cell.atomic, *region) && !is_padding(*region, first, last, i)) {
             early_read = {};
@@ -444,15 +469,15 @@ void access(char* address, size_t size, int how, uint32_t pc) {
         }
         if (now.async && !cell.write.async && !none(cell.write, *region) &&
             !through_proxy(cell.write, thread))
-            race(*region, address, size, now, write, cell.write, true);
+            report(cell.write, false, true);
         if (!write) {
             note_read(cell, now, *region, thread);
             continue;
         }
-        if (collides(cell.read)) race(*region, address, size, now, true, cell.read, false);
-        if (collides(cell.other_read))
-            race(*region, address, size, now, true, cell.other_read, false);
+        if (collides(cell.read)) report(cell.read, false, false);
+        if (collides(cell.other_read)) report(cell.other_read, false, false);
         if (atomic) {
+            if (cell.write.atomic) cell.write.block = 0;  // volatile: as atomics, the last one stays
             cell.atomic = now;
         } else {
             cell.write = now;
@@ -461,10 +486,38 @@ void access(char* address, size_t size, int how, uint32_t pc) {
     }
 }
 
+// What a strong access to `p` learns of those before, and tells those after of this block's fences.
+static void synchronise(const void* p, bool reads, bool writes, uint32_t pc) {
+    if (fences.empty() && published.empty()) return;
+    state.busy = true;
+    auto& [releases, block, told, seen] = published[reinterpret_cast<uintptr_t>(p)];
+    if (block != serial) block = serial, told.clear(), seen.clear();
+    if (reads && !releases.empty()) {
+        seen.resize(state.threads);
+        size_t& count = seen[state.current];
+        if (count < releases.size())
+            acquired.push_back({&releases, releases.size(), here(pc, ATOMIC)});
+        count = releases.size();
+    }
+    told.resize(fences.size());
+    for (size_t i = 0; writes && i < fences.size(); i++)
+        if (!told[i] && ordered_in_block(fences[i].at, state.current)) {
+            releases.push_back(fences[i]);
+            told[i] = true;
+        }
+    state.busy = false;
+}
+
+void volatile_access(char* address, size_t size, int how, uint32_t pc) {
+    access(address, size, how | VOLATILE, pc);
+    if (active) synchronise(address, !(how & WRITE), how & WRITE, pc);
+}
+
 void begin_launch() {
     active = false;
     early_read.kind = NONE;
     last_pc = 0;
+    last_atomic = {};
     if (!state.launch->checked) return forget_marks();
     regions.clear();
     published.clear();
@@ -541,7 +594,7 @@ void settle(Kind kind) {
     siglongjmp(state.exit, 1);
 }
 
-Spot last_access() { return active ? spot_of(last_pc) : Spot{nullptr, 0, 0}; }
+Spot last_access() { return active ? spot_of(last_pc) : last_atomic; }
 
 void sync_block() {
     if (!state.launch->checked) return;
@@ -673,6 +726,8 @@ EXPORT void fence(bool everywhere) {
 }
 
 EXPORT void atomic_access(const void* p, size_t size, const char* file, int line) {
+    may_spin(file, line);
+    last_atomic = {file, line, 0};
     if (!active) return;
     char* address = static_cast<char*>(const_cast<void*>(p));
     if (reinterpret_cast<uintptr_t>(p) % size)
@@ -682,13 +737,7 @@ EXPORT void atomic_access(const void* p, size_t size, const char* file, int line
               size, size);
     const uint32_t pc = intern(file, line);
     checks::access(address, size, WRITE | ATOMIC, pc);
-    if (fences.empty() && published.empty()) return;
-    state.busy = true;
-    auto& releases = published[reinterpret_cast<uintptr_t>(p)];
-    if (!releases.empty()) acquired.push_back({&releases, releases.size(), here(pc, ATOMIC)});
-    for (const Release& f : fences)
-        if (ordered_in_block(f.at, state.current)) releases.push_back(f);
-    state.busy = false;
+    checks::synchronise(p, true, true, pc);
 }
 
 EXPORT void range_access(const void* p, size_t size, bool write, const char* file, int line) {

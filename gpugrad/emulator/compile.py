@@ -16,13 +16,13 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..cuda import cache
 from ..cuda.compiler import (
     LONG_COMPILE,
     NO_HEADERS,
@@ -41,6 +41,7 @@ if hasattr(os, "register_at_fork"):  # a child must not find it in the middle of
 STATIC_SHARED = 48 << 10  # bytes, on every GPU
 OLDEST_GCC = 12  # whose C++20, instrumentation and _Float16 the builds are made for
 _HERE = Path(__file__).parent
+_ALWAYS = _HERE / "include" / "always"  # headers in the place of the C library's
 _FALLBACK = _HERE / "include" / "fallback"  # headers for bfloat16 and float16, without CUDA's
 _COMMON = ("-std=c++20", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-pthread")
 # DWARF 4: binutils reads version 5 wrongly where the text comes from standard input
@@ -63,6 +64,7 @@ _MODES = {
         "-fno-sanitize=vptr",
         "-fno-sanitize-recover=all",
         "--param=tsan-instrument-func-entry-exit=0",
+        "--param=tsan-distinguish-volatile=1",
         "-ftrivial-auto-var-init=pattern",
         "-fno-tree-fre",  # would give a variable, set on one way only, that value on all of them
     ),
@@ -87,8 +89,10 @@ _WARNINGS = (
     "-Werror=uninitialized",
     "-Wno-error=maybe-uninitialized",  # may be wrong
 )
-_HEADERS = ("cuda_bf16.h*", "cuda_fp*.h*", "vector_*.h*", "nv/target")  # what those include too
-_CUDA_HEADER = re.compile(r"^[ \t]*#[ \t]*include[ \t]*<cuda_\w+\.h>", re.MULTILINE)
+_HEADERS = ("assert.h", "cuda_pipeline*.h", "math_constants.h", "cuComplex.h", "cuda_bf16.h*")
+_INCLUDED = ("cuda_fp*.h*", "vector_*.h*", "nv/target", "narrow.h")  # by those
+_OF_CUDA = r"(?:cuda_(?!pipeline)\w+|math_constants|cuComplex)\.h"
+_CUDA_HEADER = re.compile(rf"^[ \t]*#[ \t]*include[ \t]*<{_OF_CUDA}>", re.MULTILINE)
 _ALIGNMENT = r"\b(?:__align__|alignas|__attribute__)\s*\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
 _EXTERN_SHARED = re.compile(  # words in any order, name, [], further dimensions
     rf"(\b__shared__\s+)?\bextern\b((?:{_ALIGNMENT}|[\w:<>,*\s])+?)\b(\w+)\s*\[\s*\]"
@@ -96,6 +100,23 @@ _EXTERN_SHARED = re.compile(  # words in any order, name, [], further dimensions
 )
 _NOT_THE_TYPE = re.compile(rf"{_ALIGNMENT}|\b__shared__\b|\s+")
 _PRAGMA_ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once[ \t]*$", re.MULTILINE)
+
+
+_HINTS = {  # by what g++ says
+    r"Assembler messages|(possible|put|operand) constraint|__cvta_generic_to": (
+        '\ninline assembly is for GPUs: #include "ptx.cuh" has cp.async, ldmatrix, mma and more '
+        "for the GPU and the emulator alike; what it lacks needs a body of its own under #ifdef "
+        "GPUGRAD_EMULATE"
+    ),
+    r"fatal error: \S+\.cuh: No such file": (
+        '\nheaders by "..." are found where a kernel comes from a .cu file, not from text'
+    ),
+    r"fatal error: \S+: No such file": (
+        "\nthe emulator has CUDA's built-in functions and, of its headers, cuda_fp16.h, "
+        "cuda_bf16.h, cuda_pipeline.h, cuComplex.h and math_constants.h, but no cooperative "
+        "groups, wmma, CUB, cuRAND, libcu++"
+    ),
+}
 
 
 @functools.cache
@@ -232,7 +253,7 @@ def _translated(
     source: str, mode: str, kernels: Sequence[str], defines: Mapping[str, object] | None, name: str
 ) -> tuple[list[str], str]:
     """Return the flags that compile a source in a mode, and its text as g++ takes it."""
-    flags = [*_KERNEL, *_MODES[mode], *_WARNINGS]
+    flags = [*_KERNEL, *_MODES[mode], *_WARNINGS, "-isystem", str(_ALWAYS)]
     flags += [f"-D{key}={value}" for key, value in (defines or {}).items()]
     flags += _cuda_headers(source)
     marked = source if source.startswith("#line") else f'#line 1 "{name}"\n{source}'
@@ -240,7 +261,7 @@ def _translated(
 
 
 def _cuda_headers(source: str) -> list[str]:
-    """Return the flags for cuda_bf16.h and cuda_fp16.h, where a source names them."""
+    """Return the flags for CUDA's own headers, where a source names them."""
     if not _CUDA_HEADER.search(source):
         return []
     folder = find_include_folder()
@@ -254,7 +275,11 @@ def _keyed(flags: Sequence[str]) -> list[str]:
     parts: list[str] = []
     for flag in flags:
         is_folder = bool(parts) and parts[-1] == "-isystem"
-        files = sorted(f for name in _HEADERS for f in Path(flag).glob(name)) if is_folder else []
+        files = (
+            sorted(f for name in (*_HEADERS, *_INCLUDED) for f in Path(flag).glob(name))
+            if is_folder
+            else []
+        )
         parts += [_digest(file, file.stat().st_mtime_ns) for file in files] or [flag]
     return parts
 
@@ -298,14 +323,12 @@ def _key(*parts: object) -> str:
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[str]:
     """Give a temporary name; what is there at the end becomes ``path`` in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    os.close(descriptor)
+    temporary = cache.temporary(path)
     try:
-        yield temporary
+        yield str(temporary)
         os.replace(temporary, path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _warn(name: str, said: str) -> None:
@@ -320,9 +343,9 @@ def _run(arguments: Sequence[str], text: str | None, name: str) -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     _waited(time.monotonic() - started)
     if done.returncode:
-        if re.search(r"fatal error: cuda_\w+\.h", done.stderr):
+        if re.search(rf"fatal error: {_OF_CUDA}", done.stderr):
             include_folder()  # raises what to install
-        hint = ""
+        hint = next((hint for said, hint in _HINTS.items() if re.search(said, done.stderr)), "")
         if str(_FALLBACK) in arguments:
             hint = (
                 f"\n{NO_HEADERS}: the emulator's own have what gpugrad's kernels need of bfloat16 "

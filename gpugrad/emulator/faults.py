@@ -221,9 +221,8 @@ def to_exception(report: Report, kernel: str, library: Path, arguments: Sequence
 
 
 def _place(raw: RawPlace, library: Path) -> Place:
-    lines = [(raw.file.decode(errors="replace") or "?", raw.line)]
-    if raw.pc:
-        lines = _source_lines(library, raw.pc - 1)  # a return address: the call is before it
+    lines = _source_lines(library, raw.pc - 1) if raw.pc else []  # a return address: the call is
+    lines = lines or [(raw.file.decode(errors="replace") or "?", raw.line)]  # before it
     callers = tuple(f"{file}:{line}" for file, line in lines[1:])
     return Place(tuple(raw.block), tuple(raw.thread), *lines[0], callers)
 
@@ -235,7 +234,7 @@ def _source_lines(library: Path, address: int) -> list[tuple[str, int]]:
         file, _, rest = shown.rpartition(":")
         number = rest.split(" ")[0]  # "12 (discriminator 3)"
         lines.append((Path(file).name, int(number) if number.isdigit() else 0))
-    return [line for line in lines if line[0] != "runtime.hpp"] or [("?", 0)]
+    return [line for line in lines if line[0] not in ("runtime.hpp", "??")]
 
 
 def _memory(report: Report, library: Path, arguments: Sequence[str]) -> tuple[str | None, str]:
@@ -255,17 +254,23 @@ def _memory(report: Report, library: Path, arguments: Sequence[str]) -> tuple[st
             return None, f"{what} memory"
         name, begin, extent = found
         offset = start + offset - begin
+        if offset >= extent:
+            return None, f"{what} memory, {offset - extent} bytes behind the end of {name!r}"
     where = f"bytes {offset} to {offset + size - 1} of {extent}"
     return name, f"{what} {name!r}, {where}" if what else f"{name}, {where}"
 
 
 def _symbol(library: Path, kind: str, address: int) -> tuple[str, int, int] | None:
-    """Return (name, start, size) of the variable that holds an address."""
+    """Return (name, start, size) of the variable that holds an address, else of the last before."""
+    last = None
     for line in tool("readelf", "-sW", "--demangle", str(library)).splitlines():
         words = line.split(None, 7)
         if len(words) < 8 or words[3] != kind:
             continue
         start, size = int(words[1], 16), int(words[2], 0)
+        found = words[7].split("::")[-1], start, size
         if start <= address < start + size:
-            return words[7].split("::")[-1], start, size
-    return None
+            return found
+        if size and start <= address and (last is None or start > last[1]):
+            last = found
+    return last

@@ -7,21 +7,22 @@
 
 using namespace gpugrad_emulator;
 using checks::access;
+using checks::volatile_access;
 
 #define PC                                                                           \
     static_cast<uint32_t>(reinterpret_cast<uintptr_t>(__builtin_return_address(0)) - \
                           state.code_base)
-#define HOOK(name, size, write)                                        \
-    extern "C" EXPORT void __tsan_##name(void* p) {                    \
-        access(static_cast<char*>(p), size, write ? WRITE : READ, PC); \
+#define HOOK(name, function, size, how)                 \
+    extern "C" EXPORT void __tsan_##name(void* p) {     \
+        function(static_cast<char*>(p), size, how, PC); \
     }
-#define HOOKS(size)                         \
-    HOOK(read##size, size, false)           \
-    HOOK(write##size, size, true)           \
-    HOOK(unaligned_read##size, size, false) \
-    HOOK(unaligned_write##size, size, true) \
-    HOOK(volatile_read##size, size, false)  \
-    HOOK(volatile_write##size, size, true)
+#define HOOKS(size)                                    \
+    HOOK(read##size, access, size, READ)               \
+    HOOK(write##size, access, size, WRITE)             \
+    HOOK(unaligned_read##size, access, size, READ)     \
+    HOOK(unaligned_write##size, access, size, WRITE)   \
+    HOOK(volatile_read##size, volatile_access, size, READ) \
+    HOOK(volatile_write##size, volatile_access, size, WRITE)
 HOOKS(1)
 HOOKS(2)
 HOOKS(4)

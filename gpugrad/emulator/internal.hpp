@@ -132,7 +132,7 @@ void unwatch();
 
 // checks.cpp; all are no-ops in a plain launch
 // PENDING: by what is under way; ASYNC: through the asynchronous proxy (bulk copies, wgmma)
-enum How : int { READ = 0, WRITE = 1, ATOMIC = 2, PENDING = 4, ASYNC = 8 };
+enum How : int { READ = 0, WRITE = 1, ATOMIC = 2, PENDING = 4, ASYNC = 8, VOLATILE = 16 };
 
 void begin_copies();                                       // async.cpp: a new block
 void begin_phase_barriers();                               // mbarrier.cpp: a new block
@@ -152,10 +152,12 @@ void want_shared(const char* op, const void* p, int64_t size, Spot spot);
 void want_global(const char* op, const void* p, Spot spot);
 void park_at(const char* op, const char* file, int line);  // until another thread does the next
 void make_runnable(int thread);
+void may_spin(const char* file, int line);  // at an atomic
 
 namespace checks {
 // One load or store; `pc` is relative to the kernel's library.
 void access(char* address, size_t size, int how, uint32_t pc);
+void volatile_access(char* address, size_t size, int how, uint32_t pc);
 uint32_t place(const char* file, int line);         // as a `pc`
 void land(char* address, size_t size, int thread);  // what was PENDING by it is now written
 // A read of shared memory through the asynchronous proxy, by products of this group of the thread

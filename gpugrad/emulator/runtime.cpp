@@ -55,6 +55,7 @@ static void prepare(Context& context, char* begin, char* end, void (*entry)()) {
 #endif
 
 constexpr int FIBERS = MAX_THREADS + 1;
+constexpr int SPINS = 1024;  // atomics in a row, then another thread goes on
 
 struct Fiber {
     Context context;
@@ -277,12 +278,11 @@ static void work() {
     }
 }
 
-// Let others run until somebody makes the current thread runnable again.
-static void park() {
+// Let `next` run, and others, until somebody makes the current thread runnable again.
+static void park_for(int next) {
     const int thread = state.current, self = running_fiber;
     fiber_of[thread] = self;
-    const int next = pick();
-    if (next < 0) deadlock();
+    runnable[next / 64] &= ~(uint64_t(1) << next % 64);
     if (fiber_of[next] >= 0) {
         enter(fiber_of[next]);
     } else {
@@ -294,9 +294,39 @@ static void park() {
     become(thread);
 }
 
+// Let others run until somebody makes the current thread runnable again.
+static void park() {
+    const int next = pick();
+    if (next < 0) {
+        fiber_of[state.current] = running_fiber;
+        deadlock();
+    }
+    park_for(next);
+}
+
 void park_at(const char* op, const char* file, int line) {
     state.waits[state.current] = {op, file, line, 0, 0};
     park();
+}
+
+// A thread that comes here again and again may wait for another to change memory: now and then the
+// next one that can run goes on in its place.
+void may_spin(const char* file, int line) {
+    static int thread = -1, times = 0;
+    if (state.current != thread) thread = state.current, times = 0;
+    if (++times % SPINS) return;
+    const int words = (state.threads + 63) / 64, word = thread / 64;
+    for (int i = 0; i <= words; i++) {
+        uint64_t bits = runnable[(word + i) % words];
+        const uint64_t later = ~uint64_t(1) << thread % 64;  // 0 for the last bit
+        if (i == 0) bits &= later;
+        if (i == words) bits &= ~later;
+        if (!bits) continue;
+        const int next = (word + i) % words * 64 + __builtin_ctzll(bits);
+        state.waits[thread] = {"an atomic", file, line, 0, 0};
+        make_runnable(thread);
+        return park_for(next);
+    }
 }
 
 // ---- barriers ----

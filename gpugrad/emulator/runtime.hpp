@@ -148,9 +148,6 @@ constexpr Kernel describe(const char* name, void (*)(A...), int max_threads) {
 
 }  // namespace gpugrad_emulator
 
-#undef assert
-#define assert(x) \
-    ((x) ? (void)0 : gpugrad_emulator::failed("assertion failed: " #x, __FILE__, __LINE__))
 #define memcpy(to, from, n) gpugrad_memcpy(to, from, n)
 #define memset(to, byte, n) gpugrad_memset(to, byte, n)
 GPUGRAD_PLAIN inline void* gpugrad_memcpy(void* to, const void* from, size_t n, GPUGRAD_HERE) {
@@ -332,14 +329,37 @@ inline T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_ident
         address, [=](T old) GPUGRAD_PLAIN -> T { return old == expected ? x : old; }, file, line);
 }
 
+// of a narrower or wider scope: here the same
+#define atomicAdd_block atomicAdd
+#define atomicAdd_system atomicAdd
+#define atomicSub_block atomicSub
+#define atomicSub_system atomicSub
+#define atomicExch_block atomicExch
+#define atomicExch_system atomicExch
+#define atomicMin_block atomicMin
+#define atomicMin_system atomicMin
+#define atomicMax_block atomicMax
+#define atomicMax_system atomicMax
+#define atomicAnd_block atomicAnd
+#define atomicAnd_system atomicAnd
+#define atomicOr_block atomicOr
+#define atomicOr_system atomicOr
+#define atomicXor_block atomicXor
+#define atomicXor_system atomicXor
+#define atomicCAS_block atomicCAS
+#define atomicCAS_system atomicCAS
+
 // ---- loads and stores with cache hints ----
 #define __ldg(p) (*(p))
 #define __ldcs(p) (*(p))
 #define __ldcg(p) (*(p))
 #define __ldca(p) (*(p))
+#define __ldcv(p) (*(p))
+#define __ldlu(p) (*(p))
 #define __stcs(p, x) ((void)(*(p) = (x)))
 #define __stcg(p, x) ((void)(*(p) = (x)))
 #define __stwt(p, x) ((void)(*(p) = (x)))
+#define __stwb(p, x) ((void)(*(p) = (x)))
 
 // ---- bit patterns and integers ----
 inline float __int_as_float(int x) { return gpugrad_emulator::bits<float>(x); }
@@ -374,6 +394,26 @@ GPUGRAD_PLAIN inline C __dp4a(A x, B y, C sum) {  // of signed or unsigned bytes
     using Y = std::conditional_t<std::is_signed_v<B>, int8_t, uint8_t>;
     for (int i = 0; i < 32; i += 8) sum += static_cast<X>(x >> i) * static_cast<Y>(y >> i);
     return sum;
+}
+inline unsigned long long __brevll(unsigned long long x) {
+    return static_cast<unsigned long long>(__brev(static_cast<unsigned>(x))) << 32 |
+           __brev(static_cast<unsigned>(x >> 32));
+}
+inline int __hadd(int x, int y) { return static_cast<int>((static_cast<int64_t>(x) + y) >> 1); }
+inline int __rhadd(int x, int y) { return static_cast<int>((static_cast<int64_t>(x) + y + 1) >> 1); }
+inline unsigned __uhadd(unsigned x, unsigned y) {
+    return static_cast<unsigned>((static_cast<uint64_t>(x) + y) >> 1);
+}
+inline unsigned __urhadd(unsigned x, unsigned y) {
+    return static_cast<unsigned>((static_cast<uint64_t>(x) + y + 1) >> 1);
+}
+inline unsigned __usad(unsigned x, unsigned y, unsigned z) { return (x > y ? x - y : y - x) + z; }
+inline unsigned __sad(int x, int y, unsigned z) {
+    return static_cast<unsigned>(x > y ? static_cast<int64_t>(x) - y : static_cast<int64_t>(y) - x) +
+           z;
+}
+inline long long __mul64hi(long long x, long long y) {
+    return static_cast<long long>(static_cast<__int128>(x) * y >> 64);
 }
 inline int __mulhi(int x, int y) { return static_cast<int>(static_cast<int64_t>(x) * y >> 32); }
 inline unsigned long long __umul64hi(unsigned long long x, unsigned long long y) {
@@ -415,6 +455,12 @@ constexpr auto max(A a, B b) {
     if constexpr (std::is_floating_point_v<C>) return static_cast<C>(std::fmax(C(a), C(b)));
     else return C(a) < C(b) ? C(b) : C(a);
 }
+inline unsigned umin(unsigned a, unsigned b) { return min(a, b); }
+inline unsigned umax(unsigned a, unsigned b) { return max(a, b); }
+inline long long llmin(long long a, long long b) { return min(a, b); }
+inline long long llmax(long long a, long long b) { return max(a, b); }
+inline unsigned long long ullmin(unsigned long long a, unsigned long long b) { return min(a, b); }
+inline unsigned long long ullmax(unsigned long long a, unsigned long long b) { return max(a, b); }
 // names that the C library already declares with another meaning of the underscores
 #define __expf expf
 #define __exp10f exp10f
@@ -442,7 +488,11 @@ inline float __fsub_rn(float x, float y) { return x - y; }
 inline float __fmul_rn(float x, float y) { return x * y; }
 inline float __fmaf_rn(float x, float y, float z) { return std::fma(x, y, z); }
 inline double __dadd_rn(double x, double y) { return x + y; }
+inline double __dsub_rn(double x, double y) { return x - y; }
 inline double __dmul_rn(double x, double y) { return x * y; }
+inline double __ddiv_rn(double x, double y) { return x / y; }
+inline double __drcp_rn(double x) { return 1.0 / x; }
+inline double __dsqrt_rn(double x) { return std::sqrt(x); }
 inline double __fma_rn(double x, double y, double z) { return std::fma(x, y, z); }
 inline float __saturatef(float x) { return std::fmin(std::fmax(x, 0.0f), 1.0f); }
 inline float rcbrtf(float x) { return 1.0f / std::cbrt(x); }
@@ -452,22 +502,47 @@ inline void sincospif(float x, float* s, float* c) { *s = sinpif(x), *c = cospif
 inline float normcdff(float x) {
     return static_cast<float>(0.5 * std::erfc(-0.70710678118654752440 * x));
 }
-// out of range saturates and NaN becomes 0, or 1 << 63, as in the GPU's conversion instructions
-template <class I>
-GPUGRAD_PLAIN inline I gpugrad_to_integer(float x) {
+// out of range saturates, as in the GPU's conversion instructions, and NaN becomes 0, from double or
+// to 64 bits the highest bit alone
+template <class I, class F>
+GPUGRAD_PLAIN inline I gpugrad_to_integer(F x) {
     using Limits = std::numeric_limits<I>;
-    if (x != x) return sizeof(I) == 8 ? static_cast<I>(1ull << 63) : 0;
-    if (x <= static_cast<float>(Limits::min())) return Limits::min();
-    return x >= std::ldexp(1.0f, Limits::digits) ? Limits::max() : static_cast<I>(x);
+    if (x != x) {
+        const bool wide = sizeof(I) == 8 || sizeof(F) == 8;
+        return wide ? static_cast<I>(1ull << (8 * sizeof(I) - 1)) : 0;
+    }
+    if (x <= static_cast<F>(Limits::min())) return Limits::min();
+    return x >= std::ldexp(F(1), Limits::digits) ? Limits::max() : static_cast<I>(x);
 }
-inline int __float2int_rn(float x) { return gpugrad_to_integer<int>(std::nearbyint(x)); }
-inline int __float2int_rz(float x) { return gpugrad_to_integer<int>(std::trunc(x)); }
-inline int __float2int_rd(float x) { return gpugrad_to_integer<int>(std::floor(x)); }
-inline int __float2int_ru(float x) { return gpugrad_to_integer<int>(std::ceil(x)); }
-inline unsigned __float2uint_rn(float x) { return gpugrad_to_integer<unsigned>(std::nearbyint(x)); }
-inline unsigned __float2uint_rz(float x) { return gpugrad_to_integer<unsigned>(std::trunc(x)); }
-inline long long __float2ll_rn(float x) { return gpugrad_to_integer<long long>(std::nearbyint(x)); }
-inline long long __float2ll_rz(float x) { return gpugrad_to_integer<long long>(x); }
+#define GPUGRAD_TO_INTEGER(from, F, to, I)                                                    \
+    inline I __##from##2##to##_rn(F x) { return gpugrad_to_integer<I>(std::nearbyint(x)); }   \
+    inline I __##from##2##to##_rz(F x) { return gpugrad_to_integer<I>(std::trunc(x)); }       \
+    inline I __##from##2##to##_rd(F x) { return gpugrad_to_integer<I>(std::floor(x)); }       \
+    inline I __##from##2##to##_ru(F x) { return gpugrad_to_integer<I>(std::ceil(x)); }
+GPUGRAD_TO_INTEGER(float, float, int, int)
+GPUGRAD_TO_INTEGER(float, float, uint, unsigned)
+GPUGRAD_TO_INTEGER(float, float, ll, long long)
+GPUGRAD_TO_INTEGER(float, float, ull, unsigned long long)
+GPUGRAD_TO_INTEGER(double, double, int, int)
+GPUGRAD_TO_INTEGER(double, double, uint, unsigned)
+GPUGRAD_TO_INTEGER(double, double, ll, long long)
+GPUGRAD_TO_INTEGER(double, double, ull, unsigned long long)
+#undef GPUGRAD_TO_INTEGER
+inline double __int2double_rn(int x) { return x; }
+inline double __uint2double_rn(unsigned x) { return x; }
+inline double __ll2double_rn(long long x) { return static_cast<double>(x); }
+inline double __ull2double_rn(unsigned long long x) { return static_cast<double>(x); }
+inline float __ull2float_rn(unsigned long long x) { return static_cast<float>(x); }
+inline int __double2hiint(double x) {
+    return static_cast<int>(gpugrad_emulator::bits<uint64_t>(x) >> 32);
+}
+inline int __double2loint(double x) {
+    return static_cast<int>(gpugrad_emulator::bits<uint64_t>(x) & 0xffffffffu);
+}
+inline double __hiloint2double(int high, int low) {
+    return gpugrad_emulator::bits<double>(static_cast<uint64_t>(static_cast<uint32_t>(high)) << 32 |
+                                          static_cast<uint32_t>(low));
+}
 inline float __int2float_rn(int x) { return static_cast<float>(x); }
 inline float __uint2float_rn(unsigned x) { return static_cast<float>(x); }
 inline float __ll2float_rn(long long x) { return static_cast<float>(x); }

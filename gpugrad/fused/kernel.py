@@ -18,11 +18,12 @@ class Kernel(Fused):
     """An operation of your own; ``source`` is its .cu file. Call it with tensors or arrays."""
 
     source: cuda.Source
+    optional = 0  # how many of the arguments, the last ones, have a default in the definition
 
     def __call__(self, *args: Any, **statics: Any) -> Any:
         """Run the operation; None stands for an argument that is not given."""
         given = len(self.arguments) - len(args)
-        if given < 0:
+        if not 0 <= given <= self.optional:
             raise TypeError(
                 f"{self.name} takes {len(self.arguments)} tensors ({', '.join(self.arguments)}), "
                 f"not {len(args)}"
@@ -75,7 +76,7 @@ def kernel(
     ``fits(*arrays, **statics)`` says no. ``samples`` are inputs, as ``gg.Sample((3, 4),
     factor=2.0)``, for ``gg.testing.check_kernel``, which finds wrong gradients, races, reads out of
     bounds and what NVRTC refuses. ``cost(*arrays, **statics)`` returns the ``gg.Cost`` that
-    ``gpugrad bench --module MODULE NAME`` compares with, at ``sizes`` (by default the samples).
+    ``gpugrad bench --module MODULE`` compares with, at ``sizes`` (by default the samples).
     ``python -m gpugrad.cuda.lock MODULE`` keeps the kernels' registers under control.
     """
 
@@ -86,11 +87,12 @@ def kernel(
             del FUSED[name]  # the cell of a notebook that is run again
         source = cuda.Source(_found(name, path, spec), variants)
         codes = {variant.get("GPUGRAD_DTYPE", 0) for variant in variants}
-        arguments = [
-            p.name
+        parameters = [
+            p
             for p in inspect.signature(spec).parameters.values()
             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
+        arguments = [p.name for p in parameters]
         if not arguments:
             raise TypeError(f"{name}: the definition takes at least one tensor, by position")
 
@@ -102,7 +104,10 @@ def kernel(
 
         def run_forward(*arrays: Any, **statics: Any) -> tuple[Any, tuple]:
             found = forward(source, *map(cuda.contiguous, arrays), **statics)
-            out, kept = found if isinstance(found, tuple) and len(found) == 2 else (found, ())
+            is_pair = (
+                isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], (tuple, list))
+            )
+            out, kept = found if is_pair else (found, ())
             if not all(map(backend.is_array, out if isinstance(out, tuple) else (out,))):
                 raise TypeError(
                     f"{name}: forward must return an array (or a tuple of them), or a pair of that "
@@ -132,6 +137,7 @@ def kernel(
         able = arguments if differentiable is None else differentiable
         made = Kernel(name, spec, arguments, able, {"cuda": implementation}, samples, cost)
         made.source, made.sizes = source, tuple(sizes)
+        made.optional = sum(p.default is not p.empty for p in parameters)
         return made
 
     return decorate

@@ -10,6 +10,7 @@ import json
 import math
 import sys
 import types
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -456,27 +457,94 @@ def test_what_it_refuses(
     assert words in capsys.readouterr().err
 
 
-def test_an_operation_of_ones_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    module = (
-        "import gpugrad as gg\n"
-        "def forward(source, x): raise AssertionError\n"
-        "@gg.kernel('own.cu', samples=[gg.Sample((3,))], forward=forward,\n"
-        "           cost=lambda x: gg.Cost(8 * x.size, x.size, 12 * x.size, x.size))\n"
-        "def bench_own(x): return x * 2\n"
-    )
-    (tmp_path / "bench_own_module.py").write_text(module)
+OWN = """import gpugrad as gg
+def forward(source, x): raise AssertionError
+@gg.kernel('own.cu', samples=[gg.Sample((3,))], forward=forward,
+           cost=lambda x: gg.Cost(8 * x.size, x.size, 12 * x.size, x.size))
+def bench_own(x): return x * 2
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Put a module with an operation into the current folder; return its name."""
+    (tmp_path / "bench_own_module.py").write_text(OWN)
     (tmp_path / "own.cu").write_text('extern "C" __global__ void own(float* x) {}')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*filter(None, sys.path)])  # as the console script has it
     monkeypatch.setattr(bench, "peaks", lambda device, dtype: PEAK)
-    arguments = ["bench", "--module", "bench_own_module", "bench_own", "--rounds", "2"]
-    try:
-        assert cli.main(arguments) == 0
-    finally:
-        FUSED.pop("bench_own", None)
-    assert "bench_own" in capsys.readouterr().out
+    yield "bench_own_module"
+    FUSED.pop("bench_own", None)
+    sys.modules.pop("bench_own_module", None)
+
+
+@pytest.mark.parametrize("names", [["bench_own"], []])
+def test_operations_of_ones_own(
+    names: list[str], own_module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", "--module", own_module, *names, "--rounds", "2"]) == 0
+    printed = capsys.readouterr().out
+    rows = printed[printed.index("\nop ") :].splitlines()[2:]
+    assert {row.split()[0] for row in rows} == {"bench_own"}
+
+
+def test_no_operation_by_that_name_but_in_the_module(
+    own_module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "--module", own_module, "bench_mine"])
+    assert "sgd, softmax, bench_own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--module", "bench_nowhere"], "--module bench_nowhere: there is no module of this name"),
+        (["--module", "own/module.py"], "--module own/module.py: there is no module of this name"),
+        (["--module", "softmax", "mine"], "--module softmax: a benchmark here has this name"),
+        (["--module", "json"], "--module json: no operation of gg.kernel there"),
+        (["gelu", "--json", "."], ". is a folder"),
+        (["gelu", "--plot", "."], ". is a folder"),
+    ],
+)
+def test_what_it_refuses_before_it_measures(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(bench, "peaks", lambda device, dtype: pytest.fail("measured"))
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["bench", *arguments])
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--json", "--plot"])
+def test_a_file_in_no_folder_is_refused_before_it_measures(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(bench, "measure", lambda *given: pytest.fail("measured"))
+    assert run(monkeypatch, flag, str(tmp_path / "file" / "x")) == 1
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, ValueError("a kernel")])
+def test_what_was_measured_before_the_end_is_shown(
+    end: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(*given: Any) -> Iterator[dict[str, Any]]:
+        keys = ("op", "case", "dtype", "direction")
+        yield {**dict.fromkeys(keys, "here"), "implementation": "numpy", "us": 12.5}
+        raise end
+
+    monkeypatch.setattr(bench, "measure", measure)
+    assert run(monkeypatch) == (130 if end is KeyboardInterrupt else 1)
+    assert "numpy           12.5" in capsys.readouterr().out
 
 
 # The picture

@@ -319,6 +319,29 @@ extern "C" __global__ void wait_for_block(volatile int* x) {
     }
 }
 
+// Timeout: a thread waits by atomics for what no thread of its block writes.
+extern "C" __global__ void wait_for_nobody(int* x) {
+    if (threadIdx.x > 0) return;
+    while (atomicAdd(x, 0) != 12345) {  // HERE
+    }
+}
+
+// Race variable=x: a plain read beside atomics.
+extern "C" __global__ void plain_read_beside_atomics(int* x) {
+    int old = x[0], assumed;  // HERE
+    do {
+        assumed = old;
+        old = atomicCAS(x, assumed, assumed + 1);  // HERE
+    } while (old != assumed);
+}
+
+// Race variable=x: a volatile write that no atomic and no fence orders.
+extern "C" __global__ void volatile_write_beside_reads(volatile float* x) {
+    const float first = x[0];                         // HERE
+    if (threadIdx.x % 32 == 17) x[0] = 2.0f + first;  // HERE
+    x[threadIdx.x + 1] = first;
+}
+
 // MemoryFault: a null pointer is used.
 extern "C" __global__ void null_pointer(const float* bias, float* x) {
     x[threadIdx.x] += bias[threadIdx.x];  // HERE

@@ -264,3 +264,49 @@ extern "C" __global__ void several_lines(float* x) {
     else __syncwarp();
     x[i] = tile[i ^ 2];
 }
+
+// out[0] = the largest of x, by atomicCAS beside volatile reads
+extern "C" __global__ void largest(const float* x, int* out, int n) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    int old = *(volatile int*)out, assumed;
+    do {
+        assumed = old;
+        if (__int_as_float(assumed) >= x[i]) break;
+        old = atomicCAS(out, assumed, __float_as_int(x[i]));
+    } while (old != assumed);
+}
+
+__device__ int mutex;
+
+// every thread adds 1 to out[0] behind a lock, which an atomic takes and a volatile write gives back
+extern "C" __global__ void locked(int* out) {
+    while (atomicCAS(&mutex, 0, 1)) {
+    }
+    __threadfence();
+    const int before = out[0];
+    __syncwarp(1u << threadIdx.x % 32);  // others of the warp wait for the lock meanwhile
+    out[0] = before + 1;
+    __threadfence();
+    *(volatile int*)&mutex = 0;
+}
+
+// one warp fills a buffer, another empties it; each waits for the other's flag in a loop
+extern "C" __global__ void producer_and_consumer(const float* x, float* out, int n) {
+    __shared__ float buffer[32];
+    __shared__ int filled, emptied;
+    if (threadIdx.x == 0) filled = emptied = 0;
+    __syncthreads();
+    const int lane = threadIdx.x % 32;
+    const bool produces = threadIdx.x < 32;
+    for (int i = 0; i < n; i++) {
+        while (atomicAdd(produces ? &emptied : &filled, 0) != (produces ? i : i + 1)) {
+        }
+        __syncwarp();
+        if (produces) buffer[lane] = x[i * 32 + lane];
+        else out[i * 32 + lane] = 2 * buffer[lane];
+        __syncwarp();
+        __threadfence_block();
+        if (lane == 0) atomicAdd(produces ? &filled : &emptied, 1);
+    }
+}

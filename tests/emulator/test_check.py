@@ -335,3 +335,62 @@ def test_arithmetic_in_narrow_floats(name: str) -> None:
     first = other[:, 0] * other[:, 1] + mine[:, 0] * other[:, 0] + other[:, 0]
     expected = np.stack([first, np.exp(other[:, 1])], 1).astype(dtype)
     np.testing.assert_array_equal(after.reshape(32, 2).astype("f"), expected.astype("f"))
+
+
+@pytest.mark.skipif(find_include_folder() is None, reason="the CUDA headers are not installed")
+@pytest.mark.parametrize("name", ["half", "nv_bfloat16"])
+def test_functions_of_narrow_floats(name: str) -> None:
+    functions = {
+        "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x), "rcp": lambda x: 1 / x, "exp": np.exp,
+        "exp2": np.exp2, "exp10": lambda x: 10**x, "log": np.log, "log2": np.log2,
+        "log10": np.log10, "sin": np.sin, "cos": np.cos, "tanh": np.tanh, "floor": np.floor,
+        "ceil": np.ceil, "trunc": np.trunc, "rint": np.rint,
+    }  # fmt: skip
+    pair = f"__{name}2" if name == "half" else "__nv_bfloat162"
+    lines = [
+        f"out[{i}] = h{f}(x[0]); *reinterpret_cast<{pair}*>(out + {len(functions) + 2 * i}) = "
+        f"h2{f}(*reinterpret_cast<const {pair}*>(x));"
+        for i, f in enumerate(functions)
+    ]
+    text = f"""#include <cuda_bf16.h>
+    #include <cuda_fp16.h>
+    extern "C" __global__ void k(const __{name}* x, __{name}* out, int* integers) {{
+        {" ".join(lines)}
+        out[{3 * len(functions)}] = __hfma_relu(x[0], __hneg(x[1]), x[1]);
+        integers[0] = __{name.replace("nv_", "")}2int_rn(x[1]);
+        integers[1] = __{name.replace("nv_", "")}2int_ru(x[0]);
+    }}"""
+    dtype = np.dtype(np.float16 if name == "half" else ml_dtypes.bfloat16)
+    x = np.array([1.25, 2.5]).astype(dtype)
+    args = [x, emulator.empty(3 * len(functions) + 1, dtype), emulator.empty(2, np.int32)]
+    _, out, integers = emulator.check(text, grid=(1,), block=(1,), args=args)
+    wide = x.astype("f8")
+    expected = [f(wide[0]) for f in functions.values()]
+    expected += [y for f in functions.values() for y in f(wide)] + [0]
+    eps = 2.0**-10 if name == "half" else 2.0**-7
+    np.testing.assert_allclose(out.astype("f8"), expected, rtol=eps, atol=0)
+    assert integers.tolist() == [2, 2]
+
+
+def test_rarer_conversions_and_integers() -> None:
+    values = {
+        "__float2uint_rd(2.9f)": 2, "__float2ll_ru(-2.1f)": -2, "__float2ull_rz(-1.0f)": 0,
+        "__double2int_rn(2.5)": 2, "__double2int_rd(-2.5)": -3, "__double2int_rz(1e10)": 2**31 - 1,
+        "__double2int_rn(NAN)": -(2**31), "__double2ll_rn(-3.5)": -4, "__double2uint_rz(3.9)": 3,
+        "__hiloint2double(__double2hiint(-7.5), __double2loint(-7.5)) == -7.5": 1,
+        "__ddiv_rn(1.0, 4.0) == __dmul_rn(0.5, __dsub_rn(1.0, 0.5))": 1,
+        "__hadd(-3, 0)": -2, "__rhadd(2147483647, 1)": 2**30, "__uhadd(~0u, ~0u)": 2**32 - 1,
+        "__usad(3u, 7u, 1u)": 5, "__sad(-2147483647 - 1, 2147483647, 0u)": 2**32 - 1,
+        "__mul64hi(-1ll, 5ll)": -1, "(long long)(__brevll(3ull) >> 62)": 3, "umin(~0u, 1u)": 1,
+        "llmax(-5ll, -6ll)": -5, "__ldcv(out + 40) + __ldlu(out + 40)": 14,
+        "(atomicAdd_block(&counter, 2), atomicMax_system(&counter, 9))": 2,
+    }  # fmt: skip
+    lines = " ".join(f"out[{i}] = {value};" for i, value in enumerate(values))
+    text = f"""__device__ int counter;
+    extern "C" __global__ void k(long long* out) {{
+        counter = 0;
+        __stwb(out + 40, 7);
+        {lines}
+    }}"""
+    (out,) = emulator.check(text, grid=(1,), block=(1,), args=[np.zeros(41, np.int64)])
+    assert dict(zip(values, out.tolist(), strict=False)) == values

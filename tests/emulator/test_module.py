@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from gpugrad import emulator
-from gpugrad.cuda.compiler import CompileError
+from gpugrad.cuda import cache
+from gpugrad.cuda.compiler import CompileError, find_include_folder
 from gpugrad.emulator import compile as compiler
 from gpugrad.emulator import memory
 
@@ -363,6 +364,23 @@ def test_the_version_of_the_compiler(
         compiler.compiler.cache_clear()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions")
+def test_a_cache_is_readable_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that comes with a container's image, made by root."""
+    monkeypatch.setenv("GPUGRAD_CACHE", str(tmp_path))
+    text = 'extern "C" __global__ void nothing(int n) { int unused; }'  # g++ warns: a log, too
+    old = os.umask(0o022)
+    try:
+        with pytest.warns(UserWarning, match="unused"):
+            path = compiler.build(text, "plain", ["nothing"])
+        cache.write(tmp_path / "cubin", b"magic", b"body")
+    finally:
+        os.umask(old)
+    modes = {f.suffix: f.stat().st_mode & 0o777 for f in [path, path.with_suffix(".log")]}
+    assert modes == {".so": 0o755, ".log": 0o644}
+    assert (tmp_path / "cubin").stat().st_mode & 0o777 == 0o644
+
+
 def test_a_copied_cache_works(tmp_path: Path) -> None:
     """Compile in one process, move the cache, run from it in another."""
     script = (
@@ -430,3 +448,100 @@ def test_shared_memory_has_its_limits() -> None:
         kernel = emulator.Module(text, {"SIZE": 9289}).get_function("large")
         with pytest.raises(CompileError, match=r"'large' declares 49156 bytes.*; a GPU has 49152"):
             kernel((1,), (32,), args, how=how)
+
+
+@pytest.mark.parametrize("header", ["assert.h", "cassert"])
+@pytest.mark.parametrize("mode", ["plain", "checked"])
+def test_assert_of_a_source_that_includes_its_header(header: str, mode: str) -> None:
+    """The C library's would end the process."""
+    text = f"""#include <{header}>
+extern "C" __global__ void guarded(int n) {{
+    assert(n > 0 && "positive");
+}}
+#define NDEBUG
+#include <{header}>
+extern "C" __global__ void unguarded(int n) {{
+    assert(n > 0);
+}}
+"""
+    module = emulator.Module(text, name="asserts.cu")
+    with pytest.raises(
+        emulator.AssertionFailed, match=r"assertion failed: n > 0 && .positive."
+    ) as e:
+        module.get_function("guarded")((1,), (1,), (0,), how=emulator.Settings(mode))
+    assert (e.value.file, e.value.line) == ("asserts.cu", 3)
+    module.get_function("unguarded")((1,), (1,), (0,), how=emulator.Settings(mode))
+
+
+def test_where_a_thread_waits_by_atomics_in_the_plain_build() -> None:
+    text = """extern "C" __global__ void waiting(int* x) {
+    if (threadIdx.x == 0) return;
+    while (atomicAdd(x, 0) == 0) {
+    }
+}
+"""
+    how = emulator.Settings("plain", seconds=0.3)
+    kernel = emulator.Module(text, name="waiting.cu").get_function("waiting")
+    with pytest.raises(emulator.Timeout) as caught:
+        kernel((1,), (2,), (np.zeros(1, np.int32),), how=how)
+    assert (caught.value.file, caught.value.line) == ("waiting.cu", 3)
+
+
+@pytest.mark.parametrize(
+    ("first", "body", "hint"),
+    [
+        ("", 'asm("mov.u32 %0, %%laneid;" : "=r"(*x));', "has cp.async, ldmatrix, mma"),
+        ("", "*x = __cvta_generic_to_shared(x);", "has cp.async, ldmatrix, mma"),
+        ("#include <cooperative_groups.h>", "", "but no cooperative groups, wmma, CUB"),
+        ('#include "ptx.cuh"', "", "from a .cu file, not from text"),
+    ],
+)
+def test_what_it_does_not_compile_is_said(first: str, body: str, hint: str) -> None:
+    text = f'{first}\nextern "C" __global__ void refused(unsigned* x) {{ {body} }}\n'
+    with pytest.raises(CompileError, match=hint):
+        compiler.build(text, "plain", ["refused"])
+
+
+def test_asynchronous_copies_by_cudas_own_names() -> None:
+    text = """#include <cuda_pipeline.h>
+extern "C" __global__ void copies(const float4* x, float4* out, int pending) {
+    __shared__ float4 tile[32];
+    __pipeline_memcpy_async(&tile[threadIdx.x], &x[threadIdx.x], 16, threadIdx.x == 31 ? 8 : 0);
+    __pipeline_commit();
+    __pipeline_wait_prior(pending);
+    out[threadIdx.x] = tile[threadIdx.x];
+}
+"""
+    x = np.arange(128, dtype=np.float32)
+    module = emulator.Module(text, name="copies.cu")
+    shape = {"grid": (1,), "block": (32,)}
+    _, out, _ = emulator.check(module, args=(x, emulator.empty(128), 0), **shape)
+    np.testing.assert_array_equal(out, np.where(x < 126, x, 0))
+    with pytest.raises(emulator.Race, match=r"copies.cu:7.*asynchronous copy to this place"):
+        emulator.check(module, args=(x, emulator.empty(128), 1), **shape)
+
+
+@pytest.mark.skipif(find_include_folder() is None, reason="CUDA's headers")
+def test_cudas_headers_of_constants_and_complex_numbers() -> None:
+    text = """#include <cuComplex.h>
+#include <math_constants.h>
+extern "C" __global__ void squares(cuFloatComplex* z) {
+    z[threadIdx.x] = cuCmulf(z[threadIdx.x], make_cuFloatComplex(CUDART_PI_F, 1.0f));
+}
+"""
+    z = np.array([1 + 2j, 3 - 1j], np.complex64)
+    (after,) = emulator.check(text, grid=(1,), block=(2,), args=(z,))
+    np.testing.assert_allclose(after, z * np.complex64(np.pi + 1j), rtol=1e-6)
+
+
+def test_what_lies_before_an_access_behind_all_shared_arrays() -> None:
+    text = """extern "C" __global__ void behind(int n) {
+    __shared__ int bins[64];
+    atomicAdd(&bins[0] + n + threadIdx.x, 1);
+}
+"""
+    kernel = emulator.Module(text, name="behind.cu").get_function("behind")
+    with pytest.raises(
+        emulator.OutOfBounds, match="shared memory, 8 bytes behind the end of 'bins'"
+    ):
+        kernel((1,), (1,), (66,), how=CHECKED)

@@ -166,3 +166,25 @@ def test_warps_meet_at_several_lines(module: emulator.Module) -> None:
     after = emulator.check(module, "several_lines", grid=(1,), block=(32,), args=(x,))
     y = np.where(i % 2, x + x[i ^ 1], x - x[i ^ 1]) + 12
     np.testing.assert_array_equal(after[0], y[i ^ 2])
+
+
+def test_atomics_beside_volatile_reads(module: emulator.Module, rng: np.random.Generator) -> None:
+    x = rng.normal(size=300).astype(np.float32)
+    args = (x, np.full(1, -np.inf, np.float32).view(np.int32), 300)
+    after = emulator.check(module, "largest", grid=(3,), block=(128,), args=args)
+    assert after[1].view(np.float32)[0] == x.max()
+
+
+def test_a_lock_given_back_by_a_volatile_write(module: emulator.Module) -> None:
+    args = (np.zeros(1, np.int32),)
+    (out,) = emulator.check(module, "locked", grid=(3,), block=(64,), args=args)
+    assert out[0] == 192
+
+
+def test_threads_that_wait_for_flags_let_others_run(
+    module: emulator.Module, rng: np.random.Generator
+) -> None:
+    x = rng.normal(size=(5, 32)).astype(np.float32)
+    args = (x, emulator.empty((5, 32)), 5)
+    after = emulator.check(module, "producer_and_consumer", grid=(1,), block=(64,), args=args)
+    np.testing.assert_array_equal(after[1], 2 * x)

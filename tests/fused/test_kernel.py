@@ -194,3 +194,46 @@ def test_misuse(register):
             out.backward(gg.ones_like(out))
     with pytest.raises(TypeError, match="the definition takes at least one tensor"):
         gg.kernel(short.source.path, samples=[], forward=forward)(lambda *, factor: factor)
+
+
+def test_what_has_no_default_must_be_given(register):
+    with pytest.raises(TypeError, match=r"scale_shift takes 2 tensors \(x, shift\), not 1"):
+        register()(np.ones((3, 4), "f"), factor=1.0)
+
+
+PAIR = r"""
+extern "C" __global__ void pair(const float* x, float* doubled, float* squared, int n) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n - LEFT_OUT) doubled[i] = 2 * x[i], squared[i] = x[i] * x[i];
+}
+"""
+
+
+@pytest.fixture(params=[0, 1])
+def left_out(request: pytest.FixtureRequest) -> Any:
+    """How many of the last elements the kernel forgets."""
+    yield request.param
+    FUSED.pop("pair", None)
+
+
+def test_two_results_are_no_result_and_what_it_keeps(tmp_path, left_out):
+    (tmp_path / "pair.cu").write_text(f"#define LEFT_OUT {left_out}\n{PAIR}")
+
+    def forward(file, x):
+        doubled, squared = (cuda.empty(x.shape, x.dtype, like=x) for _ in range(2))
+        file.launch("pair", (-(-x.size // 64),), (64,), (x, doubled, squared, x.size))
+        return doubled, squared
+
+    @gg.kernel(tmp_path / "pair.cu", samples=[gg.Sample((65,))], forward=forward)
+    def pair(x):
+        return x * 2, x * x
+
+    if left_out:
+        message = r"element 64 of the result.*; no kernel wrote it: this is what memory held before"
+        with pytest.raises(emulator.OrderDependent, match=message):
+            testing.check_kernel(pair)
+    else:
+        testing.check_kernel(pair)
+        with emulator.enabled():
+            doubled, squared = pair([1.0, 3.0])
+        assert (doubled.tolist(), squared.tolist()) == ([2.0, 6.0], [1.0, 9.0])

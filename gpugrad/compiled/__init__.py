@@ -18,7 +18,7 @@ from ..ops import random
 from ..registry import state
 from .arguments import flat, has_graph, objects, replaced, symbolic
 from .ends import Ends
-from .guards import Guards, unchanged
+from .guards import Guards, unchanged, watch_kinds
 from .recorded import Recorded
 from .settings import Settings
 from .sight import Sight
@@ -70,7 +70,7 @@ class Compiled:
         """Return the compiled method of an instance: each has recordings of its own."""
         if instance is None:
             return self
-        key = f"<compiled {self._name}>"
+        key = f"<compiled {self._name} {id(self)}>"  # methods may have one name: lambdas do
         try:
             found = vars(instance).get(key)
         except TypeError:
@@ -79,14 +79,15 @@ class Compiled:
                 "which has __slots__ and no place for recordings; add '__dict__' to them, or "
                 "compile a function that takes what the method uses from its closure"
             ) from None
-        if found is None or found._owner is not instance:  # none, or that of which this is a copy
+        # none, that of which this is a copy, or that of another method which is gone
+        if found is None or not found._is_method(instance, self._function):
             method = types.MethodType(self._function, instance)
             found = vars(instance)[key] = Compiled(method, self._device)
         return found
 
-    @property
-    def _owner(self) -> Any:
-        return getattr(self._function, "__self__", None)
+    def _is_method(self, instance: Any, function: Any) -> bool:
+        method = self._function
+        return method.__self__ is instance and method.__func__ is function
 
     def _part(self) -> None:
         """Forget the recordings whose memory is the parent's as well."""
@@ -182,6 +183,8 @@ class Compiled:
                 check()
             watches += [watch for array, watch in sight.arrays if not trace.uses_array(array)]
             watches = unchanged(watches, trace.modules, sight.line_of)
+            unused = [tensor for tensor in sight.tensors if tensor not in trace.leaves]
+            watches += [watch_kinds(unused)] if unused else []
             trains = trace.goes_back or trace.settings
             is_part = state.make_node is not None and not trains and has_graph(result)
             outputs: list[Buffer] = []

@@ -58,7 +58,7 @@ def flat(value: Any, arrays: list[Any]) -> Any:
         arrays.append(array)
         return "array", array.shape, array.dtype.name
     if isinstance(value, (list, tuple)):
-        return type(value).__name__, *(flat(v, arrays) for v in value)
+        return type(value), *(flat(v, arrays) for v in value)
     if isinstance(value, dict):
         return "dict", *((key_of(k) or k, flat(v, arrays)) for k, v in value.items())
     key = key_of(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import enum
@@ -74,6 +75,13 @@ def test_enumerations_and_names():
     assert step(ONE, kind.twice, "times").tolist() == [2, 2]
     assert step(ONE, kind.twice, "plus").tolist() == [3, 3]
     assert step(ONE, kind.once, name="plus").tolist() == [2, 2]
+
+
+def test_named_tuples_of_one_name():
+    step = gg.compile(lambda batch: batch.x - batch.y)
+    for fields in ("x y", "y x"):
+        batch = collections.namedtuple("batch", fields)(ONE, ONE * 3)
+        assert step(batch).tolist() == (batch.x - batch.y).tolist()
 
 
 # What cannot be an argument
@@ -166,6 +174,31 @@ class Model(nn.Module):
     @gg.compile
     def loss(self, x):
         return self.inner(x).sum()
+
+
+class Twins:
+    """Methods of one name: lambdas have no other."""
+
+    doubled = gg.compile(lambda self, x: x * 2)
+    tripled = gg.compile(lambda self, x: x * 3)
+
+
+def test_methods_of_one_name():
+    twins = Twins()
+    for _ in range(2):
+        assert twins.doubled(ONE).tolist() == [2, 2]
+        assert twins.tripled(ONE).tolist() == [3, 3]
+    assert (twins.doubled.recordings, twins.tripled.recordings) == (1, 1)
+
+
+def test_a_method_that_is_replaced_by_one_of_its_name(monkeypatch):
+    def made(factor):
+        return gg.compile(lambda self, x: x * factor)
+
+    twins = Twins()
+    for factor in (4.0, 5.0):
+        monkeypatch.setattr(Twins, "doubled", made(factor))
+        assert twins.doubled(ONE).tolist() == [factor] * 2
 
 
 def test_equal_owners_have_recordings_of_their_own():

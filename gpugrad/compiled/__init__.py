@@ -16,7 +16,7 @@ from ..cuda import recording, replay
 from ..cuda.recording import Buffer, Trace
 from ..ops import random
 from ..registry import state
-from .arguments import flat, has_graph, objects, replaced, symbolic
+from .arguments import flat, has_graph, objects, refuse_result, replaced, symbolic
 from .ends import Ends
 from .guards import Guards, unchanged, watch_kinds
 from .recorded import Recorded
@@ -189,6 +189,7 @@ class Compiled:
             is_part = state.make_node is not None and not trains and has_graph(result)
             outputs: list[Buffer] = []
             try:
+                refuse_result(result, trace)
                 result = replaced(result, lambda a: _output(trace, a, outputs))
             except TypeError as error:
                 raise TypeError(f"{NAME} {self._name}: {error}") from None

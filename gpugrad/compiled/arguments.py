@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import backend
-from ..cuda.recording import Trace
+from ..cuda.recording import Trace, dense
 from ..nn import Module
 from ..optim import Optimizer
 from ..tensor import Tensor
@@ -57,7 +57,7 @@ def flat(value: Any, arrays: list[Any]) -> Any:
     if isinstance(value, Tensor) or backend.is_array(value):
         array = value._data if isinstance(value, Tensor) else value
         arrays.append(array)
-        return "array", array.shape, array.dtype.name
+        return "array", array.shape, array.dtype.name, dense(array)
     if isinstance(value, (list, tuple)):
         return type(value), *(flat(v, arrays) for v in value)
     if isinstance(value, dict):
@@ -96,7 +96,7 @@ def symbolic(value: Any, trace: Trace) -> Any:
     """Return arguments with inputs of a trace in the place of arrays."""
 
     def made(array: Any) -> Tensor:
-        return Tensor._wrap(trace.input(array.shape, array.dtype), None)
+        return Tensor._wrap(trace.input(array.shape, array.dtype, dense(array)), None)
 
     return replaced(value, made, keep=True)
 

@@ -24,7 +24,8 @@ class Ends:
 
     A gradient that a tensor comes with is copied to memory of the recording, its slot, unless it
     lies there already. What replaces a gradient that the step has used is written to that slot,
-    where the next run finds it; other gradients stay where they were computed (``kept``). Data that
+    where the next run finds it, if its axes have the same order; other gradients stay where they
+    were computed (``kept``). Data that
     the step assigns is written to the array that the tensor came with.
     """
 
@@ -113,10 +114,15 @@ def _gradients(trace: Trace) -> list[tuple[Tensor, Buffer | Tensor | None]]:
         if made is leaf.slot:
             if any(b.storage is made.storage for one in trace.launches for b in one.writes):
                 found.append((tensor, made))
-        elif leaf.slot is not None and leaf.observed:
+        elif leaf.slot is not None and leaf.observed and _alike(made, leaf.slot):
             recording.copy_to(leaf.slot, made)
             found.append((tensor, leaf.slot))
         else:
             lasts = made.storage.kind in (recording.ARENA, recording.REAL)
             found.append((tensor, made if lasts else made.copy()))
     return found
+
+
+def _alike(made: Buffer, slot: Buffer) -> bool:
+    """Return whether a gradient may lie in a slot: NumPy's sums depend on the order of its axes."""
+    return not made.by_numpy or made.strides == slot.strides

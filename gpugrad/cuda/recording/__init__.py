@@ -52,7 +52,7 @@ from .notes import (
 )
 from .numpy_buffer import NumpyTrace
 from .numpy_calls import Repeated, Whole, as_one, changing, whole
-from .shadow import array_at
+from .shadow import array_at, dense
 from .trace import Launch, Trace, active, recording
 
 __all__ = [
@@ -84,6 +84,7 @@ __all__ = [
     "created",
     "current",
     "data_of",
+    "dense",
     "goes_back",
     "gradient_of",
     "launch",

@@ -248,18 +248,23 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     without a seed and taking from an iterator. Python code in the function runs only while it is
     recorded: so does whatever works on raw arrays, or on nothing but integers and booleans that the
     step makes. Not seen are a clock, files and the environment, context variables, ``globals()``,
-    names that are computed, and what is patched in libraries: pass what they give as arguments. A
+    names that are computed, ``vars(module)`` that is set, what objects of libraries hold inside
+    (queues, ctypes), and what is patched in libraries: pass what they give as arguments. A
     recording has memory of its own.
 
     Arguments and results are tensors, arrays, numbers, None, or lists, tuples and dicts of them;
     arguments may be modules and optimisers too. A tensor that requires a gradient is an argument by
-    what it is, like a parameter of a closure: another one records again.
+    what it is, like a parameter of a closure: another one records again. Any other tensor, and any
+    array, is a new tensor to the function, which has its elements and no gradient: what the step
+    sets of it (``x.requires_grad_()``, and so ``x.grad``) stays in the step, which may return it.
     Results are copies that belong to the caller, without a graph; reading them waits for a GPU.
     Gradients end there: a step that computes none, outside of ``no_grad``, and returns what would
     have led to some, as ``gg.compile(model)`` does, warns when it is recorded.
     Gradients that the step leaves in ``.grad`` are overwritten by its next call. Those it comes
     with may be any: they are copied to the recording, and what is added to them lies there.
-    Data that the step assigns (``w.data = ...``) is written to the array that there was.
+    Data that the step assigns (``w.data = ...``) is written to the array that there was. A step
+    that raises while it is recorded has changed no tensor; replays raise no floating-point errors
+    and warnings of NumPy (``np.errstate``).
 
     ``device`` is where the step runs, by default where its tensors are; arguments on the CPU are
     copied there. On the CPU what is launched are calls of NumPy, kernels while the emulator is

@@ -52,7 +52,7 @@ from .notes import (
 )
 from .numpy_buffer import NumpyTrace
 from .numpy_calls import Repeated, Whole, as_one, changing, whole
-from .shadow import array_at, dense
+from .shadow import array_at, dense, extent
 from .trace import Launch, Trace, active, recording
 
 __all__ = [
@@ -85,6 +85,7 @@ __all__ = [
     "current",
     "data_of",
     "dense",
+    "extent",
     "goes_back",
     "gradient_of",
     "launch",

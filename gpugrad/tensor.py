@@ -399,8 +399,11 @@ class Tensor:
         value = other._data if isinstance(other, Tensor) else other
         xp = backend.xp_of(self._data)
         try:
-            if self.dtype == backend.bfloat16:
-                value = xp.asarray(value, dtype=backend.bfloat16)  # ml_dtypes has no weak scalars
+            if self.dtype == backend.bfloat16:  # ml_dtypes has no weak scalars
+                if isinstance(value, backend.Symbolic):
+                    value = value.astype(self.dtype, copy=False)
+                else:
+                    value = xp.asarray(value, dtype=self.dtype)
             getattr(xp, name)(self._data, value, out=self._data, casting="same_kind")
         except (ValueError, TypeError) as error:
             raise explained(error, f"in-place {name}", "xy", (self, value), {}) from error

@@ -187,6 +187,31 @@ def test_an_error_in_a_replay_leaves_the_optimiser_as_it_was():
     assert optimizer.state_dict()["state"]["0"]["step"] == 2
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("other", ["bfloat16", "float16", "float32"])
+def test_changes_in_place_of_any_precision(dtype, other, rng):
+    data = [rng.standard_normal(5).astype("f") for _ in range(4)]
+    runs = []
+    for wrap in (lambda step: step, gg.compile):
+        mean, w = gg.tensor(data[0], dtype=dtype), gg.tensor(data[1], dtype=other)
+        mask = gg.tensor(data[1] > 0)
+
+        @wrap
+        @gg.no_grad()
+        def step(x, mean=mean, w=w, mask=mask):
+            mean *= 0.9
+            mean += w * 0.1
+            mean -= x
+            mean.add_(x)
+            mean.mul_(w)
+            mean.masked_fill_(mask, 0.5)
+            mean[1:3] = x[:2]
+            return mean + 1
+
+        runs.append([bits(step(gg.tensor(x, dtype=other))) for x in data])
+    assert runs[0] == runs[1]
+
+
 LAYOUTS = {
     "fortran": np.asfortranarray,
     "reversed": lambda a: a[:, ::-1],

@@ -100,6 +100,7 @@ def _gradients(trace: Trace) -> list[tuple[Tensor, Buffer | Tensor | None]]:
     It is a Buffer, a tensor from outside, or None for none.
     """
     found: list[tuple[Tensor, Buffer | Tensor | None]] = []
+    filled: list[tuple[Buffer, Buffer]] = []  # slots and what they get
     for leaf in list(trace.leaves.values()):
         tensor, now = leaf.tensor, leaf.tensor._grad
         if now is None:
@@ -115,12 +116,18 @@ def _gradients(trace: Trace) -> list[tuple[Tensor, Buffer | Tensor | None]]:
             if any(b.storage is made.storage for one in trace.launches for b in one.writes):
                 found.append((tensor, made))
         elif leaf.slot is not None and leaf.observed and _alike(made, leaf.slot):
-            recording.copy_to(leaf.slot, made)
+            filled.append((leaf.slot, _lasting(made)))
             found.append((tensor, leaf.slot))
         else:
-            lasts = made.storage.kind in (recording.ARENA, recording.REAL)
-            found.append((tensor, made if lasts else made.copy()))
+            found.append((tensor, _lasting(made)))
+    for slot, made in filled:  # when nothing reads any more what was there
+        recording.copy_to(slot, made)
     return found
+
+
+def _lasting(made: Buffer) -> Buffer:
+    """Return a gradient, copied if it lies in a slot or an argument, which will change."""
+    return made if made.storage.kind in (recording.ARENA, recording.REAL) else made.copy()
 
 
 def _alike(made: Buffer, slot: Buffer) -> bool:

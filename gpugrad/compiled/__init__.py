@@ -17,7 +17,7 @@ from ..cuda.recording import Buffer, Trace
 from ..ops import random
 from ..registry import state
 from .arguments import flat, has_graph, objects, refuse_result, replaced, symbolic
-from .ends import Ends
+from .ends import Ends, changes_at_end
 from .guards import Guards, unchanged, watch_kinds
 from .recorded import Recorded
 from .settings import Settings
@@ -305,7 +305,7 @@ def _capability(device: str) -> int:
 
 def _output(trace: Trace, array: Any, outputs: list[Buffer]) -> Buffer:
     buffer = array if isinstance(array, Buffer) else trace.lift(array)
-    if buffer.storage.kind == recording.GRADIENT:
-        buffer = buffer.copy()  # as it is now: what the step leaves will be written there
+    if changes_at_end(trace, buffer):
+        buffer = buffer.copy()  # as it is now
     outputs.append(buffer)
     return buffer

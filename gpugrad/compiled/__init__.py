@@ -86,7 +86,7 @@ class Compiled:
         return found
 
     def _is_method(self, instance: Any, function: Any) -> bool:
-        method = self._function
+        method: Any = self._function
         return method.__self__ is instance and method.__func__ is function
 
     def _part(self) -> None:

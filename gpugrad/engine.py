@@ -486,8 +486,11 @@ class _Handed:
             return True
         if not isinstance(array, backend.Symbolic):
             return array.base is not None
+        recorded: Any = array
+        if recorded.base is not None and not recorded.flags.c_contiguous:
+            return True  # a plain run has a copy of it, in C order
         return any(
-            isinstance(other, backend.Symbolic) and array.overlaps(other)  # type: ignore[attr-defined]
+            isinstance(other, backend.Symbolic) and recorded.overlaps(other)
             for other in self._arrays.values()
         )
 

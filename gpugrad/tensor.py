@@ -396,11 +396,15 @@ class Tensor:
             return self._rebind(op.function(self, other), f"in-place {name}")
         if registry.lift is not None:
             recording.changes(self, other)
-        value = other._data if isinstance(other, Tensor) else other
+        value: Any = other._data if isinstance(other, Tensor) else other
         xp = backend.xp_of(self._data)
         try:
-            if self.dtype == backend.bfloat16:
-                value = xp.asarray(value, dtype=backend.bfloat16)  # ml_dtypes has no weak scalars
+            if self.dtype == backend.bfloat16:  # ml_dtypes has no weak scalars
+                is_recorded = isinstance(value, backend.Symbolic)
+                if is_recorded:
+                    value = value.astype(self.dtype, copy=False)
+                else:
+                    value = xp.asarray(value, dtype=self.dtype)
             elif xp is not np and isinstance(value, (list, tuple)):  # which CuPy does not take
                 value = backend.as_array(value, device=self.device)
             getattr(xp, name)(self._data, value, out=self._data, casting="same_kind")

@@ -16,9 +16,9 @@ from ..cuda import recording, replay
 from ..cuda.recording import Buffer, Trace
 from ..ops import random
 from ..registry import state
-from .arguments import flat, has_graph, objects, replaced, symbolic
-from .ends import Ends
-from .guards import Guards, unchanged
+from .arguments import flat, has_graph, objects, refuse_result, replaced, symbolic
+from .ends import Ends, changes_at_end
+from .guards import Guards, unchanged, watch_kinds
 from .recorded import Recorded
 from .settings import Settings
 from .sight import Sight
@@ -70,7 +70,7 @@ class Compiled:
         """Return the compiled method of an instance: each has recordings of its own."""
         if instance is None:
             return self
-        key = f"<compiled {self._name}>"
+        key = f"<compiled {self._name} {id(self)}>"  # methods may have one name: lambdas do
         try:
             found = vars(instance).get(key)
         except TypeError:
@@ -79,14 +79,15 @@ class Compiled:
                 "which has __slots__ and no place for recordings; add '__dict__' to them, or "
                 "compile a function that takes what the method uses from its closure"
             ) from None
-        if found is None or found._owner is not instance:  # none, or that of which this is a copy
+        # none, that of which this is a copy, or that of another method which is gone
+        if found is None or not found._is_method(instance, self._function):
             method = types.MethodType(self._function, instance)
             found = vars(instance)[key] = Compiled(method, self._device)
         return found
 
-    @property
-    def _owner(self) -> Any:
-        return getattr(self._function, "__self__", None)
+    def _is_method(self, instance: Any, function: Any) -> bool:
+        method: Any = self._function
+        return method.__self__ is instance and method.__func__ is function
 
     def _part(self) -> None:
         """Forget the recordings whose memory is the parent's as well."""
@@ -182,10 +183,13 @@ class Compiled:
                 check()
             watches += [watch for array, watch in sight.arrays if not trace.uses_array(array)]
             watches = unchanged(watches, trace.modules, sight.line_of)
+            unused = [tensor for tensor in sight.tensors if tensor not in trace.leaves]
+            watches += [watch_kinds(unused)] if unused else []
             trains = trace.goes_back or trace.settings
             is_part = state.make_node is not None and not trains and has_graph(result)
             outputs: list[Buffer] = []
             try:
+                refuse_result(result, trace)
                 result = replaced(result, lambda a: _output(trace, a, outputs))
             except TypeError as error:
                 raise TypeError(f"{NAME} {self._name}: {error}") from None
@@ -244,18 +248,23 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     without a seed and taking from an iterator. Python code in the function runs only while it is
     recorded: so does whatever works on raw arrays, or on nothing but integers and booleans that the
     step makes. Not seen are a clock, files and the environment, context variables, ``globals()``,
-    names that are computed, and what is patched in libraries: pass what they give as arguments. A
+    names that are computed, ``vars(module)`` that is set, what objects of libraries hold inside
+    (queues, ctypes), and what is patched in libraries: pass what they give as arguments. A
     recording has memory of its own.
 
     Arguments and results are tensors, arrays, numbers, None, or lists, tuples and dicts of them;
     arguments may be modules and optimisers too. A tensor that requires a gradient is an argument by
-    what it is, like a parameter of a closure: another one records again.
+    what it is, like a parameter of a closure: another one records again. Any other tensor, and any
+    array, is a new tensor to the function, which has its elements and no gradient: what the step
+    sets of it (``x.requires_grad_()``, and so ``x.grad``) stays in the step, which may return it.
     Results are copies that belong to the caller, without a graph; reading them waits for a GPU.
     Gradients end there: a step that computes none, outside of ``no_grad``, and returns what would
     have led to some, as ``gg.compile(model)`` does, warns when it is recorded.
     Gradients that the step leaves in ``.grad`` are overwritten by its next call. Those it comes
     with may be any: they are copied to the recording, and what is added to them lies there.
-    Data that the step assigns (``w.data = ...``) is written to the array that there was.
+    Data that the step assigns (``w.data = ...``) is written to the array that there was. A step
+    that raises while it is recorded has changed no tensor; replays raise no floating-point errors
+    and warnings of NumPy (``np.errstate``).
 
     ``device`` is where the step runs, by default where its tensors are; arguments on the CPU are
     copied there. On the CPU what is launched are calls of NumPy, kernels while the emulator is
@@ -296,7 +305,7 @@ def _capability(device: str) -> int:
 
 def _output(trace: Trace, array: Any, outputs: list[Buffer]) -> Buffer:
     buffer = array if isinstance(array, Buffer) else trace.lift(array)
-    if buffer.storage.kind == recording.GRADIENT:
-        buffer = buffer.copy()  # as it is now: what the step leaves will be written there
+    if changes_at_end(trace, buffer):
+        buffer = buffer.copy()  # as it is now
     outputs.append(buffer)
     return buffer

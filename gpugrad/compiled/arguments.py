@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 import types
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from .. import backend
-from ..cuda.recording import Trace
+from ..cuda.recording import Trace, dense
 from ..nn import Module
 from ..optim import Optimizer
 from ..tensor import Tensor
@@ -56,11 +57,12 @@ def flat(value: Any, arrays: list[Any]) -> Any:
     if isinstance(value, Tensor) or backend.is_array(value):
         array = value._data if isinstance(value, Tensor) else value
         arrays.append(array)
-        return "array", array.shape, array.dtype.name
+        return "array", array.shape, array.dtype.name, dense(array)
     if isinstance(value, (list, tuple)):
-        return type(value).__name__, *(flat(v, arrays) for v in value)
+        return type(value), *(flat(v, arrays) for v in value)
     if isinstance(value, dict):
-        return "dict", *((key_of(k) or k, flat(v, arrays)) for k, v in value.items())
+        own = ById(value) if getattr(value, "__dict__", None) else None  # its attributes
+        return type(value), own, *((key_of(k) or k, flat(v, arrays)) for k, v in value.items())
     key = key_of(value)
     if key is not None:
         return key
@@ -94,7 +96,7 @@ def symbolic(value: Any, trace: Trace) -> Any:
     """Return arguments with inputs of a trace in the place of arrays."""
 
     def made(array: Any) -> Tensor:
-        return Tensor._wrap(trace.input(array.shape, array.dtype), None)
+        return Tensor._wrap(trace.input(array.shape, array.dtype, dense(array)), None)
 
     return replaced(value, made, keep=True)
 
@@ -113,10 +115,44 @@ def replaced(value: Any, function: Callable[[Any], Any], keep: bool = False) -> 
     if isinstance(value, (list, tuple)):
         return type(value)(replaced(v, function, keep) for v in value)
     if isinstance(value, dict):
-        return {k: replaced(v, function, keep) for k, v in value.items()}
-    if dataclasses.is_dataclass(value) or isinstance(value, (set, frozenset, types.GeneratorType)):
+        made = {} if type(value) is dict else copy.copy(value)  # what else a subclass holds
+        for k, v in value.items():
+            made[k] = replaced(v, function, keep)
+        return made
+    return value
+
+
+def refuse_result(value: Any, trace: Trace) -> None:
+    """Raise TypeError for a result that is no nested lists, tuples and dicts of what can be one.
+
+    Other objects are returned as they are, unless they yield anything once or hold what the step
+    makes.
+    """
+    if isinstance(value, (Tensor, *NUMBERS)) or backend.is_array(value):
+        return
+    if isinstance(value, (list, tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            refuse_result(part, trace)
+        return
+    once = isinstance(value, (set, frozenset, Iterator, Awaitable, AsyncIterator))
+    if once or dataclasses.is_dataclass(value) or _holds_made(value, trace):
         raise TypeError(
             f"a {type(value).__name__} is returned; results are tensors, arrays, numbers, None, "
             "and lists, tuples and dicts of them"
         )
-    return value
+
+
+def _holds_made(value: Any, trace: Trace, depth: int = 2) -> bool:
+    """Return whether a tensor that the step makes lies in a container or an attribute.
+
+    ``depth`` is how many of these lie in each other at most.
+    """
+    if isinstance(value, Tensor):
+        return isinstance(value._data, backend.Symbolic) and value not in trace.leaves
+    if isinstance(value, (Module, Optimizer, *NUMBERS)) or backend.is_array(value) or not depth:
+        return isinstance(value, backend.Symbolic)
+    if isinstance(value, Collection) and not isinstance(value, type):
+        parts = value.values() if isinstance(value, Mapping) else value
+    else:
+        parts = getattr(value, "__dict__", {}).values()
+    return any(_holds_made(part, trace, depth - 1) for part in [*parts])

@@ -74,6 +74,15 @@ def bare_calls(code: types.CodeType) -> Iterator[tuple[str, bool]]:
             before, is_attribute = one.argval, one.opname in _ATTRIBUTE
 
 
+def matches_classes(code: types.CodeType) -> bool:
+    """Return whether some code matches attributes of objects: ``case Point(x=0)``."""
+    return any(
+        one.opname == "MATCH_CLASS"
+        or (isinstance(one.argval, types.CodeType) and matches_classes(one.argval))
+        for one in dis.get_instructions(code)
+    )
+
+
 def words(code: types.CodeType) -> tuple[set[str], set[str]]:
     """Return the names in some code, and the strings that could be names."""
     names, strings, constants = {*code.co_names}, set[str](), [*code.co_consts]

@@ -24,14 +24,17 @@ class Ends:
 
     A gradient that a tensor comes with is copied to memory of the recording, its slot, unless it
     lies there already. What replaces a gradient that the step has used is written to that slot,
-    where the next run finds it; other gradients stay where they were computed (``kept``). Data that
+    where the next run finds it, if its axes have the same order; other gradients stay where they
+    were computed (``kept``). Data that
     the step assigns is written to the array that the tensor came with.
     """
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
-        _write_data(trace)
-        self._gradients = _gradients(trace)
+        data = _assigned_data(trace)
+        self._gradients, filled = _gradients(trace)
+        for target, value in [*data, *filled]:  # when nothing reads any more what was there
+            recording.copy_to(target, value)
         self._flags = [
             (leaf.tensor, leaf.tensor._requires_grad)
             for leaf in trace.leaves.values()
@@ -76,10 +79,24 @@ class Ends:
             tensor._requires_grad = requires_grad
 
 
-def _write_data(trace: Trace) -> None:
-    """Write what the step has assigned as data of tensors to the arrays that they came with."""
-    leaves = trace.leaves.values()
-    found = [leaf for leaf in leaves if leaf.tensor._data is not leaf.buffer]
+_Pairs = list[tuple[Buffer, Buffer]]  # where something is written at the end, and what
+
+
+def changes_at_end(trace: Trace, buffer: Buffer) -> bool:
+    """Return whether a step writes to a Buffer when it ends: a gradient, or data it assigns."""
+    if buffer.storage.kind == recording.REAL:
+        return any(leaf.buffer.overlaps(buffer) for leaf in _reassigned(trace))
+    return buffer.storage.kind == recording.GRADIENT
+
+
+def _reassigned(trace: Trace) -> list[recording.Leaf]:
+    """Return the tensors from outside that have other data when the step ends."""
+    return [leaf for leaf in trace.leaves.values() if leaf.tensor._data is not leaf.buffer]
+
+
+def _assigned_data(trace: Trace) -> _Pairs:
+    """Return the arrays that tensors came with, and copies of the data that the step assigns."""
+    leaves, found = trace.leaves.values(), _reassigned(trace)
     for leaf in found:
         if any(other is not leaf and leaf.buffer.overlaps(other.buffer) for other in leaves):
             raise recording.not_recordable(
@@ -87,18 +104,16 @@ def _write_data(trace: Trace) -> None:
                 "shares its memory with another one, which would change as well (.copy_() changes "
                 "both),"
             )
-    assigned = [(leaf.buffer, leaf.tensor._data) for leaf in found]
-    # what one tensor was given may be what is written over for another: a copy of all comes first
-    for buffer, value in [(buffer, value.copy()) for buffer, value in assigned]:
-        recording.copy_to(buffer, value)
+    return [(leaf.buffer, leaf.tensor._data.copy()) for leaf in found]
 
 
-def _gradients(trace: Trace) -> list[tuple[Tensor, Buffer | Tensor | None]]:
-    """Return the tensors that the step leaves with another gradient, and that.
+def _gradients(trace: Trace) -> tuple[list[tuple[Tensor, Buffer | Tensor | None]], _Pairs]:
+    """Return the tensors that the step leaves with another gradient, with that, and what slots get.
 
-    It is a Buffer, a tensor from outside, or None for none.
+    A gradient is a Buffer, a tensor from outside, or None for none.
     """
     found: list[tuple[Tensor, Buffer | Tensor | None]] = []
+    filled: _Pairs = []
     for leaf in list(trace.leaves.values()):
         tensor, now = leaf.tensor, leaf.tensor._grad
         if now is None:
@@ -113,10 +128,17 @@ def _gradients(trace: Trace) -> list[tuple[Tensor, Buffer | Tensor | None]]:
         if made is leaf.slot:
             if any(b.storage is made.storage for one in trace.launches for b in one.writes):
                 found.append((tensor, made))
-        elif leaf.slot is not None and leaf.observed:
-            recording.copy_to(leaf.slot, made)
-            found.append((tensor, leaf.slot))
-        else:
-            lasts = made.storage.kind in (recording.ARENA, recording.REAL)
-            found.append((tensor, made if lasts else made.copy()))
-    return found
+            continue
+        lasts = made.storage.kind in (recording.ARENA, recording.REAL)
+        if not lasts or changes_at_end(trace, made):
+            made = made.copy()
+        if leaf.slot is not None and leaf.observed and _alike(made, leaf.slot):
+            filled.append((leaf.slot, made))
+            made = leaf.slot
+        found.append((tensor, made))
+    return found, filled
+
+
+def _alike(made: Buffer, slot: Buffer) -> bool:
+    """Return whether a gradient may lie in a slot: NumPy's sums depend on the order of its axes."""
+    return not made.by_numpy or made.strides == slot.strides

@@ -165,6 +165,15 @@ def watch_elements(array: np.ndarray, name: str) -> Watch:
     return Watch(lambda: [array.tobytes()], write, lambda i: what)
 
 
+def watch_kinds(tensors: Sequence[Tensor]) -> Watch:
+    """Watch what tensors tell that a step does not compute with: shapes, dtypes, flags."""
+
+    def read() -> Values:
+        return [(t._requires_grad, t._data.dtype, *t._data.shape) for t in tensors]
+
+    return Watch(read, lambda values: None, lambda i: None)
+
+
 def is_generator(value: Any) -> bool:
     """Return whether random numbers can be drawn from a value."""
     numpy = sys.modules.get("numpy.random")  # loaded, or nobody has a generator of its kinds

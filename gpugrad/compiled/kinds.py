@@ -20,9 +20,14 @@ def owner_of(value: Any, method: Any) -> Any:
 
 
 def function_of(value: Any) -> Any:
-    """Return the function in a compiled method, a class method or a property."""
+    """Return the function in a compiled or partial method, a class method or a property."""
+    if isinstance(value, types.FunctionType):
+        return value  # a decorator's, which depends on more than what it wraps
+    if isinstance(value, (functools.partialmethod, functools.cached_property)):
+        return function_of(value.func)
     for wrapper in ("__wrapped__", "__func__", "fget"):
-        value = getattr(value, wrapper, value)
+        if hasattr(value, wrapper):
+            return function_of(getattr(value, wrapper))
     return value
 
 

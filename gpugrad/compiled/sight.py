@@ -61,7 +61,7 @@ class Sight:
 
     def __init__(self, function: Any, roots: Sequence[Any] = ()) -> None:
         while isinstance(function, functools.partial):
-            roots = (*roots, *function.args, *function.keywords.values())
+            roots = (*roots, function.args, function.keywords)
             function = function.func
         self._home = getattr(function, "__module__", None)  # where the step is, if in a library
         # attributes of what has no name, with the method where they are appended to
@@ -73,6 +73,7 @@ class Sight:
             self.optimizers: dict[Optimizer, None] = {}
             self._met: dict[tuple[int, int], Any] = {}
             self.arrays: list[tuple[np.ndarray, Watch]] = []
+            self.tensors: list[Tensor] = []
             self._watched: list[Watch] = []
             self._codes: list[types.CodeType] = []
             self._named: dict[int, tuple[Any, str, dict[str, None]]] = {}
@@ -117,6 +118,7 @@ class Sight:
         elif isinstance(value, NUMBERS) or not self._is_new(value):
             return
         elif isinstance(value, Tensor):
+            self.tensors.append(value)
             for hook in value._hooks or ():
                 self._meet(hook, "a hook")
         elif isinstance(value, np.ndarray):
@@ -137,7 +139,7 @@ class Sight:
         elif isinstance(value, weakref.ref):
             self._meet(value(), name)
         elif isinstance(value, functools.partial):
-            for part in (value.func, *value.args, *value.keywords.values()):
+            for part in (value.func, value.args, value.keywords):
                 self._meet(part, name)
         elif is_opaque(value):
             what = f"taking from the iterator {name!r} (pass what it yields as arguments)"
@@ -204,8 +206,13 @@ class Sight:
         name = function.__qualname__
         names, strings = code.words(written)
         self._note(function, "__code__", f"%r of {name}")
-        self._note(function, "__defaults__", f"%r of {name}")
-        if names & _BY_STRING:
+        for defaults in ("__defaults__", "__kwdefaults__"):
+            self._note(function, defaults, f"%r of {name}")
+            self._meet(getattr(function, defaults), f"the defaults of {name}")
+        if hasattr(function, "__wrapped__"):  # what a decorator calls, with the same arguments
+            self._run(function.__wrapped__, owner)
+        matches = code.matches_classes(written)
+        if matches or names & _BY_STRING:
             self._loose |= {(string,) for string in strings}
         if "random" in names:
             for module in ("random", "numpy.random"):
@@ -221,11 +228,8 @@ class Sight:
         }
         if owner is not None and written.co_argcount:
             scope[written.co_varnames[0]] = owner
-        defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
         for free, value in scope.items():
             self._meet(value, free)
-        for value in defaults:
-            self._meet(value, name)
         for called, is_attribute in code.bare_calls(written):
             found = None if is_attribute else scope.get(called, function.__globals__.get(called))
             kind, home = getattr(found, "__name__", called), getattr(found, "__module__", None)
@@ -234,6 +238,10 @@ class Sight:
                 self._watched.append(refusal(what))
         for chain in code.chains(written, scope):
             self._follow(chain, scope, function)
+        if matches:
+            found = [scope.get(known, function.__globals__.get(known)) for known in names]
+            kinds = [kind for kind in found if isinstance(kind, type)]
+            self._loose |= {(n,) for k in kinds for n in getattr(k, "__match_args__", ())}
 
     def _import(self, name: str, package: str | None) -> None:
         """Look at a module that some code imports, or wait until it is there."""

@@ -34,6 +34,7 @@ from .recording import (
     Trace,
     Whole,
     array_at,
+    extent,
 )
 
 
@@ -60,6 +61,10 @@ class Replay:
         self._lay_out()
         self.written = self._lasting(kept)
         self._changed, self._last_reads = self._changes(outputs)
+        self._changed_storages = [
+            s for s in self.layout.others if s.kind == REAL and id(s.array) in self._changed
+        ]
+        self._owns_changed = all(s.array.flags.owndata for s in self._changed_storages)
         self._calls = [self._bound(number, {}) for number in range(len(trace.launches))]
         if self._helped and not self._helped.begin(self._roots, self._bound, self._calls):
             self._helped = None
@@ -166,13 +171,28 @@ class Replay:
         a copy that would be read.
         """
         for position, (array, last) in enumerate(zip(arguments, self._last_reads, strict=True)):
-            if last > self._changed.get(id(backend.memory_base(array)), last):
+            base = backend.memory_base(array)
+            first = self._changed.get(id(base))
+            if first is None and not (self._owns_changed and base.flags.owndata):
+                first = self._first_change(base)  # from_dlpack, frombuffer: NumPy sees no relation
+            if first is not None and last > first:
                 raise NotRecordable(
                     f"gg.compile: array {position} of the arguments ({array.dtype}"
                     f"{list(array.shape)}) shares its memory with a tensor that the step changes "
                     "in place, and is read afterwards; pass a copy (.copy()), or let the step find "
                     "that tensor around it"
                 )
+
+    def _first_change(self, array: Any) -> int | None:
+        """Return when memory that is an array's as well is first written, None for never."""
+        low, high = extent(array.shape, array.strides, array.itemsize)
+        begin = kernel.address(array)
+        numbers = [
+            self._changed[id(storage.array)]
+            for storage in self._changed_storages
+            if storage.start < begin + high and begin + low < storage.start + storage.nbytes
+        ]
+        return min(numbers, default=None)
 
     def array(self, buffer: Buffer) -> Any:
         """Return the NumPy or CuPy array on the memory of a Buffer."""

@@ -40,8 +40,8 @@ class Upload:
 
 
 def duplicate(array: Any) -> Any:
-    """Return a copy of an array, queued on the current stream."""
-    return array.copy()
+    """Return a copy of an array, its axes in the same order, queued on the current stream."""
+    return array.copy(order="K")
 
 
 def fill(array: Any, value: float) -> None:

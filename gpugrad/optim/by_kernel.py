@@ -13,6 +13,7 @@ from .. import backend, cuda
 from ..backend import Array
 from ..cuda import recording
 from ..engine import mutations
+from ..registry import describe
 from ..tensor import Tensor
 from .chunks import Row, Settings, Table, table, takes
 from .clip import count_steps
@@ -79,9 +80,10 @@ class ByKernel:
             ]:
                 others += taken.pop(device)
         if recording.current() is not None and (others or len(taken) > 1):
-            kinds = ", ".join(sorted({str(p.dtype) for p, _ in others} or taken))
+            kinds = ", ".join(sorted({describe(p) for p, _ in others} or taken))
             raise recording.not_recordable(
-                f"{self._name}.step of parameters that one launch does not take ({kinds})"
+                f"{self._name}.step of parameters that one launch does not take ({kinds}; it takes "
+                "float32, bfloat16 and float16 on one device, C-contiguous as w.data.copy() is)"
             )
         return taken, others
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import dataclasses
 import enum
 import functools
 import gc
 import math
+import types
 import weakref
 
 import numpy as np
@@ -74,6 +76,64 @@ def test_enumerations_and_names():
     assert step(ONE, kind.twice, "times").tolist() == [2, 2]
     assert step(ONE, kind.twice, "plus").tolist() == [3, 3]
     assert step(ONE, kind.once, name="plus").tolist() == [2, 2]
+
+
+def test_named_tuples_of_one_name():
+    step = gg.compile(lambda batch: batch.x - batch.y)
+    for fields in ("x y", "y x"):
+        batch = collections.namedtuple("batch", fields)(ONE, ONE * 3)
+        assert step(batch).tolist() == (batch.x - batch.y).tolist()
+
+
+def test_dicts_of_other_types():
+    class Named(dict):
+        def __getattr__(self, name):
+            return self[name]
+
+    class Marked(dict):
+        """A dict with an attribute."""
+
+    step = gg.compile(lambda batch: batch.x * batch["y"])
+    assert step(Named(x=ONE, y=3.0)).tolist() == [3, 3]
+    filled = gg.compile(lambda batch: batch["x"] * batch["y"])
+    assert filled(collections.defaultdict(lambda: 2.0, x=ONE)).tolist() == [2, 2]
+    scaled = gg.compile(lambda batch: batch["x"] * batch.scale)
+    for scale in (2.0, 3.0):
+        marked = Marked(x=ONE)
+        marked.scale = scale
+        assert scaled(marked).tolist() == [scale] * 2
+    for kind in (collections.OrderedDict, Named):
+        step = gg.compile(lambda x, kind=kind: kind(x=x * 2))
+        results = [step(ONE), step(ONE * 3)]
+        assert [type(result) for result in results] == [kind, kind]
+        assert [result["x"].tolist() for result in results] == [[2, 2], [6, 6]]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: zip([x], [1], strict=True),
+        lambda x: iter([1, 2]),
+        lambda x: {"loss": x}.values(),
+        lambda x: types.SimpleNamespace(loss=x),
+        lambda x: types.SimpleNamespace(losses=[x]),
+        lambda x: collections.deque([x]),
+        lambda x: (1, {"a": {2}}),
+    ],
+)
+@gg.no_grad()
+def test_results_that_a_replay_cannot_return(make):
+    step = gg.compile(lambda x: make(x * 2))
+    with pytest.raises(TypeError, match="is returned; results are tensors"):
+        step(ONE)
+
+
+@gg.no_grad()
+def test_an_object_that_was_there_before_is_returned_as_it_is():
+    model, place = nn.Linear(2, 2), types.SimpleNamespace(w=gg.ones(2))
+    step = gg.compile(lambda x: (model(x) * place.w, model, place, gg.float32))
+    for _ in range(2):
+        assert step(ONE)[1:] == (model, place, gg.float32)
 
 
 # What cannot be an argument
@@ -166,6 +226,31 @@ class Model(nn.Module):
     @gg.compile
     def loss(self, x):
         return self.inner(x).sum()
+
+
+class Twins:
+    """Methods of one name: lambdas have no other."""
+
+    doubled = gg.compile(lambda self, x: x * 2)
+    tripled = gg.compile(lambda self, x: x * 3)
+
+
+def test_methods_of_one_name():
+    twins = Twins()
+    for _ in range(2):
+        assert twins.doubled(ONE).tolist() == [2, 2]
+        assert twins.tripled(ONE).tolist() == [3, 3]
+    assert (twins.doubled.recordings, twins.tripled.recordings) == (1, 1)
+
+
+def test_a_method_that_is_replaced_by_one_of_its_name(monkeypatch):
+    def made(factor):
+        return gg.compile(lambda self, x: x * factor)
+
+    twins = Twins()
+    for factor in (4.0, 5.0):
+        monkeypatch.setattr(Twins, "doubled", made(factor))
+        assert twins.doubled(ONE).tolist() == [factor] * 2
 
 
 def test_equal_owners_have_recordings_of_their_own():

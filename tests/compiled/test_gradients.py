@@ -49,6 +49,29 @@ def one_array_as_two_gradients(wrap):
 
 
 @case
+def gradients_that_are_swapped(wrap):
+    a, b, c = (leaf(4, seed=s) for s in range(3))
+
+    @wrap
+    def step(x):
+        a.grad, b.grad, c.grad = b.grad, c.grad[::-1], a.grad
+
+    @wrap
+    def hand_over(x):
+        b.grad = a.grad
+        a.grad = a.grad * 2
+
+    found = []
+    for s in range(4):
+        (a * numbers(4, seed=s) + b * 2 + c * numbers(4) * 2).sum().backward()
+        for one in (step, hand_over):
+            one(numbers(4))
+            found.append(seen(a.grad, b.grad, c.grad))
+        b.grad = b.grad * 1  # no longer that of a
+    return found
+
+
+@case
 def gradients_that_overlap(wrap):
     flat = gg.tensor(numbers(6))
     a, b = leaf(4), leaf(4, seed=1)

@@ -56,6 +56,32 @@ class Place:
         return x * self.factor
 
 
+def scaled_by_a_global(function):
+    """Decorate a function; what the decorator names is seen as well."""
+
+    @functools.wraps(function)
+    def scaled(*args):
+        return function(*args) * scale
+
+    return scaled
+
+
+class Decorated:
+    @scaled_by_a_global
+    def forward(self, x):
+        return x
+
+    def _times(self, number, x):
+        return x * number * scale
+
+    once = functools.partialmethod(_times, 1.0)
+
+
+@dataclasses.dataclass
+class Matched:
+    factor: float
+
+
 @dataclasses.dataclass(slots=True)
 class Slots:
     factor: float
@@ -198,7 +224,59 @@ def list_in_a_module():
     return gg.compile(model), functools.partial(model.factors.__setitem__, 0)
 
 
+def decorated_method(monkeypatch):
+    place = Decorated()
+    step = gg.compile(lambda x: place.forward(x))
+    return step, lambda new: monkeypatch.setitem(globals(), "scale", new)
+
+
+def partial_method(monkeypatch):
+    place = Decorated()
+    step = gg.compile(lambda x: place.once(x))
+    return step, lambda new: monkeypatch.setitem(globals(), "scale", new)
+
+
+def default_of_a_keyword():
+    def step(x, *, factor=2.0):
+        return x * factor
+
+    return gg.compile(step), functools.partial(step.__kwdefaults__.__setitem__, "factor")
+
+
+def keyword_of_a_partial_function():
+    step = functools.partial(lambda x, factor: x * factor, factor=2.0)
+    return gg.compile(step), functools.partial(step.keywords.__setitem__, "factor")
+
+
+def matched_by_name():
+    place = Matched(2.0)
+
+    def step(x):
+        match place:
+            case Matched(factor=number):
+                return x * number
+
+    return attribute(place, "factor", step)
+
+
+def matched_by_position():
+    place = Matched(2.0)
+
+    def step(x):
+        match place:
+            case Matched(number):
+                return x * number
+
+    return attribute(place, "factor", step)
+
+
 CHANGED = [
+    decorated_method,
+    partial_method,
+    default_of_a_keyword,
+    keyword_of_a_partial_function,
+    matched_by_name,
+    matched_by_position,
     closure,
     global_number,
     called_function,
@@ -240,6 +318,32 @@ def test_a_number_that_changes_between_calls(make, monkeypatch):
 
 
 # Objects
+
+
+@pytest.mark.parametrize(
+    "number_of",
+    [lambda w: len(w), lambda w: w.shape[0], lambda w: w.dtype.itemsize, lambda w: w.requires_grad],
+    ids=["len", "shape", "dtype", "flag"],
+)
+def test_a_tensor_of_which_only_shape_dtype_or_flag_is_used(number_of):
+    w = gg.tensor([1.0, 2.0], requires_grad=True)
+    step = gg.compile(lambda x: x * float(number_of(w)))
+    assert step(ONE).tolist() == [float(number_of(w))] * 2
+    with gg.no_grad():
+        w.data = np.ones(3)
+    w.requires_grad = False
+    assert step(ONE).tolist() == [float(number_of(w))] * 2
+    assert step(ONE).tolist() == [float(number_of(w))] * 2
+    assert step.recordings == 2
+
+
+@gg.no_grad()
+def test_parameters_that_a_step_only_counts():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    step = gg.compile(lambda x: x * sum(p.requires_grad for p in model.parameters()))
+    assert step(ONE).tolist() == [4, 4]
+    nn.freeze(model, "0")
+    assert step(ONE).tolist() == [2, 2]
 
 
 @gg.no_grad()

@@ -187,6 +187,80 @@ def test_an_error_in_a_replay_leaves_the_optimiser_as_it_was():
     assert optimizer.state_dict()["state"]["0"]["step"] == 2
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("other", ["bfloat16", "float16", "float32"])
+def test_changes_in_place_of_any_precision(dtype, other, rng):
+    data = [rng.standard_normal(5).astype("f") for _ in range(4)]
+    runs = []
+    for wrap in (lambda step: step, gg.compile):
+        mean, w = gg.tensor(data[0], dtype=dtype), gg.tensor(data[1], dtype=other)
+        mask = gg.tensor(data[1] > 0)
+
+        @wrap
+        @gg.no_grad()
+        def step(x, mean=mean, w=w, mask=mask):
+            mean *= 0.9
+            mean += w * 0.1
+            mean -= x
+            mean.add_(x)
+            mean.mul_(w)
+            mean.masked_fill_(mask, 0.5)
+            mean[1:3] = x[:2]
+            return mean + 1
+
+        runs.append([bits(step(gg.tensor(x, dtype=other))) for x in data])
+    assert runs[0] == runs[1]
+
+
+LAYOUTS = {
+    "fortran": np.asfortranarray,
+    "reversed": lambda a: a[:, ::-1],
+    "transposed and reversed": lambda a: a[::-1].copy().T.copy().T[::-1],
+    "every other": lambda a: np.repeat(a, 2, axis=1)[:, ::2],
+    "broadcast": lambda a: np.broadcast_to(a[:1], a.shape),
+    "one column": lambda a: np.broadcast_to(a[:, :1], a.shape),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_sums_take_the_order_of_the_axes_of_arguments_and_results(name, rng):
+    def step(x):
+        return x.sum(), x.mean(axis=0), (x * x).sum(axis=1), x @ x.T, x.T + 1, x * 2
+
+    compiled = gg.compile(step)
+    for _ in range(2):
+        plain = rng.standard_normal((137, 211)).astype("f")
+        for array in (plain, LAYOUTS[name](plain)):
+            expected, found = step(gg.asarray(array)), compiled(gg.asarray(array))
+            assert [*map(bits, found)] == [*map(bits, expected)]
+            assert [bits(a.sum()) for a in found] == [bits(a.sum()) for a in expected]
+    assert compiled.recordings == 2
+
+
+@pytest.mark.parametrize("given", [None, np.asarray, np.asfortranarray], ids=str)
+@pytest.mark.parametrize("of", [np.asarray, np.asfortranarray], ids=["c", "fortran"])
+def test_sums_take_the_order_of_the_axes_of_gradients(given, of):
+    runs = []
+    for wrap in (lambda step: step, gg.compile):
+        rng = np.random.default_rng(7)
+        w = gg.asarray(of(rng.standard_normal((137, 211)).astype("f"))).requires_grad_()
+        if given is not None:
+            w.grad = gg.asarray(given(rng.standard_normal((137, 211)).astype("f")))
+
+        @wrap
+        def step(x, w=w):
+            gg.tanh(x @ w.T).sum().backward()
+            (w * w).sum().backward()
+            return w.grad.sum(), w.grad.sum(axis=0)
+
+        seen = []
+        for _ in range(3):
+            seen += map(bits, step(gg.asarray(rng.standard_normal((53, 211)).astype("f"))))
+            seen += [bits(w.grad), bits(w.grad.sum()), w.grad.numpy().strides]
+        runs.append(seen)
+    assert runs[0] == runs[1]
+
+
 def test_results_are_the_callers_and_gradients_the_steps():
     w = gg.tensor(np.ones(3, np.float32), requires_grad=True)
 

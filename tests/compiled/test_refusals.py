@@ -320,3 +320,16 @@ def test_data_assigned_to_one_of_two_tensors_on_the_same_memory(rows):
 
     refused(step, "shares its memory")
     assert whole.tolist() == [1, 1, 1, 1]
+
+
+@by_kernels
+def test_parameters_that_no_launch_takes(launched):
+    w = gg.tensor(np.ones((4, 3), np.float32), requires_grad=True)
+    w.data = np.asfortranarray(w.data)
+    optimizer = optim.AdamW([w], lr=0.1)
+
+    def step(x):
+        (x @ w).sum().backward()
+        optimizer.step()
+
+    refused(step, "one launch does not take (float32[4, 3]; it takes", np.ones((2, 4), np.float32))

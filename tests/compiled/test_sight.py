@@ -374,7 +374,24 @@ def test_arguments_on_memory_that_changes_before_they_are_read(launched):
     late(numbers(3))
     with pytest.raises(NotRecordable, match=r"array 0 .* shares its memory .*copy"):
         late(w[3:])
+    with pytest.raises(NotRecordable, match=r"array 0 .* shares its memory .*copy"):
+        late(np.from_dlpack(w.numpy())[3:])  # which NumPy does not know as a view
     late(w[3:].copy())
+
+
+def test_an_argument_whose_memory_a_tensor_has_by_dlpack(launched):
+    owner = numbers(6)
+    w = gg.tensor(0.0)
+    w.data = np.from_dlpack(owner)
+
+    @gg.compile
+    def step(x):
+        w.copy_(w * 2)
+        return x + w[:3]
+
+    step(numbers(3))
+    with pytest.raises(NotRecordable, match=r"array 0 .* shares its memory .*copy"):
+        step(owner[3:])
 
 
 @gg.no_grad()

@@ -233,6 +233,21 @@ def an_update_of_assigned_data(wrap):
     return found, state_of(optimizer)
 
 
+@case
+def what_looks_at_data_that_is_replaced(wrap):
+    w, v = leaf(4), leaf(4, seed=1)
+
+    @wrap
+    def step(x):
+        with gg.no_grad():
+            before = w.detach(), w.data, w.detach()[1:], v.detach()[::2]
+            v.grad = w.detach()[::-1]
+            w.data, v.data = v.data, w.data * 2 + x.data
+        return before
+
+    return [seen(*step(numbers(4, seed=s)), w, v, v.grad) for s in range(3)]
+
+
 @pytest.mark.parametrize("function", case.found, ids=lambda function: function.__name__)
 def test_a_compiled_step_does_what_a_plain_one_does(function):
     case.agrees(function)

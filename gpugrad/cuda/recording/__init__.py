@@ -52,7 +52,7 @@ from .notes import (
 )
 from .numpy_buffer import NumpyTrace
 from .numpy_calls import Repeated, Whole, as_one, changing, whole
-from .shadow import array_at
+from .shadow import array_at, dense, extent
 from .trace import Launch, Trace, active, recording
 
 __all__ = [
@@ -84,6 +84,8 @@ __all__ = [
     "created",
     "current",
     "data_of",
+    "dense",
+    "extent",
     "goes_back",
     "gradient_of",
     "launch",

@@ -38,10 +38,21 @@ class Storage:
         self.readers: list[weakref.ref[Buffer]] = []  # expressions that wait and will read it
 
 
-def new(kind: str, shape: Sequence[int], dtype: Any, buffer: type[Buffer] | None = None) -> Buffer:
-    """Return a C-contiguous Buffer of a new storage; ``buffer`` is its class."""
-    shadow = shadow_of(shape, dtype)
-    return (buffer or Buffer)(Storage(kind, shadow.nbytes), 0, shadow)
+def new(
+    kind: str,
+    shape: Sequence[int],
+    dtype: Any,
+    buffer: type[Buffer] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Buffer:
+    """Return a Buffer of a new storage; ``buffer`` is its class.
+
+    It is C-contiguous; for NumPy it may have other ``strides``.
+    """
+    buffer = buffer or Buffer
+    shadow = shadow_of(shape, dtype, strides if buffer.by_numpy else None)
+    low, high = extent(shadow.shape, shadow.strides, shadow.itemsize)
+    return buffer(Storage(kind, high - low), -low, shadow)
 
 
 class Buffer(backend.Symbolic):

@@ -21,6 +21,7 @@ class Leaf:
         self.tensor = tensor
         self.array = tensor._data
         self.gradient = tensor._grad
+        self._strides = _strides(tensor._grad)
         self.requires_grad: bool = tensor._requires_grad
         self.hooks = tuple(tensor._hooks or ())
         self.buffer = buffer
@@ -34,7 +35,7 @@ class Leaf:
             tensor._data is self.array
             and tensor._requires_grad is self.requires_grad
             and tuple(tensor._hooks or ()) == self.hooks
-            and (not self.observed or (tensor._grad is None) is (self.gradient is None))
+            and (not self.observed or _strides(tensor._grad) == self._strides)
         )
 
     def observe(self) -> None:
@@ -44,3 +45,8 @@ class Leaf:
     def assign(self) -> None:
         """Note that the step sets another gradient."""
         self.assigned = self.assigned or not self.observed
+
+
+def _strides(gradient: Any) -> tuple[int, ...] | None:
+    """Return how a gradient lies in memory, None for none."""
+    return None if gradient is None else gradient._data.strides

@@ -14,7 +14,7 @@ from .context import described, held, not_recordable
 from .leaves import Leaf
 from .lifted import Held, lifted_class
 from .memory import Regions, storage_of
-from .shadow import shadow_of
+from .shadow import dense, shadow_of
 
 
 class Outside:
@@ -114,7 +114,8 @@ class Outside:
             return gradient
         if gradient._node is not None:
             raise not_recordable(f"a gradient with a graph (that of {described(leaf.tensor)})")
-        leaf.slot = new(GRADIENT, gradient.shape, gradient.dtype, self.buffer)
+        strides = dense(gradient._data)
+        leaf.slot = new(GRADIENT, gradient.shape, gradient.dtype, self.buffer, strides)
         return type(gradient)._wrap(leaf.slot, None)
 
     def restore(self) -> None:

@@ -39,6 +39,22 @@ def extent(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> tuple
     return sum(s for s in steps if s < 0), sum(s for s in steps if s > 0) + itemsize
 
 
+def dense(array: Any) -> tuple[int, ...] | None:
+    """Return strides without gaps in which axes lie as they do in an array; None for C order.
+
+    In which order NumPy sums depends on that: which axis is the innermost, and its direction.
+    """
+    if array.flags.c_contiguous:
+        return None
+    step, strides = array.itemsize, [0] * array.ndim
+    for axis in sorted(range(array.ndim), key=lambda i: (abs(array.strides[i]), -i)):
+        length, stride = array.shape[axis], array.strides[axis]
+        if stride or length == 1:  # else it is broadcast
+            strides[axis] = -step if stride < 0 else step
+            step *= length
+    return tuple(strides)
+
+
 def lengths_of(size: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return a shape with its -1 filled in; ValueError if it has not so many elements."""
     if -1 in shape:

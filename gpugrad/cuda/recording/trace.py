@@ -72,9 +72,11 @@ class Trace(Outside):
 
     # Memory
 
-    def input(self, shape: Sequence[int], dtype: Any) -> Buffer:
+    def input(
+        self, shape: Sequence[int], dtype: Any, strides: Sequence[int] | None = None
+    ) -> Buffer:
         """Return an argument of the step: filled before each run."""
-        buffer = new(INPUT, shape, dtype, self.buffer)
+        buffer = new(INPUT, shape, dtype, self.buffer, strides)
         self.inputs.append(buffer)
         return buffer
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..ops import philox, random
+from ..ops.indexing import largest
 
 Ids = npt.NDArray[np.int64]
 Logits = npt.NDArray[np.float64]
@@ -89,16 +90,19 @@ class Sampler:
         p = np.exp(logits - logits.max(axis=-1, keepdims=True))
         p /= p.sum(axis=-1, keepdims=True)
         if self.top_k is not None or self.top_p is not None:
-            order = np.argsort(-logits, axis=-1, kind="stable")
-            ranked = np.take_along_axis(p, order, axis=-1)
+            n = logits.shape[-1]
+            k = n if self.top_k is None else min(self.top_k, n)
+            order = largest(logits, k)
+            ranked = np.zeros_like(p)
+            ranked[:, :k] = np.take_along_axis(p, order, axis=-1)
             if self.top_k is not None:
-                ranked[:, self.top_k :] = 0
                 ranked /= ranked.sum(axis=-1, keepdims=True)
             if self.top_p is not None:
                 before = ranked.cumsum(axis=-1) - ranked
                 ranked[:, 1:][before[:, 1:] >= self.top_p] = 0  # the first always stays
                 ranked /= ranked.sum(axis=-1, keepdims=True)
-            np.put_along_axis(p, order, ranked, axis=-1)
+            p[...] = 0
+            np.put_along_axis(p, order, ranked[:, :k], axis=-1)
         if self.min_p is not None:
             p[p < self.min_p * p.max(axis=-1, keepdims=True)] = 0
             p /= p.sum(axis=-1, keepdims=True)

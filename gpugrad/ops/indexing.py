@@ -15,7 +15,7 @@ from ..boundary import REFUSALS, refuse
 from ..cuda import recording
 from ..registry import OPS, Sample, describe, primitive
 from ._axes import along, normalize_axis
-from .shape import asarray, moveaxis, ravel
+from .shape import asarray, broadcast_to, expand_dims, moveaxis, ravel, reshape
 
 
 def raw_index(index: Any) -> Any:
@@ -283,19 +283,51 @@ def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
     counts = np.asarray(repeats.numpy() if isinstance(repeats, registry.Tensor) else repeats)
     if counts.size and counts.min() < 0:
         raise ValueError("repeat: repeats must not be negative")
+    if counts.ndim == 0 and counts.dtype.kind in "iu":  # its gradient is a sum over a short axis
+        shape = (*x.shape[: axis + 1], int(counts), *x.shape[axis + 1 :])
+        wide = broadcast_to(expand_dims(x, axis + 1), shape)
+        return reshape(wide, (*shape[:axis], shape[axis] * int(counts), *shape[axis + 2 :]))
     xp = backend.xp_of(x._data)
     return take(x, xp.asarray(np.repeat(np.arange(x.shape[axis]), counts)), axis)
+
+
+def largest(x: np.ndarray, k: int) -> np.ndarray:
+    """Return the indices (..., k) of the k largest along the last axis, in the order of argsort."""
+    n = x.shape[-1]
+    x = x.astype(backend.float32) if x.dtype == backend.bfloat16 else x
+    if 8 * k > n or not k:  # what follows takes as long as to sort some of all
+        return _argsort(np, x, -1, True)[..., :k]
+    least = np.partition(x, n - k, axis=-1)[..., n - k, None]
+    kept = ~(x < least)  # NaN is larger than all
+    if (kept.sum(axis=-1) > k).any():  # of equals the first
+        surely = (x > least) | np.isnan(x)
+        kept = surely | (kept & ((kept & ~surely).cumsum(axis=-1) <= k - surely.sum(-1)[..., None]))
+        kept &= kept.cumsum(axis=-1) <= k
+    found = kept.nonzero()[-1].reshape(*x.shape[:-1], k)
+    order = _argsort(np, np.take_along_axis(x, found, axis=-1), -1, True)
+    return np.take_along_axis(found, order, axis=-1)
+
+
+def _argsort(xp: Any, x: Any, axis: int, descending: bool) -> Any:
+    if x.dtype == backend.bfloat16:
+        x = x.astype(backend.float32)  # CuPy does not sort bfloat16, NumPy misplaces NaN in it
+    if not descending:
+        return xp.argsort(x, axis=axis, kind="stable")
+    order = xp.flip(xp.argsort(xp.flip(x, axis=axis), axis=axis, kind="stable"), axis=axis)
+    return x.shape[axis] - 1 - order
 
 
 @primitive()
 def argsort(xp, x, axis=-1, descending=False):
     """Return the indices that sort x along an axis; equal elements keep their order."""
-    if x.dtype == backend.bfloat16 and xp is not np:
-        x = x.astype(backend.float32)  # CuPy does not sort bfloat16
-    if not descending:
-        return xp.argsort(x, axis=axis, kind="stable")
-    order = xp.flip(xp.argsort(xp.flip(x, axis=axis), axis=axis, kind="stable"), axis=axis)
-    return x.shape[axis] - 1 - order
+    return _argsort(xp, x, axis, descending)
+
+
+@primitive(name="argtopk", method=False)
+def _argtopk(xp, x, k=1):
+    if xp is not np:
+        return _argsort(xp, x, -1, True)[..., :k]
+    return recording.as_one(largest, x, k)
 
 
 def sort(x: Any, axis: int = -1, descending: bool = False) -> Any:
@@ -309,8 +341,7 @@ def topk(x: Any, k: int, axis: int = -1) -> tuple[Any, Any]:
     axis = normalize_axis(axis, x.ndim)
     if not 0 <= k <= x.shape[axis]:
         raise ValueError(f"topk: k={k} is not in 0..{x.shape[axis]}, the length of axis {axis}")
-    order = argsort(x, axis=axis, descending=True)
-    order = getitem(order, along(axis, slice(0, k)))
+    order = moveaxis(_argtopk(moveaxis(x, axis, -1), k=k), -1, axis)
     return take_along_axis(x, order, axis), order
 
 

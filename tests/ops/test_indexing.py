@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
+from gpugrad import backend
 from gpugrad.ops.indexing import _check_range
 from gpugrad.testing import gradcheck, gradgradcheck
 
@@ -224,6 +226,25 @@ def test_topk(axis: int) -> None:
 
 
 # Diagonals, repetitions, masks
+
+
+@pytest.mark.parametrize("dtype", [gg.float64, gg.float32, gg.float16, gg.bfloat16, gg.int64])
+def test_topk_of_long_rows_with_ties_and_nan(dtype: Any) -> None:
+    x = np.random.default_rng(0).integers(0, 20, (6, 200)).astype(dtype)
+    if backend.is_float(x.dtype):
+        x[1, ::3], x[2, ::100], x[3] = np.nan, np.nan, -np.inf
+        x[4, :3], x[4, 3:6] = np.inf, -0.0
+    order = [  # NaN first, then from the largest on, of equals the first
+        sorted(range(200), key=lambda i, row=row: (0, 0) if math.isnan(row[i]) else (1, -row[i]))
+        for row in x.astype(float).tolist()
+    ]
+    for k in (0, 1, 4, 20, 200):
+        for axis, data in ((1, x), (0, x.T)):
+            values, indices = gg.topk(gg.tensor(data), k, axis=axis)
+            expected = np.array(order)[:, :k]
+            np.testing.assert_array_equal(indices.numpy(), expected if axis else expected.T)
+            found = np.take_along_axis(data, indices.numpy(), axis).astype(float)
+            np.testing.assert_array_equal(values.numpy().astype(float), found)
 
 
 @pytest.mark.parametrize("offset", [0, 1, -1, 3, -2, 7])

@@ -361,23 +361,26 @@ def _running_total(g: Any, axis: int, xp: Any) -> Any:
 def _cumulative_prod_rule(g: Any, x: Any, out: Any, axis: int, xp: Any) -> Any:
     if not (x == 0).any():
         return _running_total(g * out, axis, xp) / x
-    # with zeros: d out[j] / d x[i] = product of x[k] over k <= j, k != i, taken literally
-    last = len(x.shape) - 1
+    # with zeros: what comes before x[i], times the sum over j >= i of g[j] x[i+1] ... x[j]
+    last, dtype = len(x.shape) - 1, x.dtype
+    if dtype in backend.NARROW:
+        x, g = x.astype(backend.float32), g.astype(backend.float32)
     x, g = xp.swapaxes(x, axis, last), xp.swapaxes(g, axis, last)
+    return xp.swapaxes(_product_before(x, xp) * _nested(g, x, xp), axis, last).astype(dtype)
+
+
+def _nested(g: Any, x: Any, xp: Any) -> Any:
+    """Return r with r[i] = g[i] + x[i+1] r[i+1] along the last axis.
+
+    Each round doubles how many terms of g every element has, and how many factors are in one.
+    """
     n = x.shape[-1]
-    i, j = np.ogrid[:n, :n]
-    wide = xp.reshape(x, (*x.shape[:-1], 1, n))
-    after = _running_product(xp.where(_like(j > i, x, xp), wide, 1).astype(x.dtype), -1, xp)
-    slopes = xp.where(_like(j >= i, x, xp), after, 0)  # (..., i, j)
-    rows = xp.sum(slopes * xp.reshape(g, (*g.shape[:-1], 1, n)), axis=-1)
-    return xp.swapaxes(_product_before(x, xp) * rows, axis, last)
-
-
-def _like(array: np.ndarray, x: Any, xp: Any) -> Any:
-    """Return a numpy array on the device of x."""
-    if isinstance(x, np.ndarray):
-        return array
-    return xp.asarray(array, device=x.device) if hasattr(x, "requires_grad") else xp.asarray(array)
+    factors, step = x[..., 1:], 1
+    while step < n:
+        g = xp.concatenate([g[..., :-step] + factors * g[..., step:], g[..., -step:]], axis=-1)
+        factors = factors[..., :-step] * factors[..., step:]
+        step *= 2
+    return g
 
 
 @primitive(

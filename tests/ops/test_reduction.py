@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,24 @@ def test_running_product_with_zeros_along_a_middle_axis() -> None:
     x[0, 1, 1] = x[1, 0, 0] = x[1, 2, 0] = 0.0
     gradcheck(lambda x: gg.cumulative_prod(x, axis=1), leaf(x))
     gradgradcheck(lambda x: gg.cumulative_prod(x, axis=-2), leaf(x))
+
+
+def test_gradient_of_a_long_cumulative_prod_with_a_zero_takes_little_memory() -> None:
+    n = 5000
+    values, g = np.random.default_rng(0).uniform(0.5, 1.5, n), np.zeros(n)
+    values[[3, 4000]], g[:20] = 0, 1
+    x = leaf(values)
+    tracemalloc.start()
+    try:
+        gg.cumulative_prod(x).backward(g)
+        assert tracemalloc.get_traced_memory()[1] < 100 * x.nbytes
+    finally:
+        tracemalloc.stop()
+    expected = np.zeros(n)  # product by product
+    for i in range(4):
+        for j in range(i, 20):
+            expected[i] += np.prod(np.delete(values[: j + 1], i))
+    np.testing.assert_allclose(x.grad.numpy(), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("size", [1, 17])

@@ -60,12 +60,6 @@ _FUSED, _OPS, _OPTIM = "gpugrad/fused/", "gpugrad/ops/", "gpugrad/optim/"
 PYTHON: dict[Key, str] = {
     (
         "gpugrad/engine.py",
-        "arguments swapped",
-        "gradients[parent] = _merged(previous, p)",
-        0,
-    ): "a sum in the other order",
-    (
-        "gpugrad/engine.py",
         "condition false",
         "if registry.lift is not None:",
         1,

@@ -237,6 +237,26 @@ def clamp(input: Any, min: Any = None, max: Any = None) -> Tensor:
     return ops.clip(input, min, max)
 
 
+def lerp(input: Any, end: Any, weight: Any) -> Tensor:
+    """Return input + weight (end - input): on the way from input to end, there at weight 1."""
+    x = ops.asarray(input)
+    return x + weight * (end - x)
+
+
+def addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Tensor:
+    """Return input + value tensor1 tensor2, element by element."""
+    return ops.add(input, _times(ops.multiply(tensor1, tensor2), value))
+
+
+def addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Tensor:
+    """Return input + value tensor1 / tensor2, element by element."""
+    return ops.add(input, _times(ops.divide(tensor1, tensor2), value))
+
+
+def _times(x: Any, factor: Any) -> Any:
+    return x if factor.__class__ is int and factor == 1 else ops.multiply(x, factor)
+
+
 def allclose(
     input: Any, other: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
 ) -> bool:
@@ -377,6 +397,46 @@ def _changed(operation: str) -> Callable[[Tensor, Any], Tensor]:
     return changed
 
 
+def _add(x: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
+    """Return x + alpha other."""
+    return ops.add(x, _times(other, alpha))
+
+
+def _sub(x: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
+    """Return x - alpha other."""
+    return ops.subtract(x, _times(other, alpha))
+
+
+def _add_(x: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
+    """Add alpha other to the tensor in place; return it."""
+    return x._in_place("add", _times(other, alpha))
+
+
+def _sub_(x: Tensor, other: Any, *, alpha: float = 1) -> Tensor:
+    """Subtract alpha other from the tensor in place; return it."""
+    return x._in_place("subtract", _times(other, alpha))
+
+
+def _addcmul_(x: Tensor, tensor1: Any, tensor2: Any, *, value: float = 1) -> Tensor:
+    """Add value tensor1 tensor2 to the tensor in place; return it."""
+    return x._in_place("add", _times(ops.multiply(tensor1, tensor2), value))
+
+
+def _addcdiv_(x: Tensor, tensor1: Any, tensor2: Any, *, value: float = 1) -> Tensor:
+    """Add value tensor1 / tensor2 to the tensor in place; return it."""
+    return x._in_place("add", _times(ops.divide(tensor1, tensor2), value))
+
+
+def _lerp_(x: Tensor, end: Any, weight: Any) -> Tensor:
+    """Move the tensor in place towards end, to be there at weight 1; return it."""
+    return x._in_place("add", weight * (end - x))
+
+
+def _clamp_(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    """Raise elements below min to it and lower those above max, in place; return the tensor."""
+    return x.copy_(clamp(x, min, max))
+
+
 def _dim(x: Tensor) -> int:
     """Return the number of axes."""
     return x.ndim
@@ -426,8 +486,21 @@ SHARED = {name: _either(name) for name in _BY_DIM}  # what takes axis= and dim=
 FUNCTIONS = {
     function.__name__: function
     for function in (
-        *(allclose, bernoulli, bmm, cat, chunk, clamp, device, gather, index_select, mm),
-        *(multinomial, permute, rand, rand_like, randint, randn, randn_like, randperm, t),
+        *(addcdiv, addcmul, allclose, bernoulli, bmm, cat, chunk, clamp, device, gather),
+        *(
+            index_select,
+            lerp,
+            mm,
+            multinomial,
+            permute,
+            rand,
+            rand_like,
+            randint,
+            randn,
+            randn_like,
+            randperm,
+            t,
+        ),
         *(unbind, unsqueeze, functional.softmax, functional.log_softmax),
     )
 }
@@ -443,10 +516,15 @@ NAMES = {**FUNCTIONS, **DTYPES, "inference_mode": no_grad}
 _METHODS = {
     **SHARED,
     **{name: _cast(dtype) for name, dtype in (*DTYPES.items(), ("bool", backend.bool_))},
-    **{name: FUNCTIONS[name] for name in ("allclose", "bmm", "chunk", "clamp", "gather")},
-    **{name: FUNCTIONS[name] for name in ("index_select", "mm", "multinomial", "t")},
-    "add_": _changed("add"),
+    **{name: FUNCTIONS[name] for name in ("addcdiv", "addcmul", "allclose", "bmm")},
+    **{name: FUNCTIONS[name] for name in ("chunk", "clamp", "gather", "index_select")},
+    **{name: FUNCTIONS[name] for name in ("lerp", "mm", "multinomial", "t")},
+    "add": _add,
+    "add_": _add_,
+    "addcdiv_": _addcdiv_,
+    "addcmul_": _addcmul_,
     "bernoulli": bernoulli,
+    "clamp_": _clamp_,
     "clone": ops.copy,
     "contiguous": named(_contiguous, "contiguous"),
     "dim": _dim,
@@ -457,6 +535,7 @@ _METHODS = {
     "ge": ops.greater_equal,
     "gt": ops.greater,
     "le": ops.less_equal,
+    "lerp_": _lerp_,
     "log_softmax": functional.log_softmax,
     "lt": ops.less,
     "masked_fill_": _masked_fill_,
@@ -467,8 +546,8 @@ _METHODS = {
     "numel": _numel,
     "permute": _permute,
     "softmax": functional.softmax,
-    "sub": ops.subtract,
-    "sub_": _changed("subtract"),
+    "sub": _sub,
+    "sub_": _sub_,
     "type_as": _type_as,
     "unbind": unbind,
     "uniform_": _uniform_,
@@ -480,6 +559,7 @@ _METHODS = {
 def _attach() -> None:
     for name, function in _METHODS.items():
         if function.__module__ == __name__ and function.__name__ != name:
+            function.__qualname__ = name  # what Python calls it in errors
             function = named(function, name, respelt=True)
             function.__name__ = name
         setattr(Tensor, name, function)

@@ -172,6 +172,46 @@ def test_masked_fill_in_place_takes_the_masks_of_masked_fill(mask):
         x.detach().masked_fill_(gg.tensor([True, False]), 0.0)
 
 
+def test_adam_written_by_hand():
+    """The listing of PyTorch's users, beside the optimiser."""
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal(5)
+    p, leaf = gg.tensor(start), gg.tensor(start, requires_grad=True)
+    mean, square = gg.zeros(5, dtype=gg.double), gg.zeros(5, dtype=gg.double)
+    optimizer = gg.optim.Adam([leaf], lr=0.1, betas=(0.9, 0.99), eps=1e-8)
+    for step in range(1, 6):
+        g = gg.tensor(rng.standard_normal(5))
+        mean.mul_(0.9).add_(g, alpha=0.1)
+        square.mul_(0.99).addcmul_(g, g, value=0.01)
+        denominator = (square / (1 - 0.99**step)).sqrt().add_(1e-8)
+        p.addcdiv_(mean, denominator, value=-0.1 / (1 - 0.9**step))
+        leaf.grad = g
+        optimizer.step()
+        np.testing.assert_allclose(p, leaf.detach(), rtol=1e-12)
+
+
+def test_sums_with_a_factor():
+    x, y = (gg.tensor([1.0, -2.0]) * n for n in (1, 3))
+    assert x.add(y, alpha=2).tolist() == [7.0, -14.0]
+    assert x.sub(y, alpha=0.5).tolist() == [-0.5, 1.0]
+    assert x.copy().sub_(y, alpha=2).tolist() == [-5.0, 10.0]
+    assert x.lerp(y, 0.5).tolist() == gg.lerp(x, y, weight=0.5).tolist() == [2.0, -4.0]
+    assert x.copy().lerp_(y, 0.5).tolist() == [2.0, -4.0]
+    assert gg.addcmul(x, y, y, value=2).tolist() == x.addcmul(y, y, value=2).tolist() == [19, 70]
+    assert gg.addcdiv(x, y, x, value=-1).tolist() == x.addcdiv(y, x, value=-1).tolist() == [-2, -5]
+    z = x.copy()
+    assert z.clamp_(-1, max=0.5) is z
+    assert z.tolist() == [0.5, -1.0]
+    leaf = gg.tensor([1.0, -2.0], requires_grad=True)
+    out = leaf * 2
+    out.add_(leaf, alpha=3).clamp_(min=-4).sum().backward()
+    assert (out.tolist(), leaf.grad.tolist()) == ([5.0, -4.0], [5.0, 0.0])
+    with pytest.raises(TypeError, match=r"^add_\(\) takes 2 positional arguments"):
+        x.add_(1, 2)
+    with pytest.raises(ValueError, match=r"^addcmul_.*\(2,\) \(3,\)"):
+        x.addcmul_(x, gg.zeros(3))
+
+
 def test_every_method_has_a_docstring():
     for kind in (gg.Tensor, gg.nn.Module):
         members = {name: getattr(kind, name) for name in dir(kind) if name[0] != "_"}

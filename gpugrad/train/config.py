@@ -199,6 +199,14 @@ class TrainConfig:
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainConfig)}
 _FOLLOWED = "lr", "min_lr", "warmup_steps"  # settings that follow others, or that these follow
+# What other programs call settings, where that is far from what they are called here
+ELSEWHERE = {
+    "epochs": "max_steps",
+    "iterations": "max_steps",
+    "learning_rate": "lr",
+    "max_iters": "max_steps",
+    "wd": "weight_decay",
+}
 RENAMED = {"dtype": "precision"}  # settings that config.json of older runs calls otherwise
 
 
@@ -281,9 +289,13 @@ def nearest(name: str, names: Iterable[str]) -> str:
     new = RENAMED.get(name.lstrip("-"))
     if new is not None:
         return f"; it is called {name.replace(name.lstrip('-'), new)!r} now"
-    near = difflib.get_close_matches(name, names, n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
+    bare = {each.lstrip("-").replace("-", "_"): each for each in names}
+    word = name.lstrip("-").replace("-", "_").partition("=")[0]
+    near = [ELSEWHERE.get(word, "")] + [each for each in bare if word in each.split("_")]
+    near += difflib.get_close_matches(word, bare, n=1, cutoff=0.7)
+    for each in near:
+        if each in bare:
+            return f"; did you mean {bare[each]!r}?"
     return f"; choose one of {', '.join(names)}" if len(names) <= 10 else ""
 
 

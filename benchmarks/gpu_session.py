@@ -588,8 +588,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(tempfile.gettempdir()) if options.dry_run else harness.RESULTS
     out = options.out or folder / "gpu_session.json"
     before = json.loads(out.read_text()) if options.add and out.exists() else None
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # sections end too
-    return session(names, options.dry_run, out, options.budget, before)
+    usual = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # sections end too
+    try:
+        return session(names, options.dry_run, out, options.budget, before)
+    finally:
+        signal.signal(signal.SIGTERM, usual)
 
 
 if __name__ == "__main__":

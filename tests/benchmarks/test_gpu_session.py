@@ -66,6 +66,7 @@ def test_dry_run_takes_every_section_and_writes_one_file(
 ) -> None:
     out = tmp_path / "session.json"
     assert main(["--dry-run", "--out", str(out), "--skip", *SAME]) == 0
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     record = json.loads(out.read_text())
     assert list(tmp_path.iterdir()) == [out]
     sections = [name for name in SECTIONS if name not in SAME]

@@ -429,7 +429,7 @@ def test_a_helper_keeps_no_file_open():
 
 
 def test_pages_that_no_work_needs_are_given_back(monkeypatch):
-    monkeypatch.setattr("gpugrad.processes.team._MOST_HELD", 1 << 30)  # however much other tests have left
+    monkeypatch.setattr("gpugrad.processes.team._MOST_HELD", 1 << 30)  # whatever is left
     memory = Memory()
     calls, _ = who_works(memory, 2)
     (large,) = kept = [np.ones(1 << 24, np.uint8)]  # variables of functions are not found

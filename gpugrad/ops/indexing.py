@@ -164,6 +164,8 @@ def _rows_at(index: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int,
     """
     parts = index if isinstance(index, tuple) else (index,)
     axes = [i for i, part in enumerate(parts) if backend.is_array(part)]
+    if not axes or len(parts) > len(shape):  # none: True or False; more than x has: refused
+        return None
     first, end = axes[0], axes[-1] + 1
     if len(axes) < end - first or any(
         part.dtype.kind == "b" if i in axes else part != slice(None) for i, part in enumerate(parts)
@@ -179,6 +181,11 @@ def _rows_at(index: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int,
             part = np.arange(n).reshape(-1, *(1,) * (first - 1 - i + dimensions))
         places = places * n + part
     return places, shape[end:]
+
+
+def _scatter_checked(xp: Any, g: Any, index: Any, shape: tuple[int, ...]) -> Any:
+    _check_range(index, shape)
+    return _scatter(xp, g, index, shape)
 
 
 def _scatter_arrays(xp: Any, g: Any, index: Any, shape: tuple[int, ...]) -> Any:
@@ -228,8 +235,9 @@ def _getitem(xp, x, index=None):
     x=lambda g, index, x_shape, xp: _summed_to(g[index], x_shape, xp),
 )
 def _scatter_row(xp, x, index=None, shape=None):
-    _check_range(index, shape)
-    return _scatter_arrays(xp, x, index, shape)
+    if xp is np:  # in a recorded step each run looks at its indices
+        return recording.as_one(_scatter_checked, np, x, index, shape)
+    return _scatter_checked(xp, x, index, shape)
 
 
 @primitive(

@@ -148,6 +148,8 @@ def test_index_add_broadcasts_over_the_axes_of_one_index(shape: tuple, wrap: Any
         np.array([2]),
         (np.array([0]),) * 3,
         (True, np.array([2])),
+        (slice(None), slice(None), np.array([], int)),
+        (np.array(1), np.array(1), slice(None)),
     ],
     ids=str,
 )
@@ -155,6 +157,17 @@ def test_index_add_refuses_indices_out_of_range(index: Any) -> None:
     """Rows lie side by side: a column too far to the right would be the next row's."""
     with pytest.raises(IndexError, match="index_add"):
         gg.index_add(gg.zeros((2, 3)), index, 1.0)
+
+
+@pytest.mark.parametrize("index", [True, False, (True, 1), (slice(None), True)], ids=str)
+def test_true_and_false_index_like_masks_without_axes(index: Any) -> None:
+    x = leaf(np.arange(6.0).reshape(2, 3))
+    out = x[index]
+    np.testing.assert_array_equal(out.detach().numpy(), x.detach().numpy()[index])
+    out.backward(np.full(out.shape, 2.0))
+    expected = np.zeros((2, 3))
+    expected[index] = 2
+    np.testing.assert_array_equal(x.grad.numpy(), expected)
 
 
 def test_repeat_of_nothing_by_nothing() -> None:

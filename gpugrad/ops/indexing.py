@@ -15,7 +15,7 @@ from ..boundary import REFUSALS, refuse
 from ..cuda import recording
 from ..registry import OPS, Sample, describe, primitive
 from ._axes import along, normalize_axis
-from .shape import asarray, broadcast_to, expand_dims, moveaxis, ravel, reshape
+from .shape import asarray, moveaxis, ravel
 
 
 def raw_index(index: Any) -> Any:
@@ -341,6 +341,23 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
     return getitem(x, tuple(places))
 
 
+@primitive(
+    [Sample((3, 4), repeats=2), Sample((2, 1, 3), repeats=3, axis=1), Sample((2,), repeats=0)],
+    name="repeat_each",
+    method=False,
+    x=lambda g, repeats, axis, x_shape, xp: backend.total(
+        xp, xp.reshape(g, _beside_each(x_shape, repeats, axis)), axis + 1, False
+    ),
+)
+def _repeat_each(xp, x, repeats=1, axis=0):
+    wide = xp.broadcast_to(xp.expand_dims(x, axis + 1), _beside_each(x.shape, repeats, axis))
+    return wide.copy().reshape((*x.shape[:axis], x.shape[axis] * repeats, *x.shape[axis + 1 :]))
+
+
+def _beside_each(shape: tuple[int, ...], repeats: int, axis: int) -> tuple[int, ...]:
+    return (*shape[: axis + 1], repeats, *shape[axis + 1 :])
+
+
 def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
     """Return x with each element along axis repeated, by one number or one number each.
 
@@ -353,9 +370,7 @@ def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
     if counts.size and counts.min() < 0:
         raise ValueError("repeat: repeats must not be negative")
     if counts.ndim == 0 and counts.dtype.kind in "iu":  # its gradient is a sum over a short axis
-        shape = (*x.shape[: axis + 1], int(counts), *x.shape[axis + 1 :])
-        wide = broadcast_to(expand_dims(x, axis + 1), shape)
-        return reshape(wide, (*shape[:axis], shape[axis] * int(counts), *shape[axis + 2 :]))
+        return _repeat_each(x, repeats=int(counts), axis=axis)
     xp = backend.xp_of(x._data)
     return take(x, xp.asarray(np.repeat(np.arange(x.shape[axis]), counts)), axis)
 

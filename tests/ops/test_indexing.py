@@ -170,6 +170,23 @@ def test_true_and_false_index_like_masks_without_axes(index: Any) -> None:
     np.testing.assert_array_equal(x.grad.numpy(), expected)
 
 
+@pytest.mark.parametrize("shape", [(3, 1), (1, 3), (2, 2)], ids=str)
+@pytest.mark.parametrize("repeats", [1, 2, [2]], ids=str)
+def test_what_is_repeated_is_a_copy(shape: tuple, repeats: Any) -> None:
+    for x in (gg.zeros(shape), gg.broadcast_to(gg.zeros(1), shape)):
+        for axis in (0, 1):
+            out = gg.repeat(x, repeats, axis)
+            out[...] = 1.0
+            out += 1
+            assert out.flatten().tolist() == [2.0] * out.size
+            assert not x.numpy().any()
+    x = leaf(np.ones(shape))
+    out = gg.repeat(x, repeats, 0)
+    out[...] = 2.0  # recorded
+    out.sum().backward()
+    assert not x.grad.numpy().any()
+
+
 def test_repeat_of_nothing_by_nothing() -> None:
     assert gg.repeat(gg.zeros(0), []).shape == (0,)
 

@@ -134,21 +134,24 @@ def _summable(dtype: np.dtype, xp: Any) -> np.dtype:
     return backend.uint64 if dtype.itemsize == 8 else backend.int32
 
 
+_FEW = 1000  # elements: so many are added as they are faster than through positions of rows
 _LONG = 128  # elements: rows of so many are added faster one by one than through their positions
 
 
 def _add_at(out: np.ndarray, index: Any, g: np.ndarray) -> None:
     """Add g to the contiguous out[index] as np.add.at does, which is fast for one axis only."""
-    rows = _rows_at(index, out.shape)
+    rows = _rows_at(index, out.shape) if g.size > _FEW else None
     if rows is None:
-        np.add.at(out, index, np.broadcast_to(g, out[index].shape))  # or it may read beyond g
-        return
+        shape = out[index].shape
+        np.add.at(out, index, g if g.shape == shape else np.broadcast_to(g, shape))  # or it may
+        return  # read beyond g
     places, row = rows
     length = math.prod(row)
     g = np.broadcast_to(g, places.shape + row)
     places = places.reshape(-1)
     if length < _LONG:
-        places = (places[:, None] * length + np.arange(length)).reshape(-1)
+        if length > 1:
+            places = (places[:, None] * length + np.arange(length)).reshape(-1)
         np.add.at(out.reshape(-1), places, g.reshape(-1))
         return
     table = out.reshape(-1, length)
@@ -172,14 +175,15 @@ def _rows_at(index: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int,
     ):
         return None
     dimensions = max(parts[i].ndim for i in axes)
-    places = np.zeros((), np.intp)
+    places: Any = 0
     for i, n in enumerate(shape[:end]):
         if i in axes:
             part = parts[i].astype(np.intp, copy=False)
-            part = np.where(part < 0, part + n, part)
+            if part.size and part.min() < 0:
+                part = np.where(part < 0, part + n, part)
         else:
             part = np.arange(n).reshape(-1, *(1,) * (first - 1 - i + dimensions))
-        places = places * n + part
+        places = places * n + part if i else part
     return places, shape[end:]
 
 
@@ -341,21 +345,25 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
     return getitem(x, tuple(places))
 
 
+def _each(shape: tuple[int, ...], repeats: int, axis: int) -> tuple[int, ...]:
+    return (*shape[: axis + 1], repeats, *shape[axis + 1 :])
+
+
+def _summed_each(g: Any, repeats: int, axis: int, shape: tuple[int, ...], xp: Any) -> Any:
+    axis = normalize_axis(axis, len(shape))
+    return backend.total(xp, xp.reshape(g, _each(shape, repeats, axis)), axis + 1)
+
+
 @primitive(
     [Sample((3, 4), repeats=2), Sample((2, 1, 3), repeats=3, axis=1), Sample((2,), repeats=0)],
     name="repeat_each",
     method=False,
-    x=lambda g, repeats, axis, x_shape, xp: backend.total(
-        xp, xp.reshape(g, _beside_each(x_shape, repeats, axis)), axis + 1, False
-    ),
+    x=lambda g, repeats, axis, x_shape, xp: _summed_each(g, repeats, axis, x_shape, xp),
 )
 def _repeat_each(xp, x, repeats=1, axis=0):
-    wide = xp.broadcast_to(xp.expand_dims(x, axis + 1), _beside_each(x.shape, repeats, axis))
+    axis = normalize_axis(axis, x.ndim)
+    wide = xp.broadcast_to(xp.expand_dims(x, axis + 1), _each(x.shape, repeats, axis))
     return wide.copy().reshape((*x.shape[:axis], x.shape[axis] * repeats, *x.shape[axis + 1 :]))
-
-
-def _beside_each(shape: tuple[int, ...], repeats: int, axis: int) -> tuple[int, ...]:
-    return (*shape[: axis + 1], repeats, *shape[axis + 1 :])
 
 
 def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
@@ -425,7 +433,9 @@ def topk(x: Any, k: int, axis: int = -1) -> tuple[Any, Any]:
     axis = normalize_axis(axis, x.ndim)
     if not 0 <= k <= x.shape[axis]:
         raise ValueError(f"topk: k={k} is not in 0..{x.shape[axis]}, the length of axis {axis}")
-    order = moveaxis(_argtopk(moveaxis(x, axis, -1), k=k), -1, axis)
+    is_last = axis == x.ndim - 1
+    order = _argtopk(x if is_last else moveaxis(x, axis, -1), k=k)
+    order = order if is_last else moveaxis(order, -1, axis)
     return take_along_axis(x, order, axis), order
 
 

@@ -134,17 +134,19 @@ def _summable(dtype: np.dtype, xp: Any) -> np.dtype:
     return backend.uint64 if dtype.itemsize == 8 else backend.int32
 
 
-_FEW = 1000  # elements: so many are added as they are faster than through positions of rows
+_FEW = 2000  # elements: so many are added as they are faster than through positions of rows
 _LONG = 128  # elements: rows of so many are added faster one by one than through their positions
 
 
 def _add_at(out: np.ndarray, index: Any, g: np.ndarray) -> None:
     """Add g to the contiguous out[index] as np.add.at does, which is fast for one axis only."""
-    rows = _rows_at(index, out.shape) if g.size > _FEW else None
+    if g.size <= _FEW and g.shape == out[index].shape:
+        np.add.at(out, index, g)
+        return
+    rows = _rows_at(index, out.shape)
     if rows is None:
-        shape = out[index].shape
-        np.add.at(out, index, g if g.shape == shape else np.broadcast_to(g, shape))  # or it may
-        return  # read beyond g
+        np.add.at(out, index, np.broadcast_to(g, out[index].shape))  # or it may read beyond g
+        return
     places, row = rows
     length = math.prod(row)
     g = np.broadcast_to(g, places.shape + row)

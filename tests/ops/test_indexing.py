@@ -199,7 +199,11 @@ def test_index_add_of_one_row_of_values_at_a_table_of_indices() -> None:
 
 @pytest.mark.parametrize("width", [1, 3, 200])
 @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint64])
-def test_gradients_of_arrays_of_indices_between_whole_axes(width: int, dtype: Any) -> None:
+@pytest.mark.parametrize("few", [0, 10**9])
+def test_gradients_of_arrays_of_indices_between_whole_axes(
+    few: int, width: int, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpugrad.ops.indexing._FEW", few)
     rng = np.random.default_rng(0)
     first, second = (rng.integers(0, 4, shape).astype(dtype) for shape in ((5, 1), (3,)))
     if dtype != np.uint64:

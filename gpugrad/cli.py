@@ -101,8 +101,10 @@ def _interruptible(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except OSError as error:  # of what is printed: commands tell of their files
-        if sys.stdout is not None:
+    except OSError as error:
+        if error.filename is not None:  # of a file, not of what is printed
+            raise
+        if sys.stdout is not None and sys.stdout is sys.__stdout__:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):  # `gpugrad sample ... | head`
             return 128 + signal.SIGPIPE

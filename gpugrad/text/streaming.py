@@ -13,8 +13,8 @@ class StreamDecoder:
     A character split between tokens is held back until it is complete. An incomplete UTF-8
     sequence decodes to exactly one U+FFFD, at the very end, so everything before that is final.
 
-    ``after``: ids of a text that is shown already and that the pieces continue; where it ends within
-    a character, they begin with that.
+    ``after``: ids of a text that is shown already and that the pieces continue; where it ends
+    within a character, they begin with that.
     """
 
     def __init__(self, tokenizer: Tokenizer, after: Iterable[int] = ()) -> None:

@@ -424,7 +424,7 @@ def test_a_number_without_axes_is_one_element(name: str, keepdims: bool, value: 
         assert out.shape == ()
         assert out.item() == getattr(gg, name)(one).item()
         assert [gradient(out, x)] == gradient(getattr(gg, name)(one), one)
-    with pytest.raises((IndexError, ValueError), match=f"{name}: "):
+    with pytest.raises(IndexError, match=f"{name}: axis 1 .* 0"):
         getattr(gg, name)(x, axis=1)
 
 

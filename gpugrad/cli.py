@@ -104,8 +104,9 @@ def _interruptible(run: Callable[[], int]) -> int:
     except OSError as error:
         if error.filename is not None:  # of a file, not of what is printed
             raise
-        if sys.stdout is not None and sys.stdout is sys.__stdout__:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        out = sys.__stdout__
+        if out is not None and out is sys.stdout:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         if isinstance(error, BrokenPipeError):  # `gpugrad sample ... | head`
             return 128 + signal.SIGPIPE
         print(f"gpugrad: what is printed cannot be written: {error}", file=sys.stderr)

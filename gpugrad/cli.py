@@ -101,9 +101,12 @@ def _interruptible(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    except OSError as error:  # of what is printed: commands tell of their files
-        if sys.stdout is not None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.filename is not None:  # of a file, not of what is printed
+            raise
+        out = sys.__stdout__
+        if out is not None and out is sys.stdout:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         if isinstance(error, BrokenPipeError):  # `gpugrad sample ... | head`
             return 128 + signal.SIGPIPE
         print(f"gpugrad: what is printed cannot be written: {error}", file=sys.stderr)

@@ -574,8 +574,9 @@ def _comparable(dtype: np.dtype, args: Sequence[Any]) -> np.dtype:
     """Return int64 where it holds all numbers to be compared and an integer dtype does not."""
     first, last = backend.whole_numbers(dtype)
     beyond = [n for n in args if type(n) is int and not first <= n <= last]
-    fit = dtype != backend.uint64 and all(-(2**63) <= n < 2**63 for n in beyond)
-    return backend.int64 if beyond and fit else dtype
+    if not beyond or dtype == backend.uint64 or any(not -(2**63) <= n < 2**63 for n in beyond):
+        return dtype
+    return backend.int64
 
 
 def _agree(op: Op, args: Sequence[Any]) -> bool:

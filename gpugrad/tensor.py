@@ -419,7 +419,9 @@ class Tensor:
         arrays = self._data, other._data if isinstance(other, Tensor) else other
         if registry.lift is not None or any(isinstance(a, backend.Symbolic) for a in arrays):
             return False
-        return all(map(backend.is_array, arrays)) and type(arrays[0]) is not type(arrays[1])
+        if not all(map(backend.is_array, arrays)):
+            return False
+        return isinstance(arrays[0], np.ndarray) is not isinstance(arrays[1], np.ndarray)
 
     def _refuse_elsewhere(self, what: str, name: str, other: Any) -> None:
         """Raise ValueError for an array or a tensor that is not on the device of this one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -227,6 +228,23 @@ def test_output_that_nobody_reads_any_more(here):
         ["/bin/sh", "-c", command], env=environment(), capture_output=True, text=True, timeout=60
     )
     assert (len(result.stdout), result.stderr) == (5, "")
+
+
+@pytest.mark.parametrize("path", [None, "kernels"])
+def test_only_errors_without_a_file_are_of_what_is_printed(path, monkeypatch, capsys):
+    def examine():
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    monkeypatch.setattr("gpugrad.doctor.examine", examine)
+    if path is None:
+        assert main(["doctor"]) == 1
+        print("still here")
+        out, err = capsys.readouterr()
+        assert out == "still here\n"
+        assert err.startswith("gpugrad: what is printed cannot be written: [Errno 28] No space")
+    else:
+        with pytest.raises(OSError, match="'kernels'"):
+            main(["doctor"])
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")

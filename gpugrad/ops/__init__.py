@@ -178,16 +178,16 @@ true_divide = divide
 def pow(x: Any, y: Any) -> Any:
     """Return x to the power y, by products if y is the number 2, 3 or 4."""
     if y.__class__ is int or y.__class__ is float:  # NumPy's power is slow for the common ones
-        x = asarray(x)
+        if y == 2 and (y.__class__ is int or asarray(x).dtype.kind not in "iub"):
+            return square(x)
         if y == 0.5:
             return sqrt(x)
         if y == -1:
             return reciprocal(x)
-        if y in (2, 3, 4) and (y.__class__ is int or x.dtype.kind not in "iub"):
-            if y == 2:
-                return square(x)
-            if x.dtype.itemsize > 2:  # else two roundings are too many
-                return x * square(x) if y == 3 else square(square(x))
+        if y == 3 or y == 4:
+            x = asarray(x)
+            if (y.__class__ is int or x.dtype.kind not in "iub") and x.dtype.itemsize > 2:
+                return x * square(x) if y == 3 else square(square(x))  # of two bytes: rounded twice
     return power(x, y)
 
 

@@ -45,10 +45,7 @@ def reduced_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
 
     So they do in sums of NumPy's, and in all reductions of PyTorch's.
     """
-    if ndim or axis is None:
-        return normalize_axes(axis, ndim)
-    normalize_axes(axis, 1)
-    return ()
+    return () if not ndim and axis in (0, -1) else normalize_axes(axis, ndim)
 
 
 def kept(shape: tuple[int, ...], axis: Axis) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from ..boundary import REFUSALS, refuse
 from ..cuda import recording
 from ..registry import OPS, Sample, describe, primitive
 from ._axes import along, normalize_axis
-from .shape import asarray, broadcast_to, expand_dims, moveaxis, ravel, reshape
+from .shape import asarray, moveaxis, ravel
 
 
 def raw_index(index: Any) -> Any:
@@ -134,11 +134,15 @@ def _summable(dtype: np.dtype, xp: Any) -> np.dtype:
     return backend.uint64 if dtype.itemsize == 8 else backend.int32
 
 
+_FEW = 2000  # elements: so many are added as they are faster than through positions of rows
 _LONG = 128  # elements: rows of so many are added faster one by one than through their positions
 
 
 def _add_at(out: np.ndarray, index: Any, g: np.ndarray) -> None:
     """Add g to the contiguous out[index] as np.add.at does, which is fast for one axis only."""
+    if g.size <= _FEW and g.shape == out[index].shape:
+        np.add.at(out, index, g)
+        return
     rows = _rows_at(index, out.shape)
     if rows is None:
         np.add.at(out, index, np.broadcast_to(g, out[index].shape))  # or it may read beyond g
@@ -148,7 +152,8 @@ def _add_at(out: np.ndarray, index: Any, g: np.ndarray) -> None:
     g = np.broadcast_to(g, places.shape + row)
     places = places.reshape(-1)
     if length < _LONG:
-        places = (places[:, None] * length + np.arange(length)).reshape(-1)
+        if length > 1:
+            places = (places[:, None] * length + np.arange(length)).reshape(-1)
         np.add.at(out.reshape(-1), places, g.reshape(-1))
         return
     table = out.reshape(-1, length)
@@ -164,21 +169,29 @@ def _rows_at(index: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int,
     """
     parts = index if isinstance(index, tuple) else (index,)
     axes = [i for i, part in enumerate(parts) if backend.is_array(part)]
+    if not axes or len(parts) > len(shape):  # none: True or False; more than x has: refused
+        return None
     first, end = axes[0], axes[-1] + 1
     if len(axes) < end - first or any(
         part.dtype.kind == "b" if i in axes else part != slice(None) for i, part in enumerate(parts)
     ):
         return None
     dimensions = max(parts[i].ndim for i in axes)
-    places = np.zeros((), np.intp)
+    places: Any = 0
     for i, n in enumerate(shape[:end]):
         if i in axes:
             part = parts[i].astype(np.intp, copy=False)
-            part = np.where(part < 0, part + n, part)
+            if part.size and part.min() < 0:
+                part = np.where(part < 0, part + n, part)
         else:
             part = np.arange(n).reshape(-1, *(1,) * (first - 1 - i + dimensions))
-        places = places * n + part
+        places = places * n + part if i else part
     return places, shape[end:]
+
+
+def _scatter_checked(xp: Any, g: Any, index: Any, shape: tuple[int, ...]) -> Any:
+    _check_range(index, shape)
+    return _scatter(xp, g, index, shape)
 
 
 def _scatter_arrays(xp: Any, g: Any, index: Any, shape: tuple[int, ...]) -> Any:
@@ -228,8 +241,9 @@ def _getitem(xp, x, index=None):
     x=lambda g, index, x_shape, xp: _summed_to(g[index], x_shape, xp),
 )
 def _scatter_row(xp, x, index=None, shape=None):
-    _check_range(index, shape)
-    return _scatter_arrays(xp, x, index, shape)
+    if xp is np:  # in a recorded step each run looks at its indices
+        return recording.as_one(_scatter_checked, np, x, index, shape)
+    return _scatter_checked(xp, x, index, shape)
 
 
 @primitive(
@@ -333,6 +347,27 @@ def take_along_axis(x: Any, indices: Any, axis: int = -1) -> Any:
     return getitem(x, tuple(places))
 
 
+def _each(shape: tuple[int, ...], repeats: int, axis: int) -> tuple[int, ...]:
+    return (*shape[: axis + 1], repeats, *shape[axis + 1 :])
+
+
+def _summed_each(g: Any, repeats: int, axis: int, shape: tuple[int, ...], xp: Any) -> Any:
+    axis = normalize_axis(axis, len(shape))
+    return backend.total(xp, xp.reshape(g, _each(shape, repeats, axis)), axis + 1)
+
+
+@primitive(
+    [Sample((3, 4), repeats=2), Sample((2, 1, 3), repeats=3, axis=1), Sample((2,), repeats=0)],
+    name="repeat_each",
+    method=False,
+    x=lambda g, repeats, axis, x_shape, xp: _summed_each(g, repeats, axis, x_shape, xp),
+)
+def _repeat_each(xp, x, repeats=1, axis=0):
+    axis = normalize_axis(axis, x.ndim)
+    wide = xp.broadcast_to(xp.expand_dims(x, axis + 1), _each(x.shape, repeats, axis))
+    return wide.copy().reshape((*x.shape[:axis], x.shape[axis] * repeats, *x.shape[axis + 1 :]))
+
+
 def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
     """Return x with each element along axis repeated, by one number or one number each.
 
@@ -345,9 +380,7 @@ def repeat(x: Any, repeats: Any, axis: int | None = None) -> Any:
     if counts.size and counts.min() < 0:
         raise ValueError("repeat: repeats must not be negative")
     if counts.ndim == 0 and counts.dtype.kind in "iu":  # its gradient is a sum over a short axis
-        shape = (*x.shape[: axis + 1], int(counts), *x.shape[axis + 1 :])
-        wide = broadcast_to(expand_dims(x, axis + 1), shape)
-        return reshape(wide, (*shape[:axis], shape[axis] * int(counts), *shape[axis + 2 :]))
+        return _repeat_each(x, repeats=int(counts), axis=axis)
     xp = backend.xp_of(x._data)
     return take(x, xp.asarray(np.repeat(np.arange(x.shape[axis]), counts)), axis)
 
@@ -402,7 +435,9 @@ def topk(x: Any, k: int, axis: int = -1) -> tuple[Any, Any]:
     axis = normalize_axis(axis, x.ndim)
     if not 0 <= k <= x.shape[axis]:
         raise ValueError(f"topk: k={k} is not in 0..{x.shape[axis]}, the length of axis {axis}")
-    order = moveaxis(_argtopk(moveaxis(x, axis, -1), k=k), -1, axis)
+    is_last = axis == x.ndim - 1
+    order = _argtopk(x if is_last else moveaxis(x, axis, -1), k=k)
+    order = order if is_last else moveaxis(order, -1, axis)
     return take_along_axis(x, order, axis), order
 
 

@@ -378,7 +378,9 @@ def _cumulative_prod_rule(g: Any, x: Any, out: Any, axis: int, xp: Any) -> Any:
     if dtype in backend.NARROW:
         x, g = x.astype(backend.float32), g.astype(backend.float32)
     x, g = xp.swapaxes(x, axis, last), xp.swapaxes(g, axis, last)
-    return xp.swapaxes(_product_before(x, xp) * _nested(g, x, xp), axis, last).astype(dtype)
+    before = _product_before(x, xp)
+    rows = before * _unless_cut(_nested(g, x, xp), before, xp)
+    return xp.swapaxes(rows, axis, last).astype(dtype)
 
 
 def _nested(g: Any, x: Any, xp: Any) -> Any:
@@ -389,10 +391,16 @@ def _nested(g: Any, x: Any, xp: Any) -> Any:
     n = x.shape[-1]
     factors, step = x[..., 1:], 1
     while step < n:
-        g = xp.concatenate([g[..., :-step] + factors * g[..., step:], g[..., -step:]], axis=-1)
-        factors = factors[..., :-step] * factors[..., step:]
+        later = _unless_cut(g[..., step:], factors, xp)
+        g = xp.concatenate([g[..., :-step] + factors * later, g[..., -step:]], axis=-1)
+        factors = factors[..., :-step] * _unless_cut(factors[..., step:], factors[..., :-step], xp)
         step *= 2
     return g
+
+
+def _unless_cut(y: Any, factors: Any, xp: Any) -> Any:
+    """Return y, 0 where it overflowed behind a factor 0, which no product reaches beyond."""
+    return xp.where(xp.logical_and(factors == 0, xp.isinf(y)), 0, y)
 
 
 @primitive(

@@ -279,9 +279,9 @@ def roll(xp, x, shift=0, axis=None):
     return xp.roll(x, operator.index(shift) if places is None else places, axis=axis)
 
 
-def _refuse_vectors(name: str, x: Any) -> None:
+def _refuse_vectors(x: Any) -> None:
     if len(x.shape) < 2:  # of which NumPy makes a matrix
-        raise ValueError(f"{name}: x of shape {x.shape} needs at least two dimensions")
+        raise ValueError("needs at least two dimensions")
 
 
 @primitive(
@@ -290,7 +290,7 @@ def _refuse_vectors(name: str, x: Any) -> None:
 )
 def tril(xp, x, k=0):
     """Return x with the elements above the k-th diagonal of the last two axes set to 0."""
-    _refuse_vectors("tril", x)
+    _refuse_vectors(x)
     return xp.tril(x, k=operator.index(k)).astype(x.dtype, copy=False)  # CuPy widens bfloat16
 
 
@@ -300,7 +300,7 @@ def tril(xp, x, k=0):
 )
 def triu(xp, x, k=0):
     """Return x with the elements below the k-th diagonal of the last two axes set to 0."""
-    _refuse_vectors("triu", x)
+    _refuse_vectors(x)
     return xp.triu(x, k=operator.index(k)).astype(x.dtype, copy=False)
 
 

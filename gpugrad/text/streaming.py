@@ -13,7 +13,8 @@ class StreamDecoder:
     A character split between tokens is held back until it is complete. An incomplete UTF-8
     sequence decodes to exactly one U+FFFD, at the very end, so everything before that is final.
 
-    ``after``: ids of a text that is shown already and that the pieces continue.
+    ``after``: ids of a text that is shown already and that the pieces continue; where it ends
+    within a character, they begin with that.
     """
 
     def __init__(self, tokenizer: Tokenizer, after: Iterable[int] = ()) -> None:
@@ -22,7 +23,7 @@ class StreamDecoder:
         self._context = [int(i) for i in after]
         self._pending: list[int] = []
         # how many characters of the decoded context + pending were returned
-        self._shown = len(tokenizer.decode(self._context))
+        self._shown = len(tokenizer.decode(self._context).removesuffix("\ufffd"))
 
     def feed(self, ids: Iterable[int]) -> str:
         """Take the next ids and return the text that has become final, perhaps ""."""

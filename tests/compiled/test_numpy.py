@@ -431,3 +431,18 @@ def test_slopes_of_powers_have_the_bits_of_a_plain_run(rng, exponent):
 
     x = gg.tensor(rng.standard_normal((50, 70)).astype("f"), requires_grad=True)
     assert bits(gg.compile(step)(x)) == bits(step(x))
+
+
+def test_each_run_adds_at_its_own_indices():
+    def step(x, ids):
+        (g,) = gg.grad((x[ids] ** 2).sum(), [x], create_graph=True)
+        (second,) = gg.grad((g * g).sum(), [x])
+        return gg.index_add(second, ids, 1.0).detach()
+
+    x, run = leaf(5, 3), gg.compile(step)
+    for ids in ([1, 1, 4], [0, -1, 2], [3, 3, 3]):
+        assert bits(run(x, np.array(ids))) == bits(step(x, np.array(ids)))
+    add, x = gg.compile(lambda x, ids: gg.index_add(x, ids, 1.0)), gg.zeros(5, 3)
+    add(x, (np.array([0]), np.array([2])))
+    with pytest.raises(IndexError, match="index 3 is out of range for axis 1 of length 3"):
+        add(x, (np.array([0]), np.array([3])))

@@ -63,6 +63,7 @@ FORMULAS: dict[str, Callable[..., Any]] = {  # what NumPy does not have, or has 
     "pad": pad,
     "put": replaced,
     "relu": lambda x: np.maximum(x, 0),
+    "repeat_each": lambda x, repeats, axis=0: np.repeat(x, repeats, axis),
     "rsqrt": lambda x: 1 / np.sqrt(x),
     "scatter": scattered,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),

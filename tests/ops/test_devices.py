@@ -98,6 +98,12 @@ def test_two_devices_are_refused(name: str) -> None:
         call()
 
 
+def test_subclasses_of_arrays_are_on_the_cpu_too(tmp_path: Any) -> None:
+    mapped = np.memmap(tmp_path / "x", np.float32, "w+", shape=(3,))
+    with pytest.raises(ValueError, match=r"in-place add: .*x: float32\[2\], y: float32\[3\]"):
+        gg.zeros(2, device="cpu").__iadd__(mapped)
+
+
 MASK, PLACES = np.array([True, False, True]), np.array([0, 3])
 BESIDE = {  # what CuPy itself takes in no index
     "mask-and-places": (MASK, PLACES),

@@ -148,6 +148,8 @@ def test_index_add_broadcasts_over_the_axes_of_one_index(shape: tuple, wrap: Any
         np.array([2]),
         (np.array([0]),) * 3,
         (True, np.array([2])),
+        (slice(None), slice(None), np.array([], int)),
+        (np.array(1), np.array(1), slice(None)),
     ],
     ids=str,
 )
@@ -155,6 +157,34 @@ def test_index_add_refuses_indices_out_of_range(index: Any) -> None:
     """Rows lie side by side: a column too far to the right would be the next row's."""
     with pytest.raises(IndexError, match="index_add"):
         gg.index_add(gg.zeros((2, 3)), index, 1.0)
+
+
+@pytest.mark.parametrize("index", [True, False, (True, 1), (slice(None), True)], ids=str)
+def test_true_and_false_index_like_masks_without_axes(index: Any) -> None:
+    x = leaf(np.arange(6.0).reshape(2, 3))
+    out = x[index]
+    np.testing.assert_array_equal(out.detach().numpy(), x.detach().numpy()[index])
+    out.backward(np.full(out.shape, 2.0))
+    expected = np.zeros((2, 3))
+    expected[index] = 2
+    np.testing.assert_array_equal(x.grad.numpy(), expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (1, 3), (2, 2)], ids=str)
+@pytest.mark.parametrize("repeats", [1, 2, [2]], ids=str)
+def test_what_is_repeated_is_a_copy(shape: tuple, repeats: Any) -> None:
+    for x in (gg.zeros(shape), gg.broadcast_to(gg.zeros(1), shape)):
+        for axis in (0, 1):
+            out = gg.repeat(x, repeats, axis)
+            out[...] = 1.0
+            out += 1
+            assert out.flatten().tolist() == [2.0] * out.size
+            assert not x.numpy().any()
+    x = leaf(np.ones(shape))
+    out = gg.repeat(x, repeats, 0)
+    out[...] = 2.0  # recorded
+    out.sum().backward()
+    assert not x.grad.numpy().any()
 
 
 def test_repeat_of_nothing_by_nothing() -> None:
@@ -169,7 +199,11 @@ def test_index_add_of_one_row_of_values_at_a_table_of_indices() -> None:
 
 @pytest.mark.parametrize("width", [1, 3, 200])
 @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint64])
-def test_gradients_of_arrays_of_indices_between_whole_axes(width: int, dtype: Any) -> None:
+@pytest.mark.parametrize("few", [0, 10**9])
+def test_gradients_of_arrays_of_indices_between_whole_axes(
+    few: int, width: int, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpugrad.ops.indexing._FEW", few)
     rng = np.random.default_rng(0)
     first, second = (rng.integers(0, 4, shape).astype(dtype) for shape in ((5, 1), (3,)))
     if dtype != np.uint64:

@@ -168,8 +168,8 @@ def test_which_rows_make_floats_of_integers() -> None:
         floor_divide equal not_equal less less_equal greater greater_equal logical_and logical_or
         logical_xor bitwise_and bitwise_or bitwise_xor where clip copy reshape permute_dims
         broadcast_to flip roll tril triu pad getitem getitem_view scatter put argsort argtopk
-        nonzero sum prod max min any all argmax argmin count_nonzero cumulative_sum cumulative_prod
-        matmul linear astype to_device"""
+        repeat_each nonzero sum prod max min any all argmax argmin count_nonzero cumulative_sum
+        cumulative_prod matmul linear astype to_device"""
     assert {op.name for op in OPS.values() if not op.floats_only} == set(exact.split())
 
 

@@ -83,6 +83,7 @@ SAVED = {
     "scatter": {"x": "index x_shape"},
     "getitem_view": {"x": "index x_shape"},
     "put": {"x": "index", "value": "index value_shape"},
+    "repeat_each": {"x": "repeats axis x_shape"},
     "sum": {"x": "axis keepdims x_shape"},
     "mean": {"x": "axis keepdims x_shape"},
     "prod": {"x": "x out axis keepdims"},

@@ -105,6 +105,12 @@ def test_pieces_continue_a_text() -> None:
     assert [decoder.feed([id]) for id in "é".encode()] == ["", "é"]
 
 
+def test_pieces_complete_the_character_in_which_a_text_ends() -> None:
+    first, *rest = "🙂a".encode()
+    decoder = StreamDecoder(ByteTokenizer(), after=[*b"b", first])
+    assert [decoder.feed([id]) for id in rest] == ["", "", "🙂", "a"]
+
+
 def test_feeding_nothing_changes_nothing() -> None:
     decoder = StreamDecoder(WordTokenizer("a b"))
     assert [decoder.feed(ids) for ids in ([], [1], [], np.array([2]))] == ["", "a", "", " b"]

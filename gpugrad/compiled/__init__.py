@@ -124,7 +124,8 @@ class Compiled:
     ) -> Any:
         """Run the step from a recording, a new one if none holds."""
         by_numpy = device == "cpu" and not cuda.emulated()
-        key = (device, by_numpy, state.make_node is None, state.evaluating, shapes)
+        layouts = tuple(map(recording.dense, arrays)) if by_numpy else None
+        key = (device, layouts, state.make_node is None, state.evaluating, shapes)
         chosen = next((r for r in self._found.get(key, ()) if r.holds()), None)
         if chosen is None:
             self._make_room()

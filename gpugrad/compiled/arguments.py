@@ -57,7 +57,7 @@ def flat(value: Any, arrays: list[Any]) -> Any:
     if isinstance(value, Tensor) or backend.is_array(value):
         array = value._data if isinstance(value, Tensor) else value
         arrays.append(array)
-        return "array", array.shape, array.dtype.name, dense(array)
+        return "array", array.shape, array.dtype.name
     if isinstance(value, (list, tuple)):
         return type(value), *(flat(v, arrays) for v in value)
     if isinstance(value, dict):

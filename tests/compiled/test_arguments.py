@@ -14,6 +14,7 @@ import weakref
 
 import numpy as np
 import pytest
+from plain_and_compiled import by_kernels, numbers
 
 import gpugrad as gg
 from gpugrad import nn, optim
@@ -107,6 +108,22 @@ def test_dicts_of_other_types():
         results = [step(ONE), step(ONE * 3)]
         assert [type(result) for result in results] == [kind, kind]
         assert [result["x"].tolist() for result in results] == [[2, 2], [6, 6]]
+
+
+@by_kernels
+def test_the_order_of_axes_makes_no_other_recording_of_kernels(launched):
+    w = gg.ones(2, 3, requires_grad=True)
+
+    @gg.compile
+    def step(x):
+        (w * x).sum().backward()
+        return w.grad * 1
+
+    x = numbers(2, 3)
+    for i, array in enumerate((x, np.asfortranarray(x), x[::-1].copy()[::-1])):
+        w.grad = gg.asarray(np.ones((2, 3), np.float32, order="CF"[i % 2]))
+        np.testing.assert_allclose(step(array).numpy(), 1 + x, rtol=1e-6)
+    assert step.recordings == 1
 
 
 @pytest.mark.parametrize(

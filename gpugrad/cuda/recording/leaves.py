@@ -21,10 +21,10 @@ class Leaf:
         self.tensor = tensor
         self.array = tensor._data
         self.gradient = tensor._grad
-        self._strides = _strides(tensor._grad)
         self.requires_grad: bool = tensor._requires_grad
         self.hooks = tuple(tensor._hooks or ())
         self.buffer = buffer
+        self._layout = self._layout_of(tensor._grad)
         self.slot: Buffer | None = None
         self.observed = self.assigned = False
 
@@ -35,7 +35,7 @@ class Leaf:
             tensor._data is self.array
             and tensor._requires_grad is self.requires_grad
             and tuple(tensor._hooks or ()) == self.hooks
-            and (not self.observed or _strides(tensor._grad) == self._strides)
+            and (not self.observed or self._layout_of(tensor._grad) == self._layout)
         )
 
     def observe(self) -> None:
@@ -46,7 +46,8 @@ class Leaf:
         """Note that the step sets another gradient."""
         self.assigned = self.assigned or not self.observed
 
-
-def _strides(gradient: Any) -> tuple[int, ...] | None:
-    """Return how a gradient lies in memory, None for none."""
-    return None if gradient is None else gradient._data.strides
+    def _layout_of(self, gradient: Any) -> Any:
+        """Return the strides of a gradient, which matter to NumPy alone; None for no gradient."""
+        if gradient is None:
+            return None
+        return gradient._data.strides if self.buffer.by_numpy else ()

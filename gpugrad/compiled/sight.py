@@ -202,6 +202,13 @@ class Sight:
         ):
             return
         written, cells = function.__code__, function.__closure__ or ()
+        if self._is_library(function.__globals__.get("__name__")):
+            # a library's decorator, which says that it is of the module of what it decorates
+            for cell in cells:
+                if cell != MISSING:
+                    self._meet(cell.cell_contents, "an argument of a decorator")
+            self._run(getattr(function, "__wrapped__", None), owner)
+            return
         self._codes.append(written)
         name = function.__qualname__
         names, strings = code.words(written)

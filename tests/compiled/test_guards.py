@@ -317,6 +317,41 @@ def test_a_number_that_changes_between_calls(make, monkeypatch):
     assert step.recordings == 2
 
 
+def counted(function):
+    """Decorate a function whose calls are counted."""
+
+    @functools.wraps(function)
+    def call(*args):
+        global calls
+        calls += 1
+        return function(*args)
+
+    return call
+
+
+@gg.no_grad()
+def test_decorators_of_libraries_are_not_looked_into_but_what_they_decorate(monkeypatch):
+    names = {"__name__": "contextlib", "functools": functools, "calls": 0}
+    decorated = types.FunctionType(counted.__code__, names)  # as if it were of that module
+
+    class Counted:
+        factor = 2.0
+
+        @decorated
+        @gg.no_grad()
+        def forward(self, x):
+            return x * self.factor * scale
+
+    place = Counted()
+    for function in (lambda x: place.forward(x), place.forward, decorated(place.forward)):
+        step = gg.compile(function)
+        for place.factor in (2.0, 3.0):
+            for number in (1.0, 4.0):
+                monkeypatch.setitem(globals(), "scale", number)
+                assert step(ONE).tolist() == [place.factor * number] * 2
+        assert step.recordings == 4
+
+
 # Objects
 
 

@@ -270,6 +270,18 @@ def matched_by_position():
     return attribute(place, "factor", step)
 
 
+def matched_by_position_in_a_class_that_no_name_leads_to():
+    place, kinds = Matched(2.0), {"matched": Matched}
+
+    def step(x):
+        kind = kinds["matched"]
+        match place:
+            case kind(number):
+                return x * number
+
+    return attribute(place, "factor", step)
+
+
 CHANGED = [
     decorated_method,
     partial_method,
@@ -277,6 +289,7 @@ CHANGED = [
     keyword_of_a_partial_function,
     matched_by_name,
     matched_by_position,
+    matched_by_position_in_a_class_that_no_name_leads_to,
     closure,
     global_number,
     called_function,

@@ -24,18 +24,20 @@ class Leaf:
         self.requires_grad: bool = tensor._requires_grad
         self.hooks = tuple(tensor._hooks or ())
         self.buffer = buffer
-        self._layout = self._layout_of(tensor._grad)
+        matters = buffer.by_numpy and tensor._grad is not None
+        self._strides = tensor._grad._data.strides if matters else None  # in which NumPy sums
         self.slot: Buffer | None = None
         self.observed = self.assigned = False
 
     def holds(self) -> bool:
         """Return whether the tensor is as it was, as far as the step looked."""
-        tensor = self.tensor
+        tensor, strides = self.tensor, self._strides
         return (
             tensor._data is self.array
             and tensor._requires_grad is self.requires_grad
             and tuple(tensor._hooks or ()) == self.hooks
-            and (not self.observed or self._layout_of(tensor._grad) == self._layout)
+            and (not self.observed or (tensor._grad is None) is (self.gradient is None))
+            and (not self.observed or strides is None or tensor._grad._data.strides == strides)
         )
 
     def observe(self) -> None:
@@ -45,9 +47,3 @@ class Leaf:
     def assign(self) -> None:
         """Note that the step sets another gradient."""
         self.assigned = self.assigned or not self.observed
-
-    def _layout_of(self, gradient: Any) -> Any:
-        """Return the strides of a gradient, which matter to NumPy alone; None for no gradient."""
-        if gradient is None:
-            return None
-        return gradient._data.strides if self.buffer.by_numpy else ()

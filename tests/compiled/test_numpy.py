@@ -273,6 +273,18 @@ def test_sums_take_the_order_of_the_axes_of_gradients(given, of):
     assert runs[0] == runs[1]
 
 
+def test_gaps_and_axes_of_one_element_of_gradients_make_no_other_recordings():
+    w = gg.ones(5, 1, requires_grad=True)
+    step = gg.compile(lambda x: (w.T * x).sum().backward())
+    gaps = np.ones((5, 2), np.float32)[:, :1]
+    for given in (gaps, gaps.copy(), gaps.T.copy().T, np.ones((3, 5), np.float32)[:1].T):
+        w.grad = gg.asarray(given)
+        for number in (2, 3):
+            step(np.ones((1, 5), np.float32))
+            assert w.grad.tolist() == [[number]] * 5
+    assert step.recordings == 1
+
+
 def test_results_are_the_callers_and_gradients_the_steps():
     w = gg.tensor(np.ones(3, np.float32), requires_grad=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .buffer import Buffer
+from .shadow import dense
 
 
 class Leaf:
@@ -24,8 +25,10 @@ class Leaf:
         self.requires_grad: bool = tensor._requires_grad
         self.hooks = tuple(tensor._hooks or ())
         self.buffer = buffer
-        matters = buffer.by_numpy and tensor._grad is not None
-        self._strides = tensor._grad._data.strides if matters else None  # in which NumPy sums
+        self._strides = self._order = None
+        if buffer.by_numpy and tensor._grad is not None:  # NumPy sums in the order of its axes
+            array = tensor._grad._data
+            self._strides, self._order = array.strides, dense(array)
         self.slot: Buffer | None = None
         self.observed = self.assigned = False
 
@@ -37,7 +40,12 @@ class Leaf:
             and tensor._requires_grad is self.requires_grad
             and tuple(tensor._hooks or ()) == self.hooks
             and (not self.observed or (tensor._grad is None) is (self.gradient is None))
-            and (not self.observed or strides is None or tensor._grad._data.strides == strides)
+            and (
+                not self.observed
+                or strides is None
+                or tensor._grad._data.strides == strides
+                or dense(tensor._grad._data) == self._order
+            )
         )
 
     def observe(self) -> None:

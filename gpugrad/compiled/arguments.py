@@ -79,8 +79,8 @@ def flat(value: Any, arrays: list[Any]) -> Any:
 
 def _attributes(value: dict) -> dict[str, Any]:
     """Return the attributes of a dict of a subclass, those aside that are its items."""
-    own = None if type(value) is dict else getattr(value, "__dict__", None)
-    return {} if own is None or own is value else own
+    own = vars(value) if type(value).__dictoffset__ else {}
+    return {} if own is value else own
 
 
 def _parts(value: Any) -> Collection[Any]:
@@ -135,7 +135,7 @@ def replaced(value: Any, function: Callable[[Any], Any], keep: bool = False) -> 
         own = _attributes(value)
         if own:
             vars(made).update(replaced(own, function, keep))
-        elif getattr(value, "__dict__", None) is value:
+        elif type(value).__dictoffset__ and vars(value) is value:
             made.__dict__ = made
         return made
     return value

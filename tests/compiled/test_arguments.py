@@ -88,6 +88,8 @@ def test_named_tuples_of_one_name():
 
 def test_dicts_of_other_types():
     class Named(dict):
+        __slots__ = ()
+
         def __getattr__(self, name):
             return self[name]
 

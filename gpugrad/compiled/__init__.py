@@ -266,8 +266,8 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     Gradients that the step leaves in ``.grad`` are overwritten by its next call. Those it comes
     with may be any: they are copied to the recording, and what is added to them lies there.
     Data that the step assigns (``w.data = ...``) is written to the array that there was. A step
-    that raises while it is recorded has changed no tensor; replays raise no floating-point errors
-    and warnings of NumPy (``np.errstate``).
+    that raises while it is recorded has changed no tensor, hooks aside; replays raise no
+    floating-point errors and warnings of NumPy (``np.errstate``).
 
     ``device`` is where the step runs, by default where its tensors are; arguments on the CPU are
     copied there. On the CPU what is launched are calls of NumPy, kernels while the emulator is

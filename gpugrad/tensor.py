@@ -489,7 +489,11 @@ class Tensor:
 
         A source on another device is copied to this one.
         """
-        if isinstance(source, Tensor) and self._is_elsewhere(source):
+        if (
+            isinstance(source, Tensor)
+            and source._data.__class__ is not self._data.__class__
+            and self._is_elsewhere(source)
+        ):
             source = source.to(self.device)
         self[...] = source
         return self

@@ -86,8 +86,9 @@ class Compiled:
         return found
 
     def _is_method(self, instance: Any, function: Any) -> bool:
-        method: Any = self._function
-        return method.__self__ is instance and method.__func__ is function
+        own: Any = self._function  # of one from a pickle what unpickling found under its name
+        is_method = isinstance(own, types.MethodType)
+        return is_method and own.__self__ is instance and own.__func__ is function
 
     def _part(self) -> None:
         """Forget the recordings whose memory is the parent's as well."""
@@ -124,7 +125,8 @@ class Compiled:
     ) -> Any:
         """Run the step from a recording, a new one if none holds."""
         by_numpy = device == "cpu" and not cuda.emulated()
-        key = (device, by_numpy, state.make_node is None, state.evaluating, shapes)
+        layouts = tuple(map(recording.dense, arrays)) if by_numpy else None
+        key = (device, layouts, state.make_node is None, state.evaluating, shapes)
         chosen = next((r for r in self._found.get(key, ()) if r.holds()), None)
         if chosen is None:
             self._make_room()
@@ -252,19 +254,20 @@ def compile(function: Callable[..., Any] | None = None, *, device: str | None = 
     (queues, ctypes), and what is patched in libraries: pass what they give as arguments. A
     recording has memory of its own.
 
-    Arguments and results are tensors, arrays, numbers, None, or lists, tuples and dicts of them;
-    arguments may be modules and optimisers too. A tensor that requires a gradient is an argument by
-    what it is, like a parameter of a closure: another one records again. Any other tensor, and any
-    array, is a new tensor to the function, which has its elements and no gradient: what the step
-    sets of it (``x.requires_grad_()``, and so ``x.grad``) stays in the step, which may return it.
+    Arguments and results are tensors, arrays, numbers, None, or lists, tuples and dicts of them,
+    attributes of subclasses of dict too; arguments may be modules and optimisers. A tensor that
+    requires a gradient is an argument by what it is, like a parameter of a closure: another one
+    records again. Any other tensor, and any array, is a new tensor to the function, which has its
+    elements and no gradient: what the step sets of it (``x.requires_grad_()``, and so ``x.grad``)
+    stays in the step, which may return it.
     Results are copies that belong to the caller, without a graph; reading them waits for a GPU.
     Gradients end there: a step that computes none, outside of ``no_grad``, and returns what would
     have led to some, as ``gg.compile(model)`` does, warns when it is recorded.
     Gradients that the step leaves in ``.grad`` are overwritten by its next call. Those it comes
     with may be any: they are copied to the recording, and what is added to them lies there.
     Data that the step assigns (``w.data = ...``) is written to the array that there was. A step
-    that raises while it is recorded has changed no tensor; replays raise no floating-point errors
-    and warnings of NumPy (``np.errstate``).
+    that raises while it is recorded has changed no tensor, hooks aside; replays raise no
+    floating-point errors and warnings of NumPy (``np.errstate``).
 
     ``device`` is where the step runs, by default where its tensors are; arguments on the CPU are
     copied there. On the CPU what is launched are calls of NumPy, kernels while the emulator is

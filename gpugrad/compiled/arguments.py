@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import enum
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, ValuesView
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..cuda.recording import Trace, dense
 from ..nn import Module
 from ..optim import Optimizer
 from ..tensor import Tensor
+from .kinds import parts_of
 
 NUMBERS = (bool, int, float, complex, str, bytes, type(None))
 
@@ -57,12 +58,13 @@ def flat(value: Any, arrays: list[Any]) -> Any:
     if isinstance(value, Tensor) or backend.is_array(value):
         array = value._data if isinstance(value, Tensor) else value
         arrays.append(array)
-        return "array", array.shape, array.dtype.name, dense(array)
+        return "array", array.shape, array.dtype.name
     if isinstance(value, (list, tuple)):
         return type(value), *(flat(v, arrays) for v in value)
     if isinstance(value, dict):
-        own = ById(value) if getattr(value, "__dict__", None) else None  # its attributes
-        return type(value), own, *((key_of(k) or k, flat(v, arrays)) for k, v in value.items())
+        items = [(key_of(k) or k, flat(v, arrays)) for k, v in value.items()]
+        own = _attributes(value)
+        return type(value), *items, flat(own, arrays) if own else None
     key = key_of(value)
     if key is not None:
         return key
@@ -75,12 +77,23 @@ def flat(value: Any, arrays: list[Any]) -> Any:
     )
 
 
+def _attributes(value: dict) -> dict[str, Any]:
+    """Return the attributes of a dict of a subclass, those aside that are its items."""
+    own = vars(value) if type(value).__dictoffset__ else {}
+    return {} if own is value else own
+
+
+def _parts(value: Any) -> Collection[Any]:
+    """Return what lies in a list, a tuple or a dict, and in attributes of the latter."""
+    if isinstance(value, dict):
+        return [*value.values(), *_attributes(value).values()]
+    return value
+
+
 def objects(value: Any) -> list[Any]:
     """Return the modules, optimisers and functions among arguments."""
-    if isinstance(value, (list, tuple)):
-        return [found for v in value for found in objects(v)]
-    if isinstance(value, dict):
-        return objects(list(value.values()))
+    if isinstance(value, (list, tuple, dict)):
+        return [found for v in _parts(value) for found in objects(v)]
     return [value] if isinstance(value, (Module, Optimizer, types.FunctionType, type)) else []
 
 
@@ -88,8 +101,7 @@ def has_graph(value: Any) -> bool:
     """Return whether gradients would flow from a tensor in nested lists, tuples and dicts."""
     if isinstance(value, Tensor):
         return value._node is not None
-    parts = value.values() if isinstance(value, dict) else value
-    return isinstance(value, (list, tuple, dict)) and any(map(has_graph, parts))
+    return isinstance(value, (list, tuple, dict)) and any(map(has_graph, _parts(value)))
 
 
 def symbolic(value: Any, trace: Trace) -> Any:
@@ -115,9 +127,16 @@ def replaced(value: Any, function: Callable[[Any], Any], keep: bool = False) -> 
     if isinstance(value, (list, tuple)):
         return type(value)(replaced(v, function, keep) for v in value)
     if isinstance(value, dict):
-        made = {} if type(value) is dict else copy.copy(value)  # what else a subclass holds
+        if type(value) is dict:
+            return {k: replaced(v, function, keep) for k, v in value.items()}
+        made = copy.copy(value)  # what else a subclass holds
         for k, v in value.items():
             made[k] = replaced(v, function, keep)
+        own = _attributes(value)
+        if own:
+            vars(made).update(replaced(own, function, keep))
+        elif type(value).__dictoffset__ and vars(value) is value:
+            made.__dict__ = made
         return made
     return value
 
@@ -131,7 +150,7 @@ def refuse_result(value: Any, trace: Trace) -> None:
     if isinstance(value, (Tensor, *NUMBERS)) or backend.is_array(value):
         return
     if isinstance(value, (list, tuple, dict)):
-        for part in value.values() if isinstance(value, dict) else value:
+        for part in _parts(value):
             refuse_result(part, trace)
         return
     once = isinstance(value, (set, frozenset, Iterator, Awaitable, AsyncIterator))
@@ -151,8 +170,7 @@ def _holds_made(value: Any, trace: Trace, depth: int = 2) -> bool:
         return isinstance(value._data, backend.Symbolic) and value not in trace.leaves
     if isinstance(value, (Module, Optimizer, *NUMBERS)) or backend.is_array(value) or not depth:
         return isinstance(value, backend.Symbolic)
-    if isinstance(value, Collection) and not isinstance(value, type):
-        parts = value.values() if isinstance(value, Mapping) else value
-    else:
+    parts = value if isinstance(value, ValuesView) else parts_of(value)
+    if parts is None:  # nothing is taken from others, such as long ranges and data sets
         parts = getattr(value, "__dict__", {}).values()
     return any(_holds_made(part, trace, depth - 1) for part in [*parts])

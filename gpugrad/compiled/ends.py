@@ -25,8 +25,8 @@ class Ends:
     A gradient that a tensor comes with is copied to memory of the recording, its slot, unless it
     lies there already. What replaces a gradient that the step has used is written to that slot,
     where the next run finds it, if its axes have the same order; other gradients stay where they
-    were computed (``kept``). Data that
-    the step assigns is written to the array that the tensor came with.
+    were computed (``kept``). Data that the step assigns is written to the array that the tensor
+    came with.
     """
 
     def __init__(self, trace: Trace) -> None:

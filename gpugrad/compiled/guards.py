@@ -167,9 +167,14 @@ def watch_elements(array: np.ndarray, name: str) -> Watch:
 
 def watch_kinds(tensors: Sequence[Tensor]) -> Watch:
     """Watch what tensors tell that a step does not compute with: shapes, dtypes, flags."""
+    seen: list[Any] = []  # arrays keep their kind
+    kinds: list[Any] = []
 
     def read() -> Values:
-        return [(t._requires_grad, t._data.dtype, *t._data.shape) for t in tensors]
+        arrays = [t._data for t in tensors]
+        if not seen or not all(map(is_, arrays, seen)):
+            seen[:], kinds[:] = arrays, [(a.dtype, *a.shape) for a in arrays]
+        return [*kinds, *[t._requires_grad for t in tensors]]
 
     return Watch(read, lambda values: None, lambda i: None)
 

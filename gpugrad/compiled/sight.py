@@ -162,7 +162,10 @@ class Sight:
 
     def _look_at(self, value: Any, attributes: Iterable[tuple[str, ...]]) -> None:
         """Look at attributes of an object, which may be others' of the same name."""
-        for name, *then in [*attributes]:
+        chains = [*attributes]
+        if ("__match_args__",) in chains:  # the attributes that patterns look at by their places
+            chains += [(name,) for name in getattr(type(value), "__match_args__", ())]
+        for name, *then in chains:
             self._use(self._attribute(value, name, named=False), (*then,))
 
     def _methods(self, value: Any) -> list[tuple[str]]:
@@ -202,6 +205,13 @@ class Sight:
         ):
             return
         written, cells = function.__code__, function.__closure__ or ()
+        if self._is_library(function.__globals__.get("__name__")):
+            # a library's decorator, which says that it is of the module of what it decorates
+            for cell in cells:
+                if cell != MISSING:
+                    self._meet(cell.cell_contents, "an argument of a decorator")
+            self._run(getattr(function, "__wrapped__", None), owner)
+            return
         self._codes.append(written)
         name = function.__qualname__
         names, strings = code.words(written)
@@ -211,8 +221,9 @@ class Sight:
             self._meet(getattr(function, defaults), f"the defaults of {name}")
         if hasattr(function, "__wrapped__"):  # what a decorator calls, with the same arguments
             self._run(function.__wrapped__, owner)
-        matches = code.matches_classes(written)
-        if matches or names & _BY_STRING:
+        if code.matches_classes(written):
+            strings.add("__match_args__")
+        if names & _BY_STRING or "__match_args__" in strings:
             self._loose |= {(string,) for string in strings}
         if "random" in names:
             for module in ("random", "numpy.random"):
@@ -238,10 +249,6 @@ class Sight:
                 self._watched.append(refusal(what))
         for chain in code.chains(written, scope):
             self._follow(chain, scope, function)
-        if matches:
-            found = [scope.get(known, function.__globals__.get(known)) for known in names]
-            kinds = [kind for kind in found if isinstance(kind, type)]
-            self._loose |= {(n,) for k in kinds for n in getattr(k, "__match_args__", ())}
 
     def _import(self, name: str, package: str | None) -> None:
         """Look at a module that some code imports, or wait until it is there."""

@@ -61,10 +61,11 @@ class Replay:
         self._lay_out()
         self.written = self._lasting(kept)
         self._changed, self._last_reads = self._changes(outputs)
-        self._changed_storages = [
-            s for s in self.layout.others if s.kind == REAL and id(s.array) in self._changed
+        changed = [s for s in self.layout.others if s.kind == REAL and id(s.array) in self._changed]
+        self._owns_changed = all(s.array.flags.owndata for s in changed)
+        self._changed_memory = [  # where it begins and ends, and when it is first written
+            (s.start, s.start + s.nbytes, self._changed[id(s.array)]) for s in changed
         ]
-        self._owns_changed = all(s.array.flags.owndata for s in self._changed_storages)
         self._calls = [self._bound(number, {}) for number in range(len(trace.launches))]
         if self._helped and not self._helped.begin(self._roots, self._bound, self._calls):
             self._helped = None
@@ -187,12 +188,9 @@ class Replay:
         """Return when memory that is an array's as well is first written, None for never."""
         low, high = extent(array.shape, array.strides, array.itemsize)
         begin = kernel.address(array)
-        numbers = [
-            self._changed[id(storage.array)]
-            for storage in self._changed_storages
-            if storage.start < begin + high and begin + low < storage.start + storage.nbytes
-        ]
-        return min(numbers, default=None)
+        low, high = begin + low, begin + high
+        found = [n for start, stop, n in self._changed_memory if start < high and low < stop]
+        return min(found, default=None)
 
     def array(self, buffer: Buffer) -> Any:
         """Return the NumPy or CuPy array on the memory of a Buffer."""

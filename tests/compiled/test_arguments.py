@@ -14,6 +14,7 @@ import weakref
 
 import numpy as np
 import pytest
+from plain_and_compiled import by_kernels, numbers
 
 import gpugrad as gg
 from gpugrad import nn, optim
@@ -87,6 +88,8 @@ def test_named_tuples_of_one_name():
 
 def test_dicts_of_other_types():
     class Named(dict):
+        __slots__ = ()
+
         def __getattr__(self, name):
             return self[name]
 
@@ -107,6 +110,53 @@ def test_dicts_of_other_types():
         results = [step(ONE), step(ONE * 3)]
         assert [type(result) for result in results] == [kind, kind]
         assert [result["x"].tolist() for result in results] == [[2, 2], [6, 6]]
+
+
+@gg.no_grad()
+def test_attributes_of_dicts():
+    class Open(dict):
+        """A dict whose items are its attributes."""
+
+        def __init__(self, **items):
+            super().__init__(**items)
+            self.__dict__ = self
+
+    class Marked(dict):
+        """A dict with attributes."""
+
+    for kind in (Open, Marked):
+        step = gg.compile(lambda batch: (batch["x"] * batch.scale, batch))
+        kept, kept_scale = kind(x=ONE), gg.ones(2)
+        for i in range(1, 4):
+            kept.scale = kept_scale * i
+            other = kind(x=ONE * 2)
+            other.scale = ONE * i
+            for batch in (kept, other):
+                product, returned = step(batch)
+                assert product.tolist() == (batch["x"] * i).tolist()
+                assert type(returned) is kind
+                assert returned.scale.tolist() == [i, i]
+                assert (returned.get("scale") is returned.scale) is (kind is Open)
+        assert step.recordings == 1
+        step(kept)
+        kept.scale = 4.0
+        assert step(kept)[0].tolist() == [4, 4]
+
+
+@by_kernels
+def test_the_order_of_axes_makes_no_other_recording_of_kernels(launched):
+    w = gg.ones(2, 3, requires_grad=True)
+
+    @gg.compile
+    def step(x):
+        (w * x).sum().backward()
+        return w.grad * 1
+
+    x = numbers(2, 3)
+    for i, array in enumerate((x, np.asfortranarray(x), x[::-1].copy()[::-1])):
+        w.grad = gg.asarray(np.ones((2, 3), np.float32, order="CF"[i % 2]))
+        np.testing.assert_allclose(step(array).numpy(), 1 + x, rtol=1e-6)
+    assert step.recordings == 1
 
 
 @pytest.mark.parametrize(
@@ -131,9 +181,10 @@ def test_results_that_a_replay_cannot_return(make):
 @gg.no_grad()
 def test_an_object_that_was_there_before_is_returned_as_it_is():
     model, place = nn.Linear(2, 2), types.SimpleNamespace(w=gg.ones(2))
-    step = gg.compile(lambda x: (model(x) * place.w, model, place, gg.float32))
+    much = range(10**15)  # nothing is taken from it
+    step = gg.compile(lambda x: (model(x) * place.w, model, place, gg.float32, much))
     for _ in range(2):
-        assert step(ONE)[1:] == (model, place, gg.float32)
+        assert step(ONE)[1:] == (model, place, gg.float32, much)
 
 
 # What cannot be an argument
@@ -472,3 +523,15 @@ def test_a_partial_function_has_a_name_in_messages():
     assert step(ONE).tolist() == [2, 2]
     with pytest.raises(TypeError, match="partial: an argument is a set"):
         step({1})
+
+
+@gg.no_grad()
+def test_a_copy_of_an_owner_that_finds_methods_by_their_names():
+    """As pickle does; the name leads to the compiled method."""
+    model, other = Model(), Model()
+    model.loss(ONE)
+    for key, value in vars(model).items():
+        if isinstance(value, type(Model.loss)):
+            kind, (function, device) = value.__reduce__()
+            vars(other)[key] = kind(getattr(other, function.__name__), device)
+    np.testing.assert_allclose(other.loss(ONE).item(), other.inner(ONE).sum().item(), rtol=1e-5)

@@ -270,6 +270,18 @@ def matched_by_position():
     return attribute(place, "factor", step)
 
 
+def matched_by_position_in_a_class_that_no_name_leads_to():
+    place, kinds = Matched(2.0), {"matched": Matched}
+
+    def step(x):
+        kind = kinds["matched"]
+        match place:
+            case kind(number):
+                return x * number
+
+    return attribute(place, "factor", step)
+
+
 CHANGED = [
     decorated_method,
     partial_method,
@@ -277,6 +289,7 @@ CHANGED = [
     keyword_of_a_partial_function,
     matched_by_name,
     matched_by_position,
+    matched_by_position_in_a_class_that_no_name_leads_to,
     closure,
     global_number,
     called_function,
@@ -315,6 +328,41 @@ def test_a_number_that_changes_between_calls(make, monkeypatch):
     set_value(2.0)
     assert step(ONE).tolist() == [2, 2]
     assert step.recordings == 2
+
+
+def counted(function):
+    """Decorate a function whose calls are counted."""
+
+    @functools.wraps(function)
+    def call(*args):
+        global calls
+        calls += 1
+        return function(*args)
+
+    return call
+
+
+@gg.no_grad()
+def test_decorators_of_libraries_are_not_looked_into_but_what_they_decorate(monkeypatch):
+    names = {"__name__": "contextlib", "functools": functools, "calls": 0}
+    decorated = types.FunctionType(counted.__code__, names)  # as if it were of that module
+
+    class Counted:
+        factor = 2.0
+
+        @decorated
+        @gg.no_grad()
+        def forward(self, x):
+            return x * self.factor * scale
+
+    place = Counted()
+    for function in (lambda x: place.forward(x), place.forward, decorated(place.forward)):
+        step = gg.compile(function)
+        for place.factor in (2.0, 3.0):
+            for number in (1.0, 4.0):
+                monkeypatch.setitem(globals(), "scale", number)
+                assert step(ONE).tolist() == [place.factor * number] * 2
+        assert step.recordings == 4
 
 
 # Objects

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .buffer import Buffer
+from .shadow import dense
 
 
 class Leaf:
@@ -21,21 +22,30 @@ class Leaf:
         self.tensor = tensor
         self.array = tensor._data
         self.gradient = tensor._grad
-        self._strides = _strides(tensor._grad)
         self.requires_grad: bool = tensor._requires_grad
         self.hooks = tuple(tensor._hooks or ())
         self.buffer = buffer
+        self._strides = self._order = None
+        if buffer.by_numpy and tensor._grad is not None:  # NumPy sums in the order of its axes
+            array = tensor._grad._data
+            self._strides, self._order = array.strides, dense(array)
         self.slot: Buffer | None = None
         self.observed = self.assigned = False
 
     def holds(self) -> bool:
         """Return whether the tensor is as it was, as far as the step looked."""
-        tensor = self.tensor
+        tensor, strides = self.tensor, self._strides
         return (
             tensor._data is self.array
             and tensor._requires_grad is self.requires_grad
             and tuple(tensor._hooks or ()) == self.hooks
-            and (not self.observed or _strides(tensor._grad) == self._strides)
+            and (not self.observed or (tensor._grad is None) is (self.gradient is None))
+            and (
+                not self.observed
+                or strides is None
+                or tensor._grad._data.strides == strides
+                or dense(tensor._grad._data) == self._order
+            )
         )
 
     def observe(self) -> None:
@@ -45,8 +55,3 @@ class Leaf:
     def assign(self) -> None:
         """Note that the step sets another gradient."""
         self.assigned = self.assigned or not self.observed
-
-
-def _strides(gradient: Any) -> tuple[int, ...] | None:
-    """Return how a gradient lies in memory, None for none."""
-    return None if gradient is None else gradient._data.strides

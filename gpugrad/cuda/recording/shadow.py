@@ -46,12 +46,18 @@ def dense(array: Any) -> tuple[int, ...] | None:
     """
     if array.flags.c_contiguous:
         return None
-    step, strides = array.itemsize, [0] * array.ndim
-    for axis in sorted(range(array.ndim), key=lambda i: (abs(array.strides[i]), -i)):
-        length, stride = array.shape[axis], array.strides[axis]
-        if stride or length == 1:  # else it is broadcast
-            strides[axis] = -step if stride < 0 else step
-            step *= length
+    long = [axis for axis, length in enumerate(array.shape) if length > 1]
+    inner_first = sorted(long, key=lambda i: (abs(array.strides[i]), -i))
+    if inner_first == long[::-1] and all(array.strides[i] > 0 for i in long):
+        return None
+    step, strides = array.itemsize, [array.itemsize] * array.ndim
+    for axis in inner_first:
+        stride = array.strides[axis]
+        strides[axis] = -step if stride < 0 else step
+        if stride:
+            step *= array.shape[axis]
+        else:
+            strides[axis] = 0  # it is broadcast
     return tuple(strides)
 
 

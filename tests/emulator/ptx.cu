@@ -928,6 +928,23 @@ extern "C" __global__ void wgmma_registers_behind_fence(float* out) {
     out[threadIdx.x] = sums[0];
 }
 
+// WarpMismatch: matrix a is loaded behind the fence.
+extern "C" __global__ void wgmma_fragments_loaded_behind_fence(float* out) {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    float sums[32];
+    unsigned a[4];
+    const uint64_t t = wgmma_tile(tile, 1024);
+    fill(tile);
+    fence_proxy_async();
+    __syncthreads();
+    wgmma_fence();
+    ldmatrix_x4(a, tile + 8 * (threadIdx.x % 32));
+    wgmma_registers<true, false>(sums, a, t, false);  // HERE
+    wgmma_commit();
+    wgmma_wait<0>(sums);
+    out[threadIdx.x] = sums[0];
+}
+
 // WarpMismatch: the warps of a warpgroup name different tiles.
 extern "C" __global__ void wgmma_of_different_tiles(float* out) {
     __shared__ __align__(1024) uint16_t tile[4096];

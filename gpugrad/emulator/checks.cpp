@@ -302,6 +302,10 @@ void describe(Report& report, const Region& region, const char* address, size_t 
 }
 
 // ---- one access ----
+inline bool is_local(const char* address) {  // a local variable of the running thread
+    return address >= state.stack && address < state.stack_end;
+}
+
 inline bool holds(const Region& r, char* address, size_t size) {
     return address >= r.base && address + size <= r.base + r.size;
 }
@@ -413,7 +417,7 @@ namespace checks {
 void access(char* address, size_t size, int how, uint32_t pc) {
     if (!active) return;
     const bool write = how & WRITE, atomic = how & ATOMIC, strong = how & (ATOMIC | VOLATILE);
-    if (address >= state.stack && address < state.stack_end) {
+    if (is_local(address)) {
         if (sums_under_way) check_registers(address, size, write, spot_of(pc));
         if (write && fences_in_force) note_registers(address, size);
         return;
@@ -487,8 +491,8 @@ void access(char* address, size_t size, int how, uint32_t pc) {
 }
 
 // What a strong access to `p` learns of those before, and tells those after of this block's fences.
-static void synchronise(const void* p, bool reads, bool writes, uint32_t pc) {
-    if (fences.empty() && published.empty()) return;
+static void synchronise(const char* p, bool reads, bool writes, uint32_t pc) {
+    if ((fences.empty() && published.empty()) || is_local(p)) return;
     state.busy = true;
     auto& [releases, block, told, seen] = published[reinterpret_cast<uintptr_t>(p)];
     if (block != serial) block = serial, told.clear(), seen.clear();
@@ -737,7 +741,7 @@ EXPORT void atomic_access(const void* p, size_t size, const char* file, int line
               size, size);
     const uint32_t pc = intern(file, line);
     checks::access(address, size, WRITE | ATOMIC, pc);
-    checks::synchronise(p, true, true, pc);
+    checks::synchronise(address, true, true, pc);
 }
 
 EXPORT void range_access(const void* p, size_t size, bool write, const char* file, int line) {

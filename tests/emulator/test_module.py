@@ -473,6 +473,24 @@ extern "C" __global__ void unguarded(int n) {{
     module.get_function("unguarded")((1,), (1,), (0,), how=emulator.Settings(mode))
 
 
+@pytest.mark.parametrize("how", [PLAIN, CHECKED], ids=["plain", "checked"])
+def test_where_threads_take_turns_does_not_depend_on_launches_before(
+    how: emulator.Settings,
+) -> None:
+    text = """extern "C" __global__ void turns(int* ticket, int* out, int n) {
+    for (int i = 0; i < n; i++) out[atomicAdd(ticket, 1)] = threadIdx.x;
+    assert(n % 2 == 0);
+}
+"""
+    kernel = emulator.Module(text, name="turns.cu").get_function("turns")
+    out = np.zeros((2, 2000), np.int32)
+    kernel((1,), (2,), (np.zeros(1, np.int32), out[0], 1000), how=how)
+    with pytest.raises(emulator.AssertionFailed):  # where thread 0 is the first again
+        kernel((1,), (2,), (np.zeros(1, np.int32), np.zeros(2000, np.int32), 37), how=how)
+    kernel((1,), (2,), (np.zeros(1, np.int32), out[1], 1000), how=how)
+    np.testing.assert_array_equal(out[0], out[1])
+
+
 def test_where_a_thread_waits_by_atomics_in_the_plain_build() -> None:
     text = """extern "C" __global__ void waiting(int* x) {
     if (threadIdx.x == 0) return;

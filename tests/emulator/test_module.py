@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -379,6 +380,30 @@ def test_a_cache_is_readable_for_others(tmp_path: Path, monkeypatch: pytest.Monk
     modes = {f.suffix: f.stat().st_mode & 0o777 for f in [path, path.with_suffix(".log")]}
     assert modes == {".so": 0o755, ".log": 0o644}
     assert (tmp_path / "cubin").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("size", [0, 10, 3000, -10])
+def test_a_library_that_was_cut_off_is_compiled_anew(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading one that has its first segments ends the process."""
+    monkeypatch.setenv("GPUGRAD_CACHE", str(tmp_path))
+    text = 'extern "C" __global__ void nothing(int n) {}'
+    path = compiler.build(text, "plain", ["nothing"])
+    whole = path.stat().st_size
+    os.truncate(path, size % whole)
+    assert compiler.build(text, "plain", ["nothing"]) == path
+    assert path.stat().st_size == whole
+
+
+def test_what_killed_processes_left_in_the_cache_is_removed(tmp_path: Path) -> None:
+    old, new = tmp_path / ".tmp-0123456789abcdef.o", tmp_path / ".tmp-1123456789abcdef"
+    for file in (old, new, tmp_path / "kept"):
+        file.touch()
+    for file in (old, tmp_path / "kept"):
+        os.utime(file, (0, time.time() - cache.ABANDONED - 1))
+    cache.write(tmp_path / "cubin", b"magic", b"body")
+    assert sorted(f.name for f in tmp_path.iterdir()) == [new.name, "cubin", "kept"]
 
 
 def test_a_copied_cache_works(tmp_path: Path) -> None:

@@ -536,7 +536,7 @@ def test_what_goes_wrong_in_a_module_shows_its_place(
         cli.main(["bench", "--module", "bench_mine_too"])
     assert caught.value.code == 1
     printed = capsys.readouterr().err
-    assert "bench_mine_too.py\", line 2" in printed
+    assert 'bench_mine_too.py", line 2' in printed
     assert "usage" not in printed
 
 

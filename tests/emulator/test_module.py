@@ -516,6 +516,30 @@ def test_where_threads_take_turns_does_not_depend_on_launches_before(
     np.testing.assert_array_equal(out[0], out[1])
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kilobytes of ru_maxrss")
+def test_fences_before_many_volatile_writes_take_little_memory() -> None:
+    """Each address tells of all of them."""
+    script = """
+import resource
+import numpy as np
+from gpugrad import emulator
+text = '''extern "C" __global__ void fill(volatile float* x, int n) {
+    __threadfence();
+    __syncthreads();
+    for (int i = threadIdx.x; i < n; i += blockDim.x) x[i] = i;
+}'''
+kernel = emulator.Module(text, name="fill.cu").get_function("fill")
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+x = np.zeros(1 << 14, np.float32)
+kernel((1,), (256,), (x, 1), how=emulator.Settings("checked"))
+before = peak()
+kernel((1,), (256,), (x, x.size), how=emulator.Settings("checked"))
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert int(done.stdout) < 50 << 10, done
+
+
 def test_where_a_thread_waits_by_atomics_in_the_plain_build() -> None:
     text = """extern "C" __global__ void waiting(int* x) {
     if (threadIdx.x == 0) return;
@@ -543,6 +567,24 @@ def test_what_it_does_not_compile_is_said(first: str, body: str, hint: str) -> N
     text = f'{first}\nextern "C" __global__ void refused(unsigned* x) {{ {body} }}\n'
     with pytest.raises(CompileError, match=hint):
         compiler.build(text, "plain", ["refused"])
+
+
+def test_an_atomic_before_an_endless_loop_is_not_where_it_is() -> None:
+    text = """extern "C" __global__ void endless(int* x, float* y) {
+    atomicAdd(x, 1);
+    for (;;) {
+        y[0] = sinf(y[0]) + expf(y[0]);
+    }
+}
+"""
+    kernel = emulator.Module(text, name="endless.cu").get_function("endless")
+    lines = set()
+    for seconds in (0.02, 0.03, 0.04, 0.05, 0.06):
+        with pytest.raises(emulator.Timeout) as caught:
+            args = (np.zeros(1, np.int32), np.ones(1, np.float32))
+            kernel((1,), (1,), args, how=emulator.Settings("plain", seconds=seconds))
+        lines.add(caught.value.line)
+    assert lines <= {3, 4}
 
 
 def test_asynchronous_copies_by_cudas_own_names() -> None:

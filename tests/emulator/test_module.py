@@ -578,10 +578,10 @@ def test_an_atomic_before_an_endless_loop_is_not_where_it_is() -> None:
 }
 """
     kernel = emulator.Module(text, name="endless.cu").get_function("endless")
+    args = (np.zeros(1, np.int32), np.ones(1, np.float32))
     lines = set()
     for seconds in (0.02, 0.03, 0.04, 0.05, 0.06):
         with pytest.raises(emulator.Timeout) as caught:
-            args = (np.zeros(1, np.int32), np.ones(1, np.float32))
             kernel((1,), (1,), args, how=emulator.Settings("plain", seconds=seconds))
         lines.add(caught.value.line)
     assert lines <= {3, 4}

@@ -17,6 +17,7 @@ import importlib.util
 import math
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -569,6 +570,11 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
                     rows += measure(case, dtype, device, peak, torch, given.rounds, given.cold)
                 release(device, torch)
                 print(".", end="", flush=True)
+    except (MemoryError, OSError):  # which the caller explains
+        raise
+    except Exception:  # of what is measured: its place matters
+        traceback.print_exc()
+        return 1
     finally:  # what was measured is shown, whatever ends it
         print(f"\n{harness.table(ratios(rows))}")
     wrong = [row for row in rows if row.get("agrees") is False]
@@ -589,7 +595,8 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
 def operations_of(modules: Sequence[str]) -> list[str]:
     """Import modules of the user's; return the names of the operations that came with them.
 
-    Raises ValueError for what cannot be imported by that name, and for modules without any.
+    Raises ValueError for what cannot be found by that name, and SystemExit after the traceback of
+    what goes wrong inside.
     """
     before = set(FUSED)
     if modules:
@@ -597,12 +604,14 @@ def operations_of(modules: Sequence[str]) -> list[str]:
     for name in modules:
         try:
             module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if not error.name or not name.startswith(error.name):
-                raise  # something that it imports
-            raise ValueError(
-                f"--module {name}: there is no module of this name, seen from {Path.cwd()}"
-            ) from None
+        except Exception as error:
+            missing = error.name if isinstance(error, ModuleNotFoundError) else None
+            if missing and f"{name}.".startswith(f"{missing}."):
+                raise ValueError(
+                    f"--module {name}: there is no module of this name, seen from {Path.cwd()}"
+                ) from None
+            traceback.print_exc()
+            raise SystemExit(1) from None
         if Path(getattr(module, "__file__", None) or ".").parent == FOLDER:
             raise ValueError(f"--module {name}: a benchmark here has this name; rename yours")
     return [name for name in FUSED if name not in before]

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
+import time
 from pathlib import Path
+
+ABANDONED = 24 * 3600  # seconds after which no process can still be writing a file
 
 
 def temporary(path: Path) -> Path:
     """Make an empty file beside ``path``, and the folder; return it.
 
-    As any new file it is for whom the umask lets read it: users may share a cache.
+    As any new file it is for whom the umask lets read it: users may share a cache. What processes
+    that were killed left in the folder is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(".tmp-*"):
+        with contextlib.suppress(OSError):  # another process removed it, or it is another user's
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
     made = path.with_name(f".tmp-{secrets.token_hex(8)}")
     made.touch(exist_ok=False)
     return made

@@ -14,7 +14,7 @@ from . import tensor_map
 from .arguments import Parameter, Strided, checked, checked_sizes
 from .compiler import compile_cubin
 from .kernel import address
-from .source import signatures
+from .source import check_name, signatures
 
 
 def architecture(capability: int) -> str:
@@ -50,10 +50,7 @@ class Module:
 
     def get_function(self, name: str) -> Kernel:
         """Return the kernel of that name; KeyError lists those there are."""
-        if name not in self.signatures:
-            raise KeyError(
-                f"{self.name} has no kernel {name!r}; it has {', '.join(self.signatures)}"
-            )
+        check_name(name, self.signatures, self.name)
         return Kernel(self, name, self._loaded.get_function(name))
 
     def allow_shared(self, name: str, function: Any, size: int) -> int:

@@ -199,9 +199,10 @@ class Source:
         GPU the launch is queued on the current stream; with recorded arrays (``recording``) it is
         appended to the list.
 
-        Raises TypeError, ValueError and OverflowError for what a GPU would refuse or silently
-        misread, RuntimeError where numpy arrays come while the emulator is off, Fault for what
-        the emulator finds. Messages hold the kernel and the arguments.
+        Raises KeyError for a kernel that the source has not, TypeError, ValueError and
+        OverflowError for what a GPU would refuse or silently misread, RuntimeError where numpy
+        arrays come while the emulator is off, Fault for what the emulator finds. Messages hold the
+        kernel and the arguments.
         """
         devices = {_device(value) for value in (*args, *reachable, *written)} - {None}
         if "recorded" in devices:
@@ -210,6 +211,8 @@ class Source:
             )
             return
         if len(devices) != 1:
+            source = _module("cuda.source")
+            source.check_name(kernel, source.signatures(self.text), self.name)
             raise ValueError(
                 f"kernel {kernel!r}: its arrays are on {sorted(map(str, devices)) or 'no device'}, "
                 f"they must be on one{self._shown(args)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,6 +103,12 @@ def signatures(source: str) -> dict[str, tuple[Parameter, ...]]:
     Raises ValueError for a parameter type a launch cannot pass.
     """
     return {name: found.parameters for name, found in declarations(source).items()}
+
+
+def check_name(kernel: str, known: Iterable[str], name: str) -> None:
+    """Raise KeyError if the source of this name has no such kernel; it lists those there are."""
+    if kernel not in known:
+        raise KeyError(f"{name} has no kernel {kernel!r}; it has {', '.join(known)}")
 
 
 @functools.lru_cache(maxsize=256)

@@ -19,6 +19,8 @@
 #include <cstdint>
 #include <cstring>
 #include <map>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include <dlfcn.h>
@@ -71,17 +73,21 @@ struct Release {
     bool everywhere;       // else for its own block only
 };
 
-// What was published at an address; of the running block: which of its fences, by their place in
-// `fences`, and how many releases each thread has acquired.
+// Those of one block that are published together; all addresses share them.
+using Releases = std::shared_ptr<const std::vector<Release>>;
+
+// What was published at an address; of the running block: how many of its `settled`, which of its
+// `fences` in this epoch, by their place, and how much each thread has acquired.
 struct Published {
-    std::vector<Release> releases;
-    uint32_t block;
+    std::vector<Releases> releases;
+    uint32_t block, epoch;
+    size_t settled;
     std::vector<bool> told;
     std::vector<size_t> seen;
 };
 
 struct Acquired {
-    const std::vector<Release>* releases;
+    const std::vector<Releases>* releases;
     size_t count;
     Access by;
 };
@@ -108,7 +114,8 @@ Region* last_region;
 std::vector<Spot> spots;
 std::map<uintptr_t, Published> published;
 std::vector<Acquired> acquired;
-std::vector<Release> fences;  // of this block
+std::vector<Release> fences;    // of this epoch
+std::vector<Releases> settled;  // of the block's epochs before
 ProxyFences proxy_fences[MAX_THREADS];
 bool any_proxy_fences;
 int reading_group;  // of the read_async under way
@@ -190,11 +197,12 @@ bool ordered_by_atomics(const Access& a, int thread) {
         if (!ordered_in_block(q.by, thread)) continue;
         // releases of one address come in the order of the blocks
         auto begin = q.releases->begin(), end = begin + q.count;
-        auto found = std::lower_bound(begin, end, a.block, [](const Release& r, uint32_t block) {
-            return r.at.block < block;
+        auto found = std::lower_bound(begin, end, a.block, [](const Releases& r, uint32_t block) {
+            return r->front().at.block < block;
         });
-        for (; found != end && found->at.block == a.block; ++found)
-            if (covers(*found, a)) return true;
+        for (; found != end && (*found)->front().at.block == a.block; ++found)
+            for (const Release& release : **found)
+                if (covers(release, a)) return true;
     }
     return false;
 }
@@ -302,6 +310,10 @@ void describe(Report& report, const Region& region, const char* address, size_t 
 }
 
 // ---- one access ----
+inline bool is_local(const char* address) {  // a local variable of the running thread
+    return address >= state.stack && address < state.stack_end;
+}
+
 inline bool holds(const Region& r, char* address, size_t size) {
     return address >= r.base && address + size <= r.base + r.size;
 }
@@ -413,7 +425,7 @@ namespace checks {
 void access(char* address, size_t size, int how, uint32_t pc) {
     if (!active) return;
     const bool write = how & WRITE, atomic = how & ATOMIC, strong = how & (ATOMIC | VOLATILE);
-    if (address >= state.stack && address < state.stack_end) {
+    if (is_local(address)) {
         if (sums_under_way) check_registers(address, size, write, spot_of(pc));
         if (write && fences_in_force) note_registers(address, size);
         return;
@@ -487,11 +499,13 @@ void access(char* address, size_t size, int how, uint32_t pc) {
 }
 
 // What a strong access to `p` learns of those before, and tells those after of this block's fences.
-static void synchronise(const void* p, bool reads, bool writes, uint32_t pc) {
-    if (fences.empty() && published.empty()) return;
+static void synchronise(const char* p, bool reads, bool writes, uint32_t pc) {
+    if ((fences.empty() && settled.empty() && published.empty()) || is_local(p)) return;
     state.busy = true;
-    auto& [releases, block, told, seen] = published[reinterpret_cast<uintptr_t>(p)];
-    if (block != serial) block = serial, told.clear(), seen.clear();
+    auto& [releases, block, since, known_settled, told, seen] =
+        published[reinterpret_cast<uintptr_t>(p)];
+    if (block != serial) block = serial, known_settled = 0, since = 0, seen.clear();
+    if (since != epoch) since = epoch, told.clear();
     if (reads && !releases.empty()) {
         seen.resize(state.threads);
         size_t& count = seen[state.current];
@@ -499,12 +513,15 @@ static void synchronise(const void* p, bool reads, bool writes, uint32_t pc) {
             acquired.push_back({&releases, releases.size(), here(pc, ATOMIC)});
         count = releases.size();
     }
-    told.resize(fences.size());
-    for (size_t i = 0; writes && i < fences.size(); i++)
-        if (!told[i] && ordered_in_block(fences[i].at, state.current)) {
-            releases.push_back(fences[i]);
-            told[i] = true;
-        }
+    if (writes) {
+        while (known_settled < settled.size()) releases.push_back(settled[known_settled++]);
+        told.resize(fences.size());
+        for (size_t i = 0; i < fences.size(); i++)
+            if (!told[i] && ordered_in_block(fences[i].at, state.current)) {
+                releases.push_back(std::make_shared<std::vector<Release>>(1, fences[i]));
+                told[i] = true;
+            }
+    }
     state.busy = false;
 }
 
@@ -571,6 +588,7 @@ void begin_block() {
     early_read.kind = NONE;
     acquired.clear();
     fences.clear();
+    settled.clear();
     if (any_proxy_fences)
         for (ProxyFences& f : proxy_fences) f.times.clear();
     any_proxy_fences = false;
@@ -598,6 +616,12 @@ Spot last_access() { return active ? spot_of(last_pc) : last_atomic; }
 
 void sync_block() {
     if (!state.launch->checked) return;
+    if (!fences.empty()) {
+        state.busy = true;
+        settled.push_back(std::make_shared<std::vector<Release>>(std::move(fences)));
+        fences.clear();
+        state.busy = false;
+    }
     epoch++;
     named = false;
     for (int w = 0; w * WARP < state.threads; w++) {
@@ -737,7 +761,7 @@ EXPORT void atomic_access(const void* p, size_t size, const char* file, int line
               size, size);
     const uint32_t pc = intern(file, line);
     checks::access(address, size, WRITE | ATOMIC, pc);
-    checks::synchronise(p, true, true, pc);
+    checks::synchronise(address, true, true, pc);
 }
 
 EXPORT void range_access(const void* p, size_t size, bool write, const char* file, int line) {

@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import threading
@@ -178,7 +179,7 @@ def runtime(portable: bool = False) -> Path:
     # the soname lets kernels find the loaded library wherever the cache lies
     name = f"gpugrad_runtime_{key[:16]}.so"
     path = cache_folder() / "emulator" / name
-    if not path.exists():
+    if not _is_whole(path):
         with _replacing(path) as temporary:
             sources = [str(file) for file in files if file.suffix == ".cpp"]
             link = ["-shared", f"-Wl,-soname,{name}", "-ldl", "-o", temporary]
@@ -207,7 +208,7 @@ def build(
     key = _key(*_keyed(flags), library.name, header, text)
     path = cache_folder() / "emulator" / f"{key}.so"
     log = path.with_suffix(".log")
-    if not path.exists():
+    if not _is_whole(path):
         with _replacing(path) as temporary:
             object_file = temporary + ".o"
             try:
@@ -231,6 +232,23 @@ def build(
                     Path(written).write_text(said, encoding="utf-8")
     _warn(name, log.read_text(encoding="utf-8") if log.exists() else "")
     return path
+
+
+def _is_whole(library: Path) -> bool:
+    """Return whether a library is there up to its end, where the table of its sections lies.
+
+    A full disk or a machine that stopped may have cut it off: loading it would end the process.
+    """
+    try:
+        with library.open("rb") as file:
+            head = file.read(64)
+            size = os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        return False
+    if len(head) < 64 or not head.startswith(b"\x7fELF"):
+        return False
+    table, length, count = (*struct.unpack_from("Q", head, 40), *struct.unpack_from("HH", head, 58))
+    return bool(size >= table + length * count)
 
 
 def shared_bytes(library: Path, kernel: str) -> int:

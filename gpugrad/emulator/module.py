@@ -14,7 +14,7 @@ from .. import backend
 from ..cuda import tensor_map
 from ..cuda.arguments import MAX_SHARED, Parameter, Strided, checked, checked_sizes
 from ..cuda.emulation import ORDERS, Settings, settings
-from ..cuda.source import signatures
+from ..cuda.source import check_name, signatures
 from . import compile as compiler
 from .faults import Report, to_exception
 
@@ -90,10 +90,7 @@ class Module:
 
     def get_function(self, name: str) -> Kernel:
         """Return the kernel of that name; KeyError lists those there are."""
-        if name not in self.signatures:
-            raise KeyError(
-                f"{self.name} has no kernel {name!r}; it has {', '.join(self.signatures)}"
-            )
+        check_name(name, self.signatures, self.name)
         return Kernel(self, name)
 
     def library(self, mode: str) -> tuple[ctypes.CDLL, Path]:

@@ -55,7 +55,7 @@ static void prepare(Context& context, char* begin, char* end, void (*entry)()) {
 #endif
 
 constexpr int FIBERS = MAX_THREADS + 1;
-constexpr int SPINS = 1024;  // atomics in a row, then another thread goes on
+constexpr int SPINS = 64;  // atomics in a row, then another thread goes on
 
 struct Fiber {
     Context context;
@@ -309,12 +309,14 @@ void park_at(const char* op, const char* file, int line) {
     park();
 }
 
+static int spinning, spins;  // the thread of the last atomic, and how many of them in a row
+
 // A thread that comes here again and again may wait for another to change memory: now and then the
 // next one that can run goes on in its place.
 void may_spin(const char* file, int line) {
-    static int thread = -1, times = 0;
-    if (state.current != thread) thread = state.current, times = 0;
-    if (++times % SPINS) return;
+    const int thread = state.current;
+    if (thread != spinning) spinning = thread, spins = 0;
+    if (++spins % SPINS) return;
     const int words = (state.threads + 63) / 64, word = thread / 64;
     for (int i = 0; i <= words; i++) {
         uint64_t bits = runnable[(word + i) % words];
@@ -658,6 +660,7 @@ static void run_block(uint64_t rank) {
     begin_warpgroups();
     checks::begin_block();
     chosen = -1;
+    spins = 0;  // or where threads take turns would depend on what ran before
     enter(take_fiber());
     switch_to(main_context, fibers[running_fiber].context);
     end_phase_barriers();

@@ -66,14 +66,14 @@ static void on_signal(int signal, siginfo_t* info, void* context) {
           "access to an address where no memory is, or misaligned");
 }
 
-static int alarms = 0;  // that came where no place of the kernel could be named
+static int alarms = 0;  // that came outside of the kernel
 
 static void on_alarm(int, siginfo_t*, void* context) {
     if (!state.running || !pthread_equal(state.owner, pthread_self()) || state.busy) return;
     const uintptr_t pc = pc_of(context);
     Spot spot = checks::last_access();  // its line, where the kernel's code has none: in an atomic
     if (in_kernel(pc)) spot.pc = pc + 1 - state.code_base;
-    if (!spot.pc && !spot.line && alarms++ < 50) return;  // between two places: at the next
+    if (!spot.pc && alarms++ < 50) return;  // between two places: at the next
     fault(TIMEOUT, state.current, spot,
           "still running after %.3g s: an endless loop, or waiting for memory that another thread "
           "or block should write",

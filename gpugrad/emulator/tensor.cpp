@@ -65,6 +65,7 @@ EXPORT void load_matrices(uint32_t* out, const void* row, int count, bool transp
             }
         },
         false, file, line);
+    range_access(out, count * sizeof *out, true, file, line);
     memcpy(out, result, count * sizeof *out);
 }
 
@@ -124,6 +125,7 @@ EXPORT void mma_16x8x16(float* sums, const uint32_t* a, const uint32_t* b, bool 
             }
         },
         false, file, line);
+    range_access(sums, sizeof mine, true, file, line);
     memcpy(sums, mine, sizeof mine);
 }
 

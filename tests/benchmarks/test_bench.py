@@ -523,6 +523,23 @@ def test_what_it_refuses_before_it_measures(
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "line", ["import bench_mine", "raise RuntimeError('wrong')", "raise ValueError('wrong')"]
+)
+def test_what_goes_wrong_in_a_module_shows_its_place(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bench_mine_too.py").write_text(f"\n{line}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*filter(None, sys.path)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["bench", "--module", "bench_mine_too"])
+    assert caught.value.code == 1
+    printed = capsys.readouterr().err
+    assert 'bench_mine_too.py", line 2' in printed
+    assert "usage" not in printed
+
+
 @pytest.mark.parametrize("flag", ["--json", "--plot"])
 def test_a_file_in_no_folder_is_refused_before_it_measures(
     flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -544,7 +561,9 @@ def test_what_was_measured_before_the_end_is_shown(
 
     monkeypatch.setattr(bench, "measure", measure)
     assert run(monkeypatch) == (130 if end is KeyboardInterrupt else 1)
-    assert "numpy           12.5" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "numpy           12.5" in printed.out
+    assert ("in measure\n    raise end" in printed.err) is isinstance(end, ValueError)
 
 
 # The picture

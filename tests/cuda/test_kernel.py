@@ -134,6 +134,8 @@ def test_an_output_is_uninitialised_until_written(source):
 def test_unknown_kernels_and_dtypes(source):
     with emulator.enabled(), pytest.raises(KeyError, match="has no kernel 'scales'"):
         source.launch("scales", (1,), (32,), (ONES,))
+    with pytest.raises(KeyError, match="has no kernel 'scales'"):
+        source.launch("scales", (1,), (32,), ())
     with pytest.raises(TypeError, match="compute with float32, bfloat16, float16, not float64"):
         cuda.dtype_code(np.dtype("float64"))
     assert cuda.fits(ONES, None, np.arange(3))

@@ -127,6 +127,21 @@ extern "C" __global__ void ticket_with_narrow_fence(float* x) {
     if (last && threadIdx.x < 3) x[32] += x[threadIdx.x];  // HERE
 }
 
+__device__ int turn;
+__device__ __noinline__ int element(volatile int* p, int i) { return p[i]; }
+
+// Race variable=x: a volatile array of the thread's own tells no other block anything. GRID 2
+extern "C" __global__ void volatile_local_array(float* x) {
+    if (threadIdx.x > 0) return;
+    const bool first = atomicAdd(&turn, 1) % 2 == 0;
+    if (first) x[0] = 1.0f;  // HERE
+    __threadfence();
+    volatile int mine[2] = {1, 2};
+    mine[threadIdx.x] = 3;
+    const int known = element(mine, threadIdx.x);
+    if (!first) x[1] = known + x[0];  // HERE
+}
+
 // Race variable=dynamic: two warps share one slot of dynamic shared memory.
 extern "C" __global__ void dynamic_race(float* x) {
     DYN_SMEM(memory);

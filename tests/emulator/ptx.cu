@@ -860,12 +860,18 @@ extern "C" __global__ void wgmma_fragments_written_early(float* out) {
     out[threadIdx.x] = sums[0] + a[2];
 }
 
+// One for several kernels: the static shared memory of all of them has to fit a descriptor.
+__device__ __forceinline__ uint16_t* filled() {
+    __shared__ __align__(1024) uint16_t tile[4096];
+    fill(tile);
+    return tile;
+}
+
 // WarpMismatch: no wgmma_fence before the first product.
 extern "C" __global__ void wgmma_without_fence(float* out) {
-    __shared__ __align__(1024) uint16_t tile[4096];
+    uint16_t* const tile = filled();
     float sums[32];
     const uint64_t t = wgmma_tile(tile, 1024);
-    fill(tile);
     fence_proxy_async();
     __syncthreads();
     wgmma_shared<true, false, false>(sums, t, t, false);  // HERE
@@ -876,10 +882,9 @@ extern "C" __global__ void wgmma_without_fence(float* out) {
 
 // WarpMismatch: a wait ends what the fence before it allowed.
 extern "C" __global__ void wgmma_without_second_fence(float* out) {
-    __shared__ __align__(1024) uint16_t tile[4096];
+    uint16_t* const tile = filled();
     float sums[32];
     const uint64_t t = wgmma_tile(tile, 1024);
-    fill(tile);
     fence_proxy_async();
     __syncthreads();
     wgmma_fence();
@@ -894,10 +899,9 @@ extern "C" __global__ void wgmma_without_second_fence(float* out) {
 
 // WarpMismatch: the sums are set to zero behind the fence.
 extern "C" __global__ void wgmma_sums_behind_fence(float* out) {
-    __shared__ __align__(1024) uint16_t tile[4096];
+    uint16_t* const tile = filled();
     float sums[32];
     const uint64_t t = wgmma_tile(tile, 1024);
-    fill(tile);
     fence_proxy_async();
     __syncthreads();
     wgmma_fence();
@@ -910,11 +914,10 @@ extern "C" __global__ void wgmma_sums_behind_fence(float* out) {
 
 // WarpMismatch: the second product's matrix a is made while the first is under way, without a fence.
 extern "C" __global__ void wgmma_registers_behind_fence(float* out) {
-    __shared__ __align__(1024) uint16_t tile[4096];
+    uint16_t* const tile = filled();
     float sums[32];
     unsigned a[2][4];
     const uint64_t t = wgmma_tile(tile, 1024);
-    fill(tile);
     fence_proxy_async();
     __syncthreads();
     for (int i = 0; i < 4; i++) a[0][i] = threadIdx.x;
@@ -923,6 +926,22 @@ extern "C" __global__ void wgmma_registers_behind_fence(float* out) {
     wgmma_commit();
     for (int i = 0; i < 4; i++) a[1][i] = 2 * threadIdx.x;
     wgmma_registers<true, false>(sums, a[1], t, true);  // HERE
+    wgmma_commit();
+    wgmma_wait<0>(sums);
+    out[threadIdx.x] = sums[0];
+}
+
+// WarpMismatch: matrix a is loaded behind the fence.
+extern "C" __global__ void wgmma_fragments_loaded_behind_fence(float* out) {
+    uint16_t* const tile = filled();
+    float sums[32];
+    unsigned a[4];
+    const uint64_t t = wgmma_tile(tile, 1024);
+    fence_proxy_async();
+    __syncthreads();
+    wgmma_fence();
+    ldmatrix_x4(a, tile + 8 * (threadIdx.x % 32));
+    wgmma_registers<true, false>(sums, a, t, false);  // HERE
     wgmma_commit();
     wgmma_wait<0>(sums);
     out[threadIdx.x] = sums[0];

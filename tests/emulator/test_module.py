@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -381,6 +382,30 @@ def test_a_cache_is_readable_for_others(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "cubin").stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.parametrize("size", [0, 10, 3000, -10])
+def test_a_library_that_was_cut_off_is_compiled_anew(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading one that has its first segments ends the process."""
+    monkeypatch.setenv("GPUGRAD_CACHE", str(tmp_path))
+    text = 'extern "C" __global__ void nothing(int n) {}'
+    path = compiler.build(text, "plain", ["nothing"])
+    whole = path.stat().st_size
+    os.truncate(path, size % whole)
+    assert compiler.build(text, "plain", ["nothing"]) == path
+    assert path.stat().st_size == whole
+
+
+def test_what_killed_processes_left_in_the_cache_is_removed(tmp_path: Path) -> None:
+    old, new = tmp_path / ".tmp-0123456789abcdef.o", tmp_path / ".tmp-1123456789abcdef"
+    for file in (old, new, tmp_path / "kept"):
+        file.touch()
+    for file in (old, tmp_path / "kept"):
+        os.utime(file, (0, time.time() - cache.ABANDONED - 1))
+    cache.write(tmp_path / "cubin", b"magic", b"body")
+    assert sorted(f.name for f in tmp_path.iterdir()) == [new.name, "cubin", "kept"]
+
+
 def test_a_copied_cache_works(tmp_path: Path) -> None:
     """Compile in one process, move the cache, run from it in another."""
     script = (
@@ -473,6 +498,48 @@ extern "C" __global__ void unguarded(int n) {{
     module.get_function("unguarded")((1,), (1,), (0,), how=emulator.Settings(mode))
 
 
+@pytest.mark.parametrize("how", [PLAIN, CHECKED], ids=["plain", "checked"])
+def test_where_threads_take_turns_does_not_depend_on_launches_before(
+    how: emulator.Settings,
+) -> None:
+    text = """extern "C" __global__ void turns(int* ticket, int* out, int n) {
+    for (int i = 0; i < n; i++) out[atomicAdd(ticket, 1)] = threadIdx.x;
+    assert(n % 2 == 0);
+}
+"""
+    kernel = emulator.Module(text, name="turns.cu").get_function("turns")
+    out = np.zeros((2, 2000), np.int32)
+    kernel((1,), (2,), (np.zeros(1, np.int32), out[0], 1000), how=how)
+    with pytest.raises(emulator.AssertionFailed):  # where thread 0 is the first again
+        kernel((1,), (2,), (np.zeros(1, np.int32), np.zeros(2000, np.int32), 37), how=how)
+    kernel((1,), (2,), (np.zeros(1, np.int32), out[1], 1000), how=how)
+    np.testing.assert_array_equal(out[0], out[1])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kilobytes of ru_maxrss")
+def test_fences_before_many_volatile_writes_take_little_memory() -> None:
+    """Each address tells of all of them."""
+    script = """
+import resource
+import numpy as np
+from gpugrad import emulator
+text = '''extern "C" __global__ void fill(volatile float* x, int n) {
+    __threadfence();
+    __syncthreads();
+    for (int i = threadIdx.x; i < n; i += blockDim.x) x[i] = i;
+}'''
+kernel = emulator.Module(text, name="fill.cu").get_function("fill")
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+x = np.zeros(1 << 14, np.float32)
+kernel((1,), (256,), (x, 1), how=emulator.Settings("checked"))
+before = peak()
+kernel((1,), (256,), (x, x.size), how=emulator.Settings("checked"))
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert int(done.stdout) < 50 << 10, done
+
+
 def test_where_a_thread_waits_by_atomics_in_the_plain_build() -> None:
     text = """extern "C" __global__ void waiting(int* x) {
     if (threadIdx.x == 0) return;
@@ -500,6 +567,24 @@ def test_what_it_does_not_compile_is_said(first: str, body: str, hint: str) -> N
     text = f'{first}\nextern "C" __global__ void refused(unsigned* x) {{ {body} }}\n'
     with pytest.raises(CompileError, match=hint):
         compiler.build(text, "plain", ["refused"])
+
+
+def test_an_atomic_before_an_endless_loop_is_not_where_it_is() -> None:
+    text = """extern "C" __global__ void endless(int* x, float* y) {
+    atomicAdd(x, 1);
+    for (;;) {
+        y[0] = sinf(y[0]) + expf(y[0]);
+    }
+}
+"""
+    kernel = emulator.Module(text, name="endless.cu").get_function("endless")
+    args = (np.zeros(1, np.int32), np.ones(1, np.float32))
+    lines = set()
+    for seconds in (0.02, 0.03, 0.04, 0.05, 0.06):
+        with pytest.raises(emulator.Timeout) as caught:
+            kernel((1,), (1,), args, how=emulator.Settings("plain", seconds=seconds))
+        lines.add(caught.value.line)
+    assert lines <= {3, 4}
 
 
 def test_asynchronous_copies_by_cudas_own_names() -> None:

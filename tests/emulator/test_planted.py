@@ -79,6 +79,7 @@ THREADS = {
     "wgmma_without_second_fence": 128,
     "wgmma_sums_behind_fence": 128,
     "wgmma_registers_behind_fence": 128,
+    "wgmma_fragments_loaded_behind_fence": 128,
     "wgmma_of_different_tiles": 128,
     "wgmma_of_three_warps": 128,
     "wgmma_wrong_stride": 128,

@@ -23,6 +23,7 @@ import numpy as np
 
 from .. import backend, cuda, engine, registry
 from ..cuda import recording
+from ..cuda.emulation import expected
 from ..registry import OPS, Node, Sample, explained, state
 from ..tensor import Tensor
 
@@ -105,7 +106,11 @@ class Fused:
         Arrays on the CPU go to the CUDA kernels too while the emulator is active. Kernels get no
         empty arrays. A traced function becomes a kernel itself, so there it is the spec.
         """
-        on_cpu = _are_plain(arrays) or all(a is None or backend.is_numpy(a) for a in arrays)
+        if _are_plain(arrays) and not (expected() and cuda.emulated()):  # the common case on a CPU
+            found = self.implementations.get("numpy")
+            fits = found is not None and (found.fits is None or found.fits(*arrays, **statics))
+            return "numpy" if fits else "spec"
+        on_cpu = all(a is None or backend.is_numpy(a) for a in arrays)
         if not on_cpu and any(
             isinstance(a, backend.Symbolic) and a.device == "symbolic" for a in arrays
         ):

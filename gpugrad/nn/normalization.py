@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..backend import DTypeLike
+from .. import fused
 from ..fused._arguments import nonnegative
 from ..fused.layer_norm_affine import fits
 from ..ops import asarray
@@ -91,6 +92,8 @@ class LayerNorm(_Norm):
         """
         x, shape, eps = self._checked(input), self.normalized_shape, self.eps
         w, b = self.weight, self.bias
+        if len(shape) == 1:
+            return fused.layer_norm(x, w, b, residual, eps, paired=paired)
         return F.layer_norm(x, shape, w, b, eps, residual=residual, paired=paired)
 
 

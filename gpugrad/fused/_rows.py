@@ -86,11 +86,11 @@ def _view(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def few(x: np.ndarray, *others: np.ndarray | None) -> bool:
-    """Return whether x has 1 to FEW elements and is, as the others, contiguous and of one dtype,
-    float32 or float64; and nothing is being recorded. Then work needs neither blocks nor a plan.
+    """Return whether x has axes and 1 to FEW elements, is, as the others, contiguous and of one
+    dtype, float32 or float64, and nothing is recorded: work needs neither blocks nor a plan.
     """
     dtype = x.dtype
-    if not (0 < x.size <= FEW <= ALONE and dtype.char in "fd" and x.flags.c_contiguous):
+    if not (x.ndim and 0 < x.size <= FEW <= ALONE and dtype.char in "fd" and x.flags.c_contiguous):
         return False
     for other in others:
         if other is not None and (other.dtype is not dtype or not other.flags.c_contiguous):

@@ -246,9 +246,9 @@ def drawn(
 def _leading_axes(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[int, ...]:
     """Return the common (batch, heads) axes; raise ValueError where the shapes do not fit."""
     of_q, of_k, of_v = q.shape, k.shape, v.shape
-    if mask is None and of_q[:-2] == of_k[:-2] and of_k[:-1] == of_v[:-1] and len(of_q) > 2:
-        if of_q[-1] == of_k[-1]:  # the common case
-            return of_q[:-2]
+    alike = of_q[:-2] == of_k[:-2] and of_q[-1] == of_k[-1] and of_k[:-1] == of_v[:-1]
+    if alike and len(of_q) > 2 and mask is None:  # the common case
+        return of_q[:-2]
     given = f"query {q.shape}, key {k.shape}, value {v.shape}"
     if min(q.ndim, k.ndim, v.ndim) < 2:
         raise ValueError(f"{NAME}: expected (..., T, D), (..., S, D), (..., S, E), got {given}")

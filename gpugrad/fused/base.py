@@ -148,8 +148,10 @@ class Fused:
         except (ValueError, TypeError, IndexError, MemoryError) as error:
             raise explained(error, self.name, self.arguments, arrays, statics) from error
         is_one = not isinstance(out, tuple)
-        outs = (out,) if is_one else out
         make_node = state.make_node
+        if make_node is None and is_one:
+            return Tensor._wrap(out, None)
+        outs = (out,) if is_one else out
         wanted, parents = self._wanted(args) if make_node is not None else ((), ())
         if make_node is None or not parents:
             tensors = tuple([Tensor._wrap(o, None) for o in outs])

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..backend import DTypeLike
 from .. import fused
+from ..backend import DTypeLike
+from ..fused import _rows
 from ..fused._arguments import nonnegative
 from ..fused.layer_norm_affine import fits
 from ..ops import asarray
@@ -125,6 +126,8 @@ def joins(norm: Any, stream: Stream, *layers: Any) -> bool:
     one operation: they are what they seem to be, and there are so many rows that it pays.
     """
     x, *residual = stream
+    if x.size < _rows.ALONE:  # all rows fit into a cache, as ``fits`` would find
+        return False
     if x.device != "cpu" or not plain(norm, LayerNorm) or norm.normalized_shape != x.shape[-1:]:
         return False
     parameters = []

@@ -23,7 +23,6 @@ import numpy as np
 
 from .. import backend, cuda, engine, registry
 from ..cuda import recording
-from ..cuda.emulation import expected
 from ..registry import OPS, Node, Sample, explained, state
 from ..tensor import Tensor
 
@@ -106,7 +105,7 @@ class Fused:
         Arrays on the CPU go to the CUDA kernels too while the emulator is active. Kernels get no
         empty arrays. A traced function becomes a kernel itself, so there it is the spec.
         """
-        if _are_plain(arrays) and not (expected() and cuda.emulated()):  # the common case on a CPU
+        if _are_plain(arrays) and not cuda.emulated():  # the common case on a CPU
             found = self.implementations.get("numpy")
             fits = found is not None and (found.fits is None or found.fits(*arrays, **statics))
             return "numpy" if fits else "spec"

@@ -70,6 +70,11 @@ class _Local(threading.local):
 _local = _Local()
 
 
+def is_plain() -> bool:
+    """Return whether what is asked for is new memory, and work with values is done at once."""
+    return _local.source is None and prepared.is_plain()
+
+
 def empty(shape: Any, dtype: Any) -> np.ndarray:
     """Return a C-contiguous array to be filled, as ``np.empty`` does."""
     source = _local.source
@@ -78,7 +83,7 @@ def empty(shape: Any, dtype: Any) -> np.ndarray:
 
 def zeros(shape: Any, dtype: Any) -> np.ndarray:
     """Return a C-contiguous array of zeros, as ``np.zeros`` does."""
-    if _local.source is None and prepared.is_plain():
+    if is_plain():
         return np.zeros(shape, dtype)
     made = empty(shape, dtype)
     prepared.once(functools.partial(made.fill, 0))

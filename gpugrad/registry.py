@@ -331,9 +331,6 @@ class Op:
         for a in arrays:
             if a.__class__ is not np.ndarray and backend.is_array(a):
                 xp = backend.xp_of(a)
-        wanted = tuple(
-            [i for i in self.able if isinstance(args[i], Tensor) and args[i]._requires_grad]
-        )
         try:
             out = self.forward(xp, *arrays, **statics)
         except (ValueError, TypeError, IndexError, MemoryError) as error:
@@ -341,7 +338,12 @@ class Op:
         if out.__class__ is not np.ndarray and isinstance(out, np.generic):
             out = np.asarray(out)
         make_node = state.make_node
-        if make_node is None or not wanted:
+        if make_node is None:
+            return without_graph(out)
+        wanted = tuple(
+            [i for i in self.able if isinstance(args[i], Tensor) and args[i]._requires_grad]
+        )
+        if not wanted:
             return without_graph(out)
         values = (*arrays, out, *statics.values())
         if self.metadata:

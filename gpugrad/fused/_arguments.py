@@ -11,6 +11,8 @@ from ..tensor import Tensor
 
 def floating(value: Any) -> Tensor:
     """Return value as a tensor of floating dtype; integers and booleans become float32."""
+    if isinstance(value, Tensor) and value._data.dtype.kind == "f":
+        return value  # the common case, without a detour
     x = asarray(value)
     return x if backend.is_float(x.dtype) else x.astype(backend.float32)
 
@@ -46,6 +48,8 @@ def with_residual(op: str, x: Tensor, value: Any) -> tuple[Tensor, Tensor | None
             f"{op}: residual has shape {residual.shape} but x has {x.shape}; they must be equal "
             "(gg.broadcast_to makes them so)"
         )
+    if x.dtype == residual.dtype:
+        return x, residual
     dtype = backend.promote(x.dtype, residual.dtype)
     return x.astype(dtype), residual.astype(dtype)
 

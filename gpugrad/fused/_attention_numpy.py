@@ -8,9 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from ..memory import empty, zeros
+from .. import openblas
+from ..memory import empty, is_plain, zeros
 from ._rows import LONG, largest, lost, ones, reshaped
-from ._tiles import Heads, Scores, Tile, as_mask, as_matrices, laid_out_like, maker
+from ._tiles import (
+    SHARED,
+    Heads,
+    Scores,
+    Tile,
+    as_mask,
+    as_matrices,
+    laid_out_like,
+    maker,
+    readable,
+)
 from .dropout import rescale
 
 
@@ -26,6 +37,8 @@ def forward(
     **statics: Any,
 ) -> tuple[np.ndarray, tuple]:
     """Return the result, and (shift, 1 / sum) of every row and its weights if they are few."""
+    if query.shape[-2] == 1 and (done := _of_one_query(query, key, value, attn_mask, **statics)):
+        return done
     scores, v = Scores(query, key, attn_mask, **statics), as_matrices(value)
     rows, keys = scores.shape[2:]
     make = maker(rows, keys, scores.is_causal, scores.offset)
@@ -67,6 +80,48 @@ def forward(
     with np.errstate(all="ignore"):
         scores.for_heads(fill)
     return _restored(out, query), (tops, inverse, weights)
+
+
+def _of_one_query(
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    attn_mask: np.ndarray | None,
+    scale: float,
+    is_causal: bool,
+    offset: int,
+    dropout_p: float,
+    draw: Any,
+) -> tuple[np.ndarray, tuple] | None:
+    """Return what ``forward`` does, with the same bits, for one query a head that sees all keys:
+    a token behind those in a cache. None where that, or a single tile, is not the case.
+    """
+    dtype, keys = query.dtype, key.shape[-2]
+    if (
+        attn_mask is not None
+        or dropout_p
+        or (is_causal and offset < keys - 1)
+        or query.ndim != 4
+        or keys < 2
+        or keys > LONG
+        or dtype.char not in "fd"
+        or not query.size
+        or not value.size
+        or query.size // query.shape[3] * keys >= SHARED
+        or not is_plain()
+        or not (readable(query) and readable(key) and readable(value))
+    ):
+        return None
+    with np.errstate(all="ignore"), openblas.serial:
+        e = np.matmul(query * dtype.type(scale), key.swapaxes(2, 3))
+        np.exp(e, out=e)
+        total = np.dot(e.reshape(-1, keys), ones(keys, dtype))
+        if lost(total) is not None:
+            return None
+        np.reciprocal(total, out=total)
+        total = total.reshape(query.shape[:3])
+        e *= total[..., None]
+        return np.matmul(e, value), (zeros(total.shape, dtype), total, e.reshape(-1))
 
 
 def _row_sums(lines: np.ndarray) -> np.ndarray:

@@ -52,17 +52,10 @@ class Forward:
         average, scale = self.averages[part], self.scales[part]
         if self._residual is not None:
             np.add(self._x[part], self._residual[part], out=self.rows[part])
-        y, block, n = out, self.rows[part], out.shape[1]
+        y, block = out, self.rows[part]
         if out.dtype != self.wide:
             y = block = wide_block(block, scratch(part, self.rows, self.wide)[0])
-        np.vecdot(block, ones(n, self.wide), out=average)
-        average /= n
-        np.subtract(block, average[:, None], out=y)
-        np.vecdot(y, y, out=scale)
-        scale /= n
-        scale += self._eps
-        np.sqrt(scale, out=scale)
-        np.reciprocal(scale, out=scale)
+        _normalize(block, y, average, scale, self._eps)
         _finish(y, scale, self._weight, self._bias)
         if out.dtype != self.wide:
             out[...] = y
@@ -73,6 +66,26 @@ class Forward:
         for part in cut(start, stop, self.rows):
             self.write(part, out[part.start - start : part.stop - start])
         return out
+
+
+def few_rows(
+    x: np.ndarray,
+    weight: np.ndarray | None,
+    bias: np.ndarray | None,
+    residual: np.ndarray | None,
+    eps: float,
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return the norm of what ``_rows.few`` holds for, h, and rows, averages and scales.
+
+    The same bits as by a Forward.
+    """
+    h = x if residual is None else x + residual
+    rows = h.reshape(-1, x.shape[-1])
+    out = np.empty(rows.shape, rows.dtype)
+    averages, scales = np.empty((2, len(rows)), rows.dtype)
+    _normalize(rows, out, averages, scales, eps)
+    _finish(out, scales, weight, bias)
+    return out.reshape(x.shape), h, (rows, averages, scales)
 
 
 class Backward:
@@ -159,6 +172,21 @@ class Backward:
 
 def _widened(parameter: np.ndarray | None, dtype: np.dtype) -> np.ndarray | None:
     return None if parameter is None else reshaped(parameter, parameter.shape, dtype)
+
+
+def _normalize(
+    rows: np.ndarray, out: np.ndarray, average: np.ndarray, scale: np.ndarray, eps: float
+) -> None:
+    """Write each row less its average to out, and average and 1 / sqrt(var + eps)."""
+    n = rows.shape[1]
+    np.vecdot(rows, ones(n, out.dtype), out=average)
+    average /= n
+    np.subtract(rows, average[:, None], out=out)
+    np.vecdot(out, out, out=scale)
+    scale /= n
+    scale += eps
+    np.sqrt(scale, out=scale)
+    np.reciprocal(scale, out=scale)
 
 
 def _finish(

@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, openblas, threads
+from .. import backend, memory, openblas, threads
 from ..memory import empty
 from ..prepared import once
 
 # Elements: three arrays of float32 stay in a second-level cache of 2 MB. With half of that threads
 # wait for each other's Python twice as often, which costs more than a smaller cache saves.
 BLOCK = 1 << 17
+FEW = 1 << 13  # elements of which OpenBLAS multiplies so many, or sums a row, in one thread anyway
 ALONE = 1 << 16  # elements that one thread takes faster than two
 # Sums of powers that lost nothing by overflow or underflow, whatever the largest exponent was
 FINE = 1e-10, 1e30
@@ -84,6 +85,19 @@ def _view(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
         return found if np.may_share_memory(found, x) else None
 
 
+def few(x: np.ndarray, *others: np.ndarray | None) -> bool:
+    """Return whether x has axes and 1 to FEW elements, is, as the others, contiguous and of one
+    dtype, float32 or float64, and nothing is recorded: work needs neither blocks nor a plan.
+    """
+    dtype = x.dtype
+    if not (x.ndim and 0 < x.size <= FEW <= ALONE and dtype.char in "fd" and x.flags.c_contiguous):
+        return False
+    for other in others:
+        if other is not None and (other.dtype is not dtype or not other.flags.c_contiguous):
+            return False
+    return memory.is_plain()
+
+
 def for_blocks(
     rows: np.ndarray,
     work: Callable[[slice], None],
@@ -98,6 +112,10 @@ def for_blocks(
     pair: to wake it, and to wait for each other's Python, takes longer than half of the work.
     """
     count = len(rows)
+    if rows.size <= FEW <= ALONE and memory.is_plain():
+        if rows.size:
+            work(slice(0, count))
+        return
     if not rows.size:
         return
     pairs = -(-rows.size // (2 * BLOCK))
@@ -157,6 +175,8 @@ def lost(totals: np.ndarray) -> np.ndarray | None:
     It is the rare case, and finding the largest x takes longer than exp.
     """
     low, high = FINE
+    if totals.size <= CHUNK and all(low <= total <= high for total in totals.ravel().tolist()):
+        return None  # of a few numbers Python knows sooner
     if not totals.size or (totals.min() >= low and totals.max() <= high):
         return None
     return ~((totals >= low) & (totals <= high))  # NaN is lost too

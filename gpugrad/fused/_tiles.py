@@ -38,8 +38,13 @@ def as_matrices(x: np.ndarray) -> np.ndarray:
     *batch, heads, rows, width = (1, 1, *x.shape)
     shape = math.prod(batch), heads, rows, width
     x = reshaped(x, shape, wide_dtype(x.dtype))
-    readable = x.strides[3] == x.itemsize and x.strides[2] >= width * x.itemsize
-    return x if readable else copied(x, shape, x.dtype)
+    return x if readable(x) else copied(x, shape, x.dtype)
+
+
+def readable(x: np.ndarray) -> bool:
+    """Return whether BLAS can read the matrices of x, (B, H, rows, width), as they lie."""
+    _, _, row, element = x.strides
+    return element == x.itemsize and row >= x.shape[3] * element
 
 
 def as_mask(mask: np.ndarray | None, query: np.ndarray, keys: int) -> np.ndarray | None:

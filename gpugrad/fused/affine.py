@@ -30,9 +30,10 @@ from .base import Cost, Implementation, fused
 
 def pays(x: Any, weight: Any, *others: Any) -> bool:
     """Return whether the products of NumPy's arrays are large enough to be cut into pieces."""
+    if x.size * weight.shape[0] < _products.WHOLE:
+        return False
     alike = {a.dtype for a in (x, weight, *others) if a is not None}
-    large = x.size * len(weight) >= _products.WHOLE
-    return large and len(alike) == 1 and x.dtype.itemsize != 2 and openblas.available()
+    return len(alike) == 1 and x.dtype.itemsize != 2 and openblas.available()
 
 
 def _forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, tuple]:

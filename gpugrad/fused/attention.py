@@ -140,8 +140,10 @@ def scaled_dot_product_attention(
     or an offset that is none.
     """
     q, k, v = floating(query), floating(key), floating(value)
-    dtype = backend.promote(backend.promote(q.dtype, k.dtype), v.dtype)
-    q, k, v = q.astype(dtype), k.astype(dtype), v.astype(dtype)
+    dtype = q.dtype
+    if not dtype == k.dtype == v.dtype:
+        dtype = backend.promote(backend.promote(dtype, k.dtype), v.dtype)
+        q, k, v = q.astype(dtype), k.astype(dtype), v.astype(dtype)
     if enable_gqa:
         k, v = _repeated(k, q), _repeated(v, q)
     mask = None if attn_mask is None else on_device_of(attn_mask, q)
@@ -153,10 +155,11 @@ def scaled_dot_product_attention(
                 f"(added to the scores), got {describe(mask)}"
             )
         mask = mask.astype(wide_dtype(dtype))
-    q, k, v = (
-        x if x.shape[:-2] == lead else ops.broadcast_to(x, (*lead, *x.shape[-2:]))
-        for x in (q, k, v)
-    )
+    if not q.shape[:-2] == k.shape[:-2] == v.shape[:-2] == lead:
+        q, k, v = (
+            x if x.shape[:-2] == lead else ops.broadcast_to(x, (*lead, *x.shape[-2:]))
+            for x in (q, k, v)
+        )
     statics = drawn(NAME, q.shape, k.shape, dropout_p, is_causal, scale, offset)
     if mask is not None and (mask.requires_grad or _by_kernels(q)):
         return _with_mask(q, k, v, mask, **statics)
@@ -242,6 +245,10 @@ def drawn(
 
 def _leading_axes(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[int, ...]:
     """Return the common (batch, heads) axes; raise ValueError where the shapes do not fit."""
+    of_q, of_k, of_v = q.shape, k.shape, v.shape
+    alike = of_q[:-2] == of_k[:-2] and of_q[-1] == of_k[-1] and of_k[:-1] == of_v[:-1]
+    if alike and len(of_q) > 2 and mask is None:  # the common case
+        return of_q[:-2]
     given = f"query {q.shape}, key {k.shape}, value {v.shape}"
     if min(q.ndim, k.ndim, v.ndim) < 2:
         raise ValueError(f"{NAME}: expected (..., T, D), (..., S, D), (..., S, E), got {given}")

@@ -105,7 +105,11 @@ class Fused:
         Arrays on the CPU go to the CUDA kernels too while the emulator is active. Kernels get no
         empty arrays. A traced function becomes a kernel itself, so there it is the spec.
         """
-        on_cpu = _are_plain(arrays) or all(a is None or backend.is_numpy(a) for a in arrays)
+        if _are_plain(arrays) and not cuda.emulated():  # the common case on a CPU
+            found = self.implementations.get("numpy")
+            fits = found is not None and (found.fits is None or found.fits(*arrays, **statics))
+            return "numpy" if fits else "spec"
+        on_cpu = all(a is None or backend.is_numpy(a) for a in arrays)
         if not on_cpu and any(
             isinstance(a, backend.Symbolic) and a.device == "symbolic" for a in arrays
         ):
@@ -143,8 +147,10 @@ class Fused:
         except (ValueError, TypeError, IndexError, MemoryError) as error:
             raise explained(error, self.name, self.arguments, arrays, statics) from error
         is_one = not isinstance(out, tuple)
-        outs = (out,) if is_one else out
         make_node = state.make_node
+        if make_node is None and is_one:
+            return Tensor._wrap(out, None)
+        outs = (out,) if is_one else out
         wanted, parents = self._wanted(args) if make_node is not None else ((), ())
         if make_node is None or not parents:
             tensors = tuple([Tensor._wrap(o, None) for o in outs])

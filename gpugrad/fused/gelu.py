@@ -30,6 +30,7 @@ from ._rows import (
     ColumnSums,
     as_rows,
     contiguous,
+    few,
     for_blocks,
     reshaped,
     scratch,
@@ -123,6 +124,13 @@ def _as_rows(x: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
 
 def _forward(x: np.ndarray, bias: np.ndarray | None, approximate: str) -> tuple[np.ndarray, tuple]:
     """Return the result, and the derivative if it may be asked for."""
+    if few(x, bias):
+        h = x if bias is None else x + bias
+        out, (spare, rest) = np.empty(x.shape, x.dtype), np.empty((2, *x.shape), x.dtype)
+        slope = np.empty(x.shape, x.dtype) if is_grad_enabled() else None
+        with np.errstate(all="ignore"):
+            _evaluate(h, out, slope, spare, rest, approximate)
+        return out, (slope if slope is None else _as_rows(slope, bias),)
     wide = wide_dtype(x.dtype)
     out = empty(x.shape, x.dtype)
     rows, out_rows = _as_rows(x, bias), _as_rows(out, bias)

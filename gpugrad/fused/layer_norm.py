@@ -22,7 +22,7 @@ from ..tensor import Tensor
 from . import _layer_norm_numpy
 from ._arguments import features, nonnegative, parameter, with_residual
 from ._norms import Norm, cost, fits
-from ._rows import as_rows, for_blocks, widened
+from ._rows import as_rows, few, for_blocks, widened
 from .base import Implementation, fused
 
 # NumPy
@@ -36,6 +36,10 @@ def _forward(
     eps: float,
     paired: bool = False,
 ) -> tuple[Any, tuple]:
+    if few(x, weight, bias, residual):
+        with np.errstate(all="ignore"):
+            out, h, kept = _layer_norm_numpy.few_rows(x, weight, bias, residual, eps)
+        return ((out, h) if paired or residual is not None else out), kept
     norm, out = _layer_norm_numpy.Forward(x, weight, bias, residual, eps), empty(x.shape, x.dtype)
     out_rows = as_rows(out)
     with np.errstate(all="ignore"):

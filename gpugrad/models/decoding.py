@@ -152,7 +152,8 @@ def _decode(
         for rows, token in stops.after(recent):
             ended |= rows & (chosen == token)
         live = live & ~ended
-        recent = np.concatenate([recent, chosen[:, None]], axis=1)[:, -max(stops.longest, 1) :]
+        if stops.longest:
+            recent = np.concatenate([recent, chosen[:, None]], axis=1)[:, -stops.longest :]
         texts.append(chosen)
         last = chosen
         step += 1

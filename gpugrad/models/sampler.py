@@ -71,7 +71,7 @@ class Sampler:
         logits = checked(logits)
         if self.greedy:
             return logits.argmax(axis=-1)
-        cumulative = self.probabilities(logits).cumsum(axis=-1)
+        cumulative = self._probabilities(logits).cumsum(axis=-1)
         # the number of tokens whose interval ends at or before the draw; never a token of
         # probability 0, whose interval is empty
         drawn = self._uniform(step, len(logits)) * cumulative[:, -1]
@@ -86,7 +86,9 @@ class Sampler:
 
     def probabilities(self, logits: npt.NDArray[Any]) -> Logits:
         """Return what is drawn from, (B, V): zero for the tokens left out."""
-        logits = checked(logits)
+        return self._probabilities(checked(logits))
+
+    def _probabilities(self, logits: Logits) -> Logits:
         with np.errstate(over="ignore"):  # -inf is what a tiny temperature means
             logits = (logits - logits.max(axis=-1, keepdims=True)) / self.temperature
         p = np.exp(logits)

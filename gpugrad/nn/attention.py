@@ -114,23 +114,23 @@ class MultiHeadAttention(Module):
         c = self.embed_dim
         p = self.dropout if self.training else 0.0
         size, groups = c // self.num_heads, self.num_heads // self.num_kv_heads
-        if groups == 1:
+        cuts = self.num_heads, self.num_heads + self.num_kv_heads
+        if groups == 1 and attn_mask is None and heads is None:
             packed = ops.reshape(projected, (b, t, 3, self.num_heads, size))
-            if attn_mask is None and heads is None:
-                return self.out_proj(fused.packed_attention(packed, p, self.causal))
-            parts = ops.unstack(packed, 2)
+            return self.out_proj(fused.packed_attention(packed, p, self.causal))
+        if t == 1:  # of one position heads are rows already
+            q, k, v = ops.split(ops.reshape(projected, (b, -1, 1, size)), cuts, axis=1)
         else:
-            packed = ops.reshape(projected, (b, t, -1, size))
-            cuts = self.num_heads, self.num_heads + self.num_kv_heads
-            parts = tuple(ops.split(packed, cuts, axis=2))
-        q, k, v = (ops.swapaxes(part, 1, 2) for part in parts)  # (B, heads, T, D)
+            parts = ops.split(ops.reshape(projected, (b, t, -1, size)), cuts, axis=2)
+            q, k, v = (ops.swapaxes(part, 1, 2) for part in parts)  # (B, heads, T, D)
         if heads is not None:
             q, k, v = heads(q, k, v)
         past = k.shape[-2] - t  # keys before those of the first query
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask, p, self.causal, offset=past, enable_gqa=groups > 1
         )
-        return self.out_proj(ops.reshape(ops.swapaxes(out, 1, 2), (b, t, c)))
+        out = out if t == 1 else ops.swapaxes(out, 1, 2)
+        return self.out_proj(ops.reshape(out, (b, t, c)))
 
     def extra_repr(self) -> str:
         """Return the arguments."""

@@ -23,9 +23,12 @@ class Dropout(Module):
 
         After .eval() nothing is zeroed: the input itself, or residual + input.
         """
-        if residual is None:
-            return F.dropout(input, self.p, self.training)
-        return fused.dropout_add(input, residual, self.p, self.training)
+        training = self.training
+        if residual is not None:
+            return fused.dropout_add(input, residual, self.p, training)
+        if not training and isinstance(input, Tensor):
+            return input
+        return F.dropout(input, self.p, training)
 
     def extra_repr(self) -> str:
         """Return the probability."""

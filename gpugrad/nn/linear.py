@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .. import ops
+from .. import fused, ops
 from ..backend import DTypeLike
 from ..tensor import Tensor
-from . import functional as F
 from . import init
 from .module import Module, shape_error
 from .parameter import Parameter, empty_parameter
@@ -49,7 +48,8 @@ class Linear(Module):
         x = ops.asarray(input)
         if x.shape[-1:] != (self.in_features,):
             raise shape_error(self, f"(..., {self.in_features})", x)
-        return F.linear(x, self.weight, self.bias)
+        weight, bias = self.weight, self.bias
+        return ops.linear(x, weight) if bias is None else fused.affine(x, weight, bias)
 
     def extra_repr(self) -> str:
         """Return the sizes."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from .. import fused
 from ..backend import DTypeLike
+from ..fused import _rows
 from ..fused._arguments import nonnegative
 from ..fused.layer_norm_affine import fits
 from ..ops import asarray
@@ -91,6 +93,8 @@ class LayerNorm(_Norm):
         """
         x, shape, eps = self._checked(input), self.normalized_shape, self.eps
         w, b = self.weight, self.bias
+        if len(shape) == 1:
+            return fused.layer_norm(x, w, b, residual, eps, paired=paired)
         return F.layer_norm(x, shape, w, b, eps, residual=residual, paired=paired)
 
 
@@ -122,6 +126,8 @@ def joins(norm: Any, stream: Stream, *layers: Any) -> bool:
     one operation: they are what they seem to be, and there are so many rows that it pays.
     """
     x, *residual = stream
+    if x.size < _rows.ALONE:  # all rows fit into a cache, as ``fits`` would find
+        return False
     if x.device != "cpu" or not plain(norm, LayerNorm) or norm.normalized_shape != x.shape[-1:]:
         return False
     parameters = []

@@ -78,7 +78,11 @@ _matmul.prepared = True  # type: ignore[attr-defined]
 
 def affine(x: np.ndarray, y: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Return x @ y + bias: x (N, K), y (K, M), bias (M); added while a piece is in the cache."""
-    if x.dtype == y.dtype == bias.dtype and x.size * y.shape[1] >= WHOLE and openblas.available():
+    work = x.size * y.shape[1]
+    if work <= SINGLE and memory.is_plain():  # the common case of eager steps, without a detour
+        out = np.matmul(x, y)
+        np.add(out, bias, out=out)
+    elif x.dtype == y.dtype == bias.dtype and work >= WHOLE and openblas.available():
         out = memory.empty((len(x), y.shape[1]), x.dtype)
         run(pieces(x, y, out, bias))
     else:

@@ -281,4 +281,9 @@ def permutation(n: int, device: str | None = None) -> Any:
         raise ValueError(f"random.permutation: n must be >= 0, got {n}")
     xp, draw = _reserve(n, 2, device)
     keys = philox.uniform(xp, draw.seed, draw.offset, n, backend.float64, draw.state)
+    if isinstance(keys, np.ndarray):
+        order = np.argsort(keys)  # a third of the time of a stable sort
+        ranked = keys[order]
+        if not (ranked[1:] == ranked[:-1]).any():
+            return registry.Tensor(order)
     return registry.Tensor(xp.argsort(keys, kind="stable"))

@@ -476,3 +476,32 @@ def test_grouped_queries_share_keys_and_values(heads, is_causal):
     g = gg.tensor(rng.standard_normal(out.shape))
     for a, b in zip(gg.grad(out, [q, k, v], g), gg.grad(expected, [q, k, v], g), strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("lead", [(1, 1), (1, 4), (3, 2)])
+@pytest.mark.parametrize("keys", [1, 2, 17, 100, 1023])
+@pytest.mark.parametrize("spread", [1, 30])  # of the latter some rows need their maximum
+def test_one_query_has_the_bits_it_has_in_tiles(spread, keys, lead, dtype, monkeypatch):
+    rng = np.random.default_rng(keys)
+    room = rng.normal(size=(2, *lead, keys + 3, 32)).astype(dtype)[..., :keys, :]
+    given = [spread * rng.normal(size=(*lead, 1, 32)).astype(dtype), *room]
+
+    def results():
+        q, k, v = (gg.Tensor(a, requires_grad=True) for a in given)
+        out = attention(q, k, v, is_causal=True, offset=keys - 1)
+        return [t.numpy() for t in (out, *gg.grad(gg.sum(out * out), [q, k, v]))]
+
+    taken, of_one_query = [], _attention_numpy._of_one_query
+    monkeypatch.setattr(
+        _attention_numpy,
+        "_of_one_query",
+        lambda *a, **s: taken.append(of_one_query(*a, **s)) or taken[-1],
+    )
+    one = results()
+    assert spread > 1 or (taken[0] is not None) == (keys > 1)
+    monkeypatch.setattr(_attention_numpy, "_of_one_query", lambda *a, **s: None)
+    for found, expected in zip(one, results(), strict=True):
+        assert found.dtype == expected.dtype == dtype
+        assert found.shape == expected.shape
+        assert found.tobytes() == expected.tobytes()

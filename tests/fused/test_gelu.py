@@ -9,7 +9,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import testing
-from gpugrad.fused import FUSED, bias_gelu, gelu
+from gpugrad.fused import FUSED, _rows, bias_gelu, gelu
 
 SHAPES = [(), (1,), (0,), (7,), (1023,), (7, 13), (2, 3, 17), (3, 0, 2)]
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
@@ -109,6 +109,23 @@ def test_blocks_and_threads_change_no_bit(splits):
         out.backward(out.detach())
         results.append([t.data.tobytes() for t in (out, *(a.grad for a in args))])
     assert all(r == results[0] for r in results)
+
+
+@forms
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1,), (1, 1, 127), (3, 5, 7), (63, 128)])
+def test_few_rows_have_the_bits_they_have_in_blocks(shape, dtype, form, monkeypatch):
+    x, bias = (t.data.astype(dtype) * 20 for t in drawn(shape, shape[-1:]))  # some beyond 40
+
+    def results():
+        args = [gg.Tensor(a, requires_grad=True) for a in (x, bias)]
+        outs = bias_gelu(*args, form), gelu(args[0], form)
+        (outs[0] * 3 + outs[1]).sum().backward()
+        return [(t.shape, t.dtype, t.data.tobytes()) for t in (*outs, *(a.grad for a in args))]
+
+    few = results()
+    monkeypatch.setattr(_rows, "FEW", 0)
+    assert few == results()
 
 
 @forms

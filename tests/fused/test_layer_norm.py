@@ -7,7 +7,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad import testing
-from gpugrad.fused import layer_norm
+from gpugrad.fused import _rows, layer_norm
 
 SHAPES = [(1,), (1, 1), (3, 1), (7,), (7, 13), (2, 3, 17), (33, 64), (5, 1023), (1, 0), (0, 4)]
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
@@ -213,3 +213,25 @@ def test_variance_beyond_float32_gives_zero_and_no_nan():
     out.sum().backward()
     np.testing.assert_array_equal(out.data, [[1.0, 2.0, 3.0]])
     np.testing.assert_array_equal(x.grad.data, np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1,), (1, 1, 127), (3, 1, 5), (63, 128), (1, 5000)])
+@pytest.mark.parametrize("given", [(), ("weight",), ("weight", "bias", "residual")])
+def test_few_rows_have_the_bits_they_have_in_blocks(given, shape, dtype, monkeypatch):
+    rng = np.random.default_rng(3)
+    sizes = {"x": shape, "weight": shape[-1:], "bias": shape[-1:], "residual": shape}
+
+    def results():
+        leaves = {n: gg.tensor(a, dtype=dtype, requires_grad=True) for n, a in arrays.items()}
+        out, h = layer_norm(**leaves, paired=True)
+        gradients = gg.grad(gg.sum(out * out + h), list(leaves.values()))
+        return [t.numpy() for t in (out, h, *gradients)]
+
+    arrays = {name: rng.normal(size=sizes[name]) for name in ("x", *given)}
+    few = results()
+    monkeypatch.setattr(_rows, "FEW", 0)
+    for found, expected in zip(few, results(), strict=True):
+        assert found.dtype == expected.dtype == dtype
+        assert found.shape == expected.shape
+        assert found.tobytes() == expected.tobytes()

@@ -8,7 +8,7 @@ import pytest
 
 import gpugrad as gg
 from gpugrad.generate import LogProbability, log_probability
-from gpugrad.models import GPT, GPTConfig
+from gpugrad.models import GPT, GPTConfig, scoring
 
 BLOCK = 12
 
@@ -57,6 +57,18 @@ def test_each_token_given_those_before_it(known, new) -> None:
     assert found.bits_per(7) == pytest.approx(-found.total / 7 / math.log(2))
     plain = log_probability(model, text[known:], text[:known], use_cache=False)
     np.testing.assert_array_equal(found.tokens, plain.tokens)
+
+
+def test_windows_beyond_the_block_go_through_the_model_together(monkeypatch) -> None:
+    model, text = gpt(), np.random.default_rng(5).integers(0, 11, BLOCK + 8)
+    seen, next_logits = [], model.next_logits
+    monkeypatch.setattr(scoring, "TOGETHER", 3 * BLOCK)
+    monkeypatch.setattr(
+        model, "next_logits", lambda ids, *a: seen.append(ids.shape) or next_logits(ids, *a)
+    )
+    found = log_probability(model, text)
+    assert seen == [(1, BLOCK), (3, BLOCK), (3, BLOCK)]
+    np.testing.assert_allclose(found.tokens, by_hand(model, text, 1), atol=1e-12)
 
 
 def test_without_prompt_the_first_id_is_given() -> None:

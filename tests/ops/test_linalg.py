@@ -102,6 +102,24 @@ def test_linear(shape: tuple[int, ...], bias: bool) -> None:
     gradgradcheck(lambda x, w, *b: linear(x, w, *b or (None,)), [x, weight, *[b] * bias])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(127,), (1, 1, 127), (3, 5, 127), (40, 127), (0, 127)], ids=str)
+def test_linear_has_the_same_bits_without_a_gradient(
+    shape: tuple[int, ...], bias: bool, dtype: str
+) -> None:
+    x, weight, b = (leaf(*s).detach().astype(dtype) for s in (shape, (63, 127), (63,)))
+    weight.requires_grad = True
+    recorded = gg.ops.linear(x, weight, b if bias else None)
+    with gg.no_grad():
+        found = gg.ops.linear(x, weight, b if bias else None)
+    assert recorded.requires_grad
+    assert not found.requires_grad
+    assert found.dtype == recorded.dtype
+    assert found.shape == recorded.shape
+    assert found.numpy().tobytes() == recorded.detach().numpy().tobytes()
+
+
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [

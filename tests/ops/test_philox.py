@@ -401,3 +401,13 @@ def test_the_statistics_reject_bad_generators():
 def test_bad_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@each_draw
+@pytest.mark.parametrize("n", [1, 2, 7, 16, 33])
+@pytest.mark.parametrize("offset", [0, 2**32 - 3, 2**64 - 20])
+def test_few_blocks_are_those_of_many(words, draw, n, offset, monkeypatch):
+    monkeypatch.setattr(philox, "FEW_BLOCKS", 20)
+    few = draw(np, 2**63 + 12345, offset, n)
+    monkeypatch.setattr(philox, "FEW_BLOCKS", 0)
+    assert few.tobytes() == draw(np, 2**63 + 12345, offset, n).tobytes()

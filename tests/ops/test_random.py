@@ -13,6 +13,7 @@ import pytest
 import gpugrad as gg
 from gpugrad import random
 from gpugrad.nn import init
+from gpugrad.ops import philox
 
 
 def test_one_seed_one_sequence():
@@ -140,6 +141,22 @@ def test_integers_bernoulli_permutation():
     assert random.bernoulli(1.0, 100).numpy().sum() == 100
     assert sorted(random.permutation(101).tolist()) == list(range(101))
     assert random.permutation(0).shape == (0,)
+
+
+@pytest.mark.parametrize("step", [0.0, 2.0**-10])  # so coarse that many keys are equal
+def test_a_permutation_orders_its_keys_and_leaves_equal_ones_in_their_order(step, monkeypatch):
+    uniform, n = philox.uniform, 5000
+
+    def keys(*draw):
+        found = uniform(*draw)
+        return np.floor(found / step) * step if step else found
+
+    monkeypatch.setattr(philox, "uniform", keys)
+    gg.manual_seed(8)
+    found = random.permutation(n).numpy()
+    expected = keys(np, 8, 0, n, np.float64).argsort(kind="stable")
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.int64
 
 
 @pytest.mark.parametrize("size", [None, (), 0, (0, 3), 1, 7, (3, 1, 5)])

@@ -181,7 +181,12 @@ class ndarray:
         return self.copy()
 
     def astype(
-        self, dtype: Any, order: Any = "K", casting: Any = None, subok: Any = None, copy: bool = True
+        self,
+        dtype: Any,
+        order: Any = "K",
+        casting: Any = None,
+        subok: Any = None,
+        copy: bool = True,
     ) -> Any:
         if subok is not None:
             raise TypeError("subok is not supported yet")
@@ -244,7 +249,7 @@ class ndarray:
     # What NumPy makes of it
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        """Compute for NumPy's function, as CuPy does, where no NumPy array is among the operands."""
+        """Compute for NumPy's ufunc, as CuPy does, where no operand is an array of NumPy's."""
         import cupy
 
         ours = getattr(cupy, ufunc.__name__, None)
@@ -281,9 +286,10 @@ def checked_index(index: Any) -> tuple[tuple, bool]:
             masks += part.dtype.kind == "b"
         elif by_arrays and not (part is None or part is Ellipsis or isinstance(part, (slice, int))):
             raise IndexError(f"only integers, slices and arrays are valid indices: {type(part)}")
-        elif isinstance(part, slice):
-            if any(isinstance(end, ndarray) for end in (part.start, part.stop, part.step)):
-                raise TypeError("slice indices must be integers or None, not arrays")
+        elif isinstance(part, slice) and any(
+            isinstance(end, ndarray) for end in (part.start, part.stop, part.step)
+        ):
+            raise TypeError("slice indices must be integers or None, not arrays")
         found.append(part)
     if masks and sum(isinstance(p, np.ndarray) for p in found) > 1:
         raise ValueError("CuPy only supports slices that consist of one boolean array.")

@@ -159,7 +159,7 @@ class UnownedMemory:
         self.ptr, self.size, self.owner, self.device_id = ptr, size, owner, device_id
         self.bytes = np.empty(0, np.uint8)
         if size:
-            self.bytes = np.frombuffer((ctypes.c_uint8 * size).from_address(ptr), np.uint8)
+            self.bytes = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(ptr))
 
 
 class MemoryPointer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
@@ -14,7 +15,7 @@ import numpy as np
 
 from . import cuda
 from .arrays import array_of, bfloat16, known, ndarray, unset, values_of
-from .ufuncs import Ufunc, add_operators, characters, dtypes_of, loop, operand
+from .ufuncs import Ufunc, add_operators, dtypes_of, loop, operand
 
 _REDUCTIONS = {
     *("sum", "prod", "max", "min", "amax", "amin", "argmax", "argmin", "any", "all"),
@@ -144,11 +145,9 @@ def _reduced(name: str, a: ndarray, *args: Any, out: Any = None, **kwargs: Any) 
 
 def _function(name: str) -> Callable[..., Any]:
     """Return CuPy's function of that name: its parameters, its refusals, NumPy's values."""
-    check: Callable[..., Any] | None = None
-    try:
+    check = None
+    with contextlib.suppress(ValueError):  # a compiled function that does not tell
         check = inspect.signature(getattr(real, name)).bind
-    except ValueError:
-        pass  # a compiled function that does not tell
     own = _OWN.get(name)
     ours = getattr(np, name, None)
 
@@ -196,7 +195,7 @@ def module() -> ModuleType:
             continue
         if isinstance(theirs, real.ufunc):
             setattr(out, name, Ufunc(theirs, name if hasattr(np, name) else theirs.name))
-        elif isinstance(theirs, type) or isinstance(theirs, (float, int, type(None))):
+        elif isinstance(theirs, (type, float, int, type(None))):
             setattr(out, name, theirs)  # dtypes and constants
         elif callable(theirs) and (name in _OWN or hasattr(np, name)):
             setattr(out, name, _function(name))

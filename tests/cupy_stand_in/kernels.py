@@ -56,6 +56,7 @@ def _product(problem: Any, a: Any, b: Any, out: Any, bias: Any, aux: Any, alpha:
 
 def install() -> None:
     """Let gpugrad launch kernels in the emulator, and products without cublasLt."""
-    importlib.import_module("gpugrad.cuda.device").Module = Module
-    plans = importlib.import_module("gpugrad.cuda.gemm_plans")
+    device: Any = importlib.import_module("gpugrad.cuda.device")
+    device.Module = Module
+    plans: Any = importlib.import_module("gpugrad.cuda.gemm_plans")
     plans.run, plans.supports = _product, lambda problem: True

@@ -61,7 +61,7 @@ class Ufunc:
         self.nin, self.nout = theirs.nin, theirs.nout
 
     def __call__(
-        self, *args: Any, out: Any = None, dtype: Any = None, casting: str = "same_kind"
+        self, *args: Any, out: Any = None, dtype: Any = None, casting: Any = "same_kind"
     ) -> Any:
         if len(args) == self.nin + 1 and out is None:
             *args, out = args  # type: ignore[assignment]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import gpugrad as gg
-from gpugrad import cli, nn, optim
+from gpugrad import cli, cuda, nn, optim
 from gpugrad.generate import beam_search, generate_batch, log_probability
 from gpugrad.models import GPT, RNNLM, GPTConfig, RNNLMConfig
 
@@ -46,14 +46,16 @@ def trained(model: Any, compiled: bool = False) -> list[list[float]]:
 
     run = gg.compile(step) if compiled else step
     found = [[float(x) for x in run(ids)] for ids in IDS]
-    assert not compiled or run.recordings == 1
+    if compiled:  # which older GPUs do without
+        capability = cuda.capability(next(iter(model.parameters())).data)
+        assert run.recordings == (capability >= 80)
     return found
 
 
 def on_both(make: Any) -> list[Any]:
-    """Return what is made on the CPU and on a GPU from one seed."""
+    """Return what is made on the CPU and on a GPU, which is the default, from one seed."""
     found = []
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", None):
         gg.manual_seed(5)
         found.append(make(device))
     return found
@@ -72,7 +74,7 @@ def test_compiled_steps_are_the_same_steps(dtype: str) -> None:
     found = []
     for compiled in (False, True):
         gg.manual_seed(5)
-        model = GPT(GPTConfig(**SHAPE, dtype=dtype, dropout=0.1), device="cuda")
+        model = GPT(GPTConfig(**SHAPE, dtype=dtype, dropout=0.1))
         found.append((trained(model, compiled), [p.numpy() for p in model.parameters()]))
     assert found[0][0] == found[1][0]
     for eager, replayed in zip(found[0][1], found[1][1], strict=True):
@@ -91,7 +93,7 @@ def test_the_same_is_generated(name: str) -> None:
     config = GPTConfig(**SHAPE, **VARIANTS[name])
     prompts = [[1, 2, 3], [4]]
 
-    def generated(device: str) -> list[Any]:
+    def generated(device: str | None) -> list[Any]:
         model = GPT(config, device=device)
         model.eval()
         prompt = np.array(prompts[:1])
@@ -123,7 +125,7 @@ def test_optimizers_step_alike(name: str, dtype: str) -> None:
     """With gradients that are clipped, scaled, and once not finite; and from a saved state."""
     assert {c for c in dir(optim) if _is_optimizer(getattr(optim, c))} == {*OPTIMIZERS}
 
-    def stepped(device: str) -> list[np.ndarray]:
+    def stepped(device: str | None) -> list[np.ndarray]:
         start = np.linspace(-1, 1, 15).reshape(5, 3)
         p = gg.tensor(start, dtype=dtype, device=device, requires_grad=True)
         make = getattr(optim, name)
@@ -156,7 +158,7 @@ def _is_optimizer(thing: Any) -> bool:
 
 
 def test_a_classifier_learns() -> None:
-    """Convolution-free layers that a GPT has not: batches of NumPy arrays, dropout, a schedule."""
+    """Layers one after the other, the model and its data where the default puts them."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(32, 4)).astype(np.float32)
     y = (x[:, 0] > x[:, 1]).astype(np.int64)

@@ -183,6 +183,8 @@ def test_indices_out_of_range_change_nothing() -> None:
     for index in (gg.tensor([0, 3]), np.array([-4]), gg.tensor([True, False])):
         with pytest.raises(IndexError, match=r"setitem: .*(out of range|does not fit)"):
             x[index] = 1.0
+        with pytest.raises(IndexError, match=r"getitem: .*(out of range|does not fit)"):
+            x[index]
     for change in (gg.index_add, gg.put):
         with pytest.raises(IndexError, match="index 3 is out of range for axis 0 of length 3"):
             change(x, gg.tensor([3]), gg.ones(1))

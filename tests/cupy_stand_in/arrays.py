@@ -233,18 +233,17 @@ class ndarray:
         if isinstance(value, np.ndarray) and value.ndim and not by_arrays:
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
         given = value._values if isinstance(value, ndarray) else np.asarray(value)
-        with np.errstate(all="ignore"):
-            if given.dtype != self.dtype:
-                given = given.astype(self.dtype)
         if by_arrays:
             cuda.wait("an index with arrays")
             _at(self._values, found)  # raises what it has to
-            self._values[found] = given
+            with np.errstate(all="ignore"):
+                self._values[found] = given.astype(self.dtype)
             return
         place = self._values[(*found, Ellipsis) if ... not in found else found]
         if given.ndim > place.ndim:
             raise ValueError(f"operands could not be broadcast: {given.shape} to {place.shape}")
-        cuda.queue(lambda: np.copyto(place, given))
+        np.broadcast_to(given, place.shape)  # raises where it cannot be
+        cuda.queue(lambda: _copied(place, given))
 
     # What NumPy makes of it
 
@@ -265,6 +264,11 @@ class ndarray:
         if ours is None or any(t is not ndarray for t in types):
             return NotImplemented
         return ours(*args, **kwargs)
+
+
+def _copied(place: np.ndarray, given: np.ndarray) -> None:
+    with np.errstate(all="ignore"):
+        np.copyto(place, given, casting="unsafe")
 
 
 def checked_index(index: Any) -> tuple[tuple, bool]:

@@ -176,9 +176,11 @@ def test_a_classifier_learns() -> None:
     assert {p.device for p in model.parameters()} == {"cuda:0"}
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("precision", "compiled"), [("float32", "--no-compile"), ("bfloat16", "--compile")]
+)
 def test_a_run_that_is_resumed_goes_on_as_if_it_had_not_stopped(
-    tmp_path: Path, precision: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, precision: str, compiled: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog\n" * 100)
@@ -188,7 +190,7 @@ def test_a_run_that_is_resumed_goes_on_as_if_it_had_not_stopped(
         settings += " --warmup-steps 1 --eval-interval 2 --log-interval 1 --sample-tokens 3"
         settings += " --schedule constant --eval-windows 4"
         given = ["--data", str(text), "--out", str(tmp_path / out), "--device", "cuda"]
-        given += ["--no-compile", "--precision", precision, *settings.split(), *more]
+        given += [compiled, "--precision", precision, *settings.split(), *more]
         assert cli.main(["train", *given]) == 0, capsys.readouterr().err
         lines = (tmp_path / out / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]

@@ -85,12 +85,21 @@ def _capability(device: Any) -> int:
     if device.id in _capabilities:
         return _capabilities[device.id]
     capability = _capabilities[device.id] = int(device.compute_capability)
-    if capability < 80:
-        warnings.warn(
-            f"GPU {device.id} has compute capability {capability / 10}: gpugrad's kernels need "
-            f"{OLDEST / 10}, those of attention 8.0; CuPy's operations take their place",
-            stacklevel=4,
+    if capability < OLDEST:
+        missing = (
+            f"gpugrad's kernels need {OLDEST / 10}, and random numbers, products of matrices and "
+            "gradients need kernels; GPUGRAD_DEVICE=cpu computes with NumPy"
         )
+    elif capability < 80:
+        missing = (
+            "gpugrad's kernels of attention need 8.0, CuPy's operations take their place; "
+            "gg.compile runs steps as they are"
+        )
+    else:
+        return capability
+    warnings.warn(
+        f"GPU {device.id} has compute capability {capability / 10}: {missing}", stacklevel=4
+    )
     return capability
 
 

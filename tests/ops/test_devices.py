@@ -59,6 +59,21 @@ def test_result_and_gradients_equal_those_of_numpy(row: Any, device: str) -> Non
 
 
 @pytest.mark.gpu
+def test_second_derivatives_equal_those_of_numpy(smooth: Any) -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        tensors = moved(smooth, smooth.arrays(seed=8), device)
+        wanted = [t for t in tensors if t is not None and t.requires_grad]
+        out = smooth(*tensors)
+        first = gg.grad((out * out).sum(), wanted, create_graph=True)
+        total = sum((g * g).sum() for g in first)
+        second = gg.grad(total, wanted) if total.requires_grad else []
+        found.append([g.detach().numpy() for g in (*first, *second)])
+    for expected, there in zip(*found, strict=True):
+        np.testing.assert_allclose(there, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16"])
 def test_dtype_is_kept(smooth: Any, dtype: str) -> None:
     tensors = [
@@ -174,6 +189,8 @@ def test_indices_out_of_range_change_nothing() -> None:
     for index in (gg.tensor([0, 3]), np.array([-4]), gg.tensor([True, False])):
         with pytest.raises(IndexError, match=r"setitem: .*(out of range|does not fit)"):
             x[index] = 1.0
+        with pytest.raises(IndexError, match=r"getitem: .*(out of range|does not fit)"):
+            x[index]
     for change in (gg.index_add, gg.put):
         with pytest.raises(IndexError, match="index 3 is out of range for axis 0 of length 3"):
             change(x, gg.tensor([3]), gg.ones(1))

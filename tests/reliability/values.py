@@ -222,7 +222,7 @@ _ARRAYS = """
     x y input other weight bias value key query residual target pos_weight gradient gradients
     grad_outputs source condition mask attn_mask min max mat2 tensor inputs outputs policy_chosen
     policy_rejected reference_chosen reference_rejected low high values actual reference array spec
-    gate
+    gate tensor1 tensor2 end
 """
 _LISTS = "data operands vectors args primals tangents arguments arrays tensors"
 _NUMBERS: dict[str, st.SearchStrategy[Any]] = {

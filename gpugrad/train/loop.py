@@ -75,7 +75,8 @@ class _AdamW(AdamW):
 class Trainer:
     """A model in training: everything that decides its next step, and nothing else.
 
-    Two trainers with equal settings, data and state do bit for bit the same on one machine.
+    Two trainers with equal settings, data and state do bit for bit the same on one machine, one
+    after the other: dropout draws from the generator of the process, which a new trainer seeds.
     Raises RuntimeError when the device is not there.
     """
 

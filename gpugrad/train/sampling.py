@@ -66,7 +66,11 @@ def _best(folder: RunFolder) -> checkpoint.Checkpoint:
 def load_model(
     path: str | os.PathLike[str], device: str = "auto", best: bool = False
 ) -> tuple[GPT, Tokenizer]:
-    """Return the model and the tokenizer of a run: see `load_run`."""
+    """Return the model and the tokenizer of a run: see `load_run`.
+
+    The model is in training mode: call ``.eval()`` before its layers if they have dropout.
+    Sampling and scoring do so by themselves.
+    """
     return load_run(path, device, best)[:2]
 
 

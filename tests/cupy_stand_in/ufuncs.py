@@ -109,7 +109,7 @@ class Ufunc:
     def at(self, a: ndarray, indices: Any, b: Any = None) -> None:
         """Change elements at indices one after the other."""
         if self.name not in _AT:
-            raise NotImplementedError(f"`{self.name}.at` is not supported yet")
+            raise NotImplementedError(f"{self.name}.at is not supported by CuPy")
         index, by_arrays = checked_index(indices)
         if self.name == "add" and by_arrays and a.dtype.char not in _ATOMIC_SUMS:
             raise TypeError(f"scatter_add does not support {a.dtype}")
